@@ -1,0 +1,131 @@
+"""What the layers hand to one another: plain containers, no behaviour beyond small conveniences.
+
+Modalities are always a mapping from name to tensor; their order is the order of the mapping (the first one is the
+leading modality of the gap). Shapes: ``batch`` = samples in a batch, ``classes`` = number of classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What one modality looks like to an encoder.
+
+    Attributes:
+        kind: ``"sound"`` (a spectrogram, frequency x time) or ``"image"``.
+        shape: shape of one sample, ``(channels, height, width)``, or ``(frames, channels, height, width)``.
+        mean: per-channel mean of the training split, in the units of the stored values (0-1 for uint8 images).
+        std: per-channel standard deviation, same units.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass
+class Batch:
+    """Samples that go through the network together.
+
+    Attributes:
+        inputs: modality -> ``(batch, *spec.shape)``, float32 or uint8 (uint8 is scaled to 0-1 by the network).
+        labels: ``(batch,)`` int64.
+        index: ``(batch,)`` int64, each sample's stable position in its split.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    index: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on ``device``; the copies do not block where the source is pinned."""
+        return Batch(
+            {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()},
+            self.labels.to(device, non_blocking=True),
+            self.index.to(device, non_blocking=True),
+        )
+
+
+@dataclass
+class Output:
+    """What the network says of a batch.
+
+    Attributes:
+        fused: ``(batch, classes)`` logits of all modalities together.
+        unimodal: modality -> ``(batch, classes)`` logits of that modality alone.
+        features: modality -> ``(batch, width)`` encoder features.
+    """
+
+    fused: Tensor
+    unimodal: dict[str, Tensor]
+    features: dict[str, Tensor]
+
+
+@dataclass
+class Objective:
+    """A loss with its named parts, and the output it was computed from.
+
+    Attributes:
+        total: scalar to differentiate.
+        parts: name -> detached scalar, each the batch mean of one term as it enters ``total``.
+        output: the forward pass behind it.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    output: Output
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where training stands. Time is passed in; nothing keeps a clock of its own.
+
+    Attributes:
+        epoch: epochs finished, counted over both stages (the step of every metric).
+        stage_epoch: epochs finished in this stage.
+        stage_epochs: length of this stage in epochs.
+        batch: batches finished in the current epoch.
+    """
+
+    epoch: int
+    stage_epoch: int
+    stage_epochs: int
+    batch: int = 0
+
+    @property
+    def fraction(self) -> float:
+        """Share of the stage done: 0 in its first epoch, (n - 1) / n in the last of n epochs."""
+        return self.stage_epoch / max(self.stage_epochs, 1)
+
+
+@dataclass
+class Survey:
+    """One look, in eval mode and without gradient, at every sample of a split (all on the CPU).
+
+    Attributes:
+        labels: ``(samples,)`` int64.
+        fused: ``(samples, classes)`` logits.
+        unimodal: modality -> ``(samples, classes)`` logits.
+    """
+
+    labels: Tensor
+    fused: Tensor
+    unimodal: dict[str, Tensor]
+
+
+@dataclass
+class Plan:
+    """What a method asks of the engine after a refresh. Data, never a callback.
+
+    Attributes:
+        notes: numbers worth logging that the method computed, metric name -> value.
+    """
+
+    notes: Mapping[str, float] = field(default_factory=dict)
