@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from mm_balance.functional.mixture import Mixture
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,29 @@ class Survey:
     labels: Tensor
     fused: Tensor
     unimodal: dict[str, Tensor]
+
+
+@dataclass
+class Refit:
+    """A survey of the training split with the mixture fitted to its gaps: what methods and plots read.
+
+    Attributes:
+        epoch: epochs finished when the survey was taken.
+        labels: ``(samples,)`` int64.
+        probabilities: modality -> ``(samples,)`` float64, true-class probability of that modality alone.
+        fused_probability: ``(samples,)`` float64, true-class probability of the fused prediction.
+        gaps: ``(samples,)`` float64 in [-1, 1].
+        mixture: the fit.
+        posterior_imbalanced: ``(samples,)`` float64 in [0, 1].
+    """
+
+    epoch: int
+    labels: Tensor
+    probabilities: dict[str, Tensor]
+    fused_probability: Tensor
+    gaps: Tensor
+    mixture: Mixture
+    posterior_imbalanced: Tensor
 
 
 @dataclass

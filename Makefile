@@ -1,0 +1,58 @@
+# Everything a user or a maintainer types. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast ui check format bench mlproject glossary first-result clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# One stamp file: installed once, again when pyproject.toml changes.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## make .venv and install
+
+demo: install ## the whole recipe on the embedded data, about 2 minutes on 2 cores
+	PATH="$(CURDIR)/$(BIN):$$PATH" mlflow run . --env-manager local
+
+test: install ## all tests
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q
+
+test-fast: install ## all tests but the slow ones
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m "not slow"
+
+ui: install ## the MLflow UI on the project's store, http://127.0.0.1:5000
+	@echo "Open http://127.0.0.1:5000/#/experiments/0/runs?workflowType=machine_learning"
+	PATH="$(CURDIR)/$(BIN):$$PATH" mlflow ui
+
+check: install ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## let ruff format and mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## benchmarks: training, survey, mixture fit, tracking
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks.run
+
+mlproject: install ## write MLproject from the declared parameters
+	$(BIN)/python -m mm_balance.config.mlproject > MLproject
+
+glossary: install ## write docs/glossary.md from the declared parameters and names
+	$(BIN)/python -m analysis.glossary > docs/glossary.md
+
+first-result: install ## the result table of README: 5 seeds, all settings (about an hour on 2 cores)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m analysis.first_result
+
+clean: ## remove .venv and caches; runs and results stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

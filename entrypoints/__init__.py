@@ -1,0 +1,1 @@
+"""What `mlflow run . -e NAME` starts."""

@@ -1,0 +1,318 @@
+"""Every parameter of the program, declared once: name, type, default, choices, range, help, source, search range.
+
+The command line, ``MLproject``, the tables of README and (later) the search spaces of studies are generated from
+``Config`` or tested equal to it. Nothing here imports torch.
+
+MLflow passes every declared default on the command line, so a program cannot tell a default from a choice. Hence two
+words: ``auto`` (the preset of the data set decides) and ``none`` (unset). Only parameters whose default is ``auto`` may
+be set by a preset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+AUTO = "auto"
+NONE = "none"
+
+PAPER = "arXiv 2510.21797v1"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One parameter as the user sees it.
+
+    Attributes:
+        name: its name everywhere.
+        kind: ``int``, ``float`` or ``str``: the type of a resolved value.
+        default: the declared default: a value of ``kind``, ``"auto"`` or ``"none"``.
+        group: which part of the program it belongs to (see ``ENTRY_POINTS``).
+        help: one sentence.
+        choices: the allowed words, empty = any.
+        minimum: least allowed number, or None.
+        exclusive: whether ``minimum`` itself is excluded.
+        maximum: greatest allowed number, or None.
+        source: where the default comes from.
+        search: range of a study, ``(low, high, "log" or "linear")`` or a tuple of choices; None = not searched.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    group: str
+    help: str
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    exclusive: bool = False
+    maximum: float | None = None
+    source: str = ""
+    search: tuple | None = None
+
+    @property
+    def by_preset(self) -> bool:
+        """Whether a preset may set it."""
+        return self.default == AUTO
+
+    @property
+    def may_be_none(self) -> bool:
+        """Whether ``none`` (unset) is allowed."""
+        return self.default == NONE
+
+
+def _option(default: Any, *, group: str, help: str, **extra: Any) -> Any:
+    return field(default=default, metadata={"group": group, "help": help, **extra})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All parameters of a run. After ``resolve`` no field is ``auto``; ``None`` stands for ``none``."""
+
+    dataset: str = _option(
+        "digits",
+        group="data",
+        help="`digits` (embedded), `cremad`, `ave`, `kinetics_sounds`, or the path of a manifest.csv",
+    )
+    data_dir: str = _option(AUTO, group="data", help="folder of prepared data; `auto` = the user's cache folder")
+    preset: str = _option(
+        AUTO, group="data", help="`auto` (the data set's), `quick` (a whole run in seconds), or the path of a YAML file"
+    )
+    modalities: str = _option(
+        "audio,visual",
+        group="data",
+        help="comma-separated columns of the manifest; the first is the leading one of the gap",
+    )
+    visual_difficulty: float = _option(
+        AUTO,
+        group="data",
+        help="`digits` only: 1 = small displaced noisy digits (audio dominates), 0 = clean centred (vision dominates)",
+        minimum=0.0,
+        maximum=1.0,
+        source="calibrated, CHANGELOG",
+    )
+    corruption: float = _option(
+        0.1,
+        group="data",
+        help="`digits` only: share of training samples corrupted in one modality on purpose, truth kept",
+        minimum=0.0,
+        maximum=0.5,
+    )
+    train_fraction: float = _option(
+        AUTO,
+        group="data",
+        help="stratified share of the training split that is used",
+        minimum=0.0,
+        exclusive=True,
+        maximum=1.0,
+    )
+    image_size: int = _option(AUTO, group="data", help="manifests: images are resized to this square, pixels", minimum=8)
+    clip_seconds: float = _option(
+        AUTO, group="data", help="manifests: sounds are tiled or cut to this length, seconds", minimum=0.0, exclusive=True
+    )
+    on_error: str = _option(
+        "fail",
+        group="data",
+        help="bad rows of a manifest: `fail` stops before training, `skip` drops and counts them",
+        choices=("fail", "skip"),
+    )
+
+    encoder: str = _option(
+        AUTO,
+        group="model",
+        help="one encoder of this kind per modality",
+        choices=("resnet18", "resnet_narrow"),
+        source=f"{PAPER}, Sec. 4.2: ResNet-18 from scratch",
+    )
+    fusion: str = _option(
+        "concat",
+        group="model",
+        help="how features become fused logits; concat and sum have exact unimodal logits",
+        choices=("concat", "sum", "film", "gated"),
+        source=f"{PAPER}, Eq. 1",
+    )
+
+    batch_size: int = _option(AUTO, group="optimization", help="samples per update", minimum=2)
+    learning_rate: float = _option(
+        AUTO, group="optimization", help="initial learning rate", minimum=0.0, exclusive=True, search=(0.001, 0.1, "log")
+    )
+    learning_rate_schedule: str = _option(
+        AUTO,
+        group="optimization",
+        help="`step` counts epochs over both stages; `cosine` falls to 0 over stage 2, stage 1 stays constant",
+        choices=("constant", "step", "cosine"),
+    )
+    learning_rate_step: int = _option(AUTO, group="optimization", help="`step`: epochs between two falls", minimum=1)
+    learning_rate_decay: float = _option(
+        AUTO, group="optimization", help="`step`: factor of each fall", minimum=0.0, exclusive=True, maximum=1.0
+    )
+    optimizer: str = _option(
+        "sgd", group="optimization", help="optimiser of both stages", choices=("sgd", "adam"), source=f"{PAPER}, Sec. 4.2"
+    )
+    momentum: float = _option(
+        0.9, group="optimization", help="`sgd` only", minimum=0.0, maximum=0.9999, source=f"{PAPER}, Sec. 4.2"
+    )
+    weight_decay: float = _option(
+        0.0001, group="optimization", help="L2 penalty", minimum=0.0, source="official codes of the comparison methods"
+    )
+
+    selection: str = _option(
+        "last",
+        group="run",
+        help="which checkpoint is evaluated: the last, or the best on validation; both are logged on validation",
+        choices=("last", "best_validation"),
+    )
+    seed: int = _option(0, group="run", help="initial weights and order of samples", minimum=0)
+    device: str = _option(AUTO, group="run", help="`auto`, `cpu`, `cuda` or `cuda:N`")
+    precision: str = _option("float32", group="run", help="of the forward pass", choices=("float32", "bfloat16", "float16"))
+    resume_run: str | None = _option(NONE, group="run", help="id of an unfinished run to continue")
+
+    warmup_epochs: int = _option(AUTO, group="warmup", help="length of stage 1", minimum=1)
+    warmup_unimodal_weight: float = _option(
+        AUTO,
+        group="warmup",
+        help="weight of the unimodal losses in stage 1 (Eq. 7, reconstructed); 0 = plain joint training",
+        minimum=0.0,
+    )
+
+    warmup_run: str | None = _option(
+        NONE, group="adaptive", help="id of the warm-up run; `none` = the newest finished one of the same fingerprint"
+    )
+    adaptive_epochs: int = _option(AUTO, group="stage2", help="length of stage 2", minimum=1)
+    refit_every: int = _option(
+        AUTO, group="stage2", help="epochs between two surveys with a mixture fit", minimum=1, search=(1, 6, "linear")
+    )
+    adaptive_learning_rate: float = _option(
+        AUTO, group="stage2", help="initial rate of stage 2; `auto` = learning_rate", minimum=0.0, exclusive=True
+    )
+    optimizer_state: str = _option(
+        "reset",
+        group="stage2",
+        help="optimiser state at the start of stage 2",
+        choices=("reset", "keep"),
+        source=f"{PAPER}, Table 3",
+    )
+    mixture: str = _option(
+        "two",
+        group="stage2",
+        help="two Gaussians on the gap, on its absolute value, or three",
+        choices=("two", "two_absolute", "three"),
+        source=f"{PAPER}, Eq. 8 (`two`)",
+        search=("two", "two_absolute", "three"),
+    )
+    loss_form: str = _option(
+        "reconstructed",
+        group="stage2",
+        help="form of the adaptive loss; the paper's Eq. 10 was lost, all three are reconstructions",
+        choices=("reconstructed", "prose", "abstract_v2"),
+        source="reconstructed",
+        search=("reconstructed", "prose", "abstract_v2"),
+    )
+    unimodal_weight: float = _option(
+        1.0, group="stage2", help="weight of the unimodal losses", minimum=0.0, search=(0.25, 4.0, "log")
+    )
+    gap_weight: float = _option(
+        0.5, group="stage2", help="alpha: shrink every gap", minimum=0.0, source="ours", search=(0.05, 5.0, "log")
+    )
+    shift_weight: float = _option(
+        0.5,
+        group="stage2",
+        help="beta: pull imbalanced samples to the balanced centre",
+        minimum=0.0,
+        source="ours",
+        search=(0.05, 5.0, "log"),
+    )
+    hard_weight: float = _option(
+        1.0,
+        group="stage2",
+        help="gamma: heavier weight on imbalanced samples",
+        minimum=0.0,
+        source="ours",
+        search=(0.05, 5.0, "log"),
+    )
+    balanced_fusion_weight: float = _option(
+        AUTO,
+        group="stage2",
+        help="delta: larger fusion weight on balanced samples; `auto` = 0, and 1 under abstract_v2",
+        minimum=0.0,
+        search=(0.0, 2.0, "linear"),
+    )
+    posterior_weighting: str = _option(
+        "posterior",
+        group="stage2",
+        help="`none`: both posteriors set to 1 (Table 2); `prior`: the mixture weight for every sample",
+        choices=("posterior", "none", "prior"),
+        search=("posterior", "none", "prior"),
+    )
+    posterior_source: str = _option(
+        "refit",
+        group="stage2",
+        help="`refit`: the latest refit's table, by sample; `current`: the latest mixture at the current gap",
+        choices=("refit", "current"),
+    )
+    gap_gradient: str = _option(
+        "both",
+        group="stage2",
+        help="which modality the gap terms move",
+        choices=("both", "weaker"),
+        search=("both", "weaker"),
+    )
+    anneal: str = _option(
+        "cosine",
+        group="stage2",
+        help="how the gap terms' strength falls over stage 2, per epoch",
+        choices=("constant", "linear", "cosine", "exponential"),
+        search=("constant", "linear", "cosine", "exponential"),
+    )
+    anneal_start: float = _option(
+        1.0, group="stage2", help="strength in the first epoch of stage 2", minimum=0.0, search=(0.5, 2.0, "linear")
+    )
+    anneal_end: float = _option(
+        0.1, group="stage2", help="strength at the end of stage 2", minimum=0.0, search=(0.01, 1.0, "log")
+    )
+
+    run_id: str | None = _option(NONE, group="evaluate", help="a finished run (of `warmup`, `adaptive` or `main`)")
+    split: str = _option("test", group="evaluate", help="which split", choices=("train", "val", "test"))
+
+
+_COMMON = ("data", "model", "optimization", "run")
+
+ENTRY_POINTS: dict[str, tuple[str, ...]] = {
+    "main": (*_COMMON, "warmup", "stage2"),
+    "warmup": (*_COMMON, "warmup"),
+    "adaptive": (*_COMMON, "adaptive", "stage2"),
+    "evaluate": ("evaluate",),
+}
+"""Entry point -> groups of its parameters. Also see ``ENTRY_POINT_EXTRA``."""
+
+ENTRY_POINT_EXTRA: dict[str, tuple[str, ...]] = {"evaluate": ("data_dir", "device")}
+"""Single parameters an entry point takes beside its groups (`evaluate` takes all else from the run)."""
+
+ENTRY_POINT_HELP: dict[str, str] = {
+    "main": "The whole recipe: warm-up, adaptive training, evaluation, as one run with nested runs.",
+    "warmup": "Stage 1, then the first survey of gaps and the first mixture fit.",
+    "adaptive": "Stage 2 from a finished warm-up run.",
+    "evaluate": "The model of a finished run on one split.",
+}
+
+_KINDS = {"int": int, "float": float, "str": str, "str | None": str}
+
+
+def options() -> dict[str, Option]:
+    """Every parameter by name, in the order of declaration."""
+    return {
+        item.name: Option(name=item.name, kind=_KINDS[str(item.type)], default=item.default, **item.metadata)
+        for item in dataclasses.fields(Config)
+    }
+
+
+def option_of(name: str) -> Option:
+    """The parameter called ``name``. Raises KeyError for an unknown one."""
+    return options()[name]
+
+
+def entry_point_options(entry_point: str) -> dict[str, Option]:
+    """The parameters that ``entry_point`` takes, by name. Raises KeyError for an unknown entry point."""
+    groups = ENTRY_POINTS[entry_point]
+    extra = ENTRY_POINT_EXTRA.get(entry_point, ())
+    return {name: item for name, item in options().items() if item.group in groups or name in extra}

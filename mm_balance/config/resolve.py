@@ -1,0 +1,109 @@
+"""Fill ``auto`` from the preset of the data set. An explicit value always wins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mm_balance.config.options import AUTO, Config, options
+from mm_balance.config.parse import format_value, parse_value
+from mm_balance.errors import UserError
+
+_RESOLVED_LATER = ("data_dir", "preset", "device")
+"""Parameters whose ``auto`` depends on the machine, not on the data set: they keep the word."""
+
+
+def resolve(given: Mapping[str, Any]) -> Config:
+    """The complete configuration: given values, then the preset, then declared defaults.
+
+    Args:
+        given: parameter -> typed value, as ``parse_arguments`` returns it. Missing parameters have their default.
+
+    Raises:
+        UserError: unknown preset, a preset that sets what it may not, or combinations that cannot work.
+    """
+    declared = options()
+    values = {name: None if option.may_be_none else option.default for name, option in declared.items()} | dict(given)
+    preset = read_preset(values["preset"], values["dataset"])
+    for name, option in declared.items():
+        if option.by_preset and values[name] == AUTO and name in preset:
+            values[name] = preset[name]
+    if values["adaptive_learning_rate"] == AUTO:
+        values["adaptive_learning_rate"] = values["learning_rate"]
+    if values["balanced_fusion_weight"] == AUTO:
+        values["balanced_fusion_weight"] = 1.0 if values["loss_form"] == "abstract_v2" else 0.0
+    missing = [name for name, value in values.items() if value == AUTO and name not in _RESOLVED_LATER]
+    if missing:
+        raise UserError(f"the preset {values['preset']} of {values['dataset']} does not set {', '.join(missing)}; give a value")
+    config = Config(**values)
+    _check(config)
+    return config
+
+
+def read_preset(preset: str, dataset: str) -> dict[str, Any]:
+    """The values of a preset, by parameter name.
+
+    ``auto`` is the file named after the data set (``manifest.yaml`` for a manifest); ``quick`` and any YAML path lie on
+    top of it: what they do not set comes from there.
+
+    Raises:
+        UserError: no such file, not a mapping, or a parameter that no preset may set.
+    """
+    name = "manifest" if dataset.endswith(".csv") else dataset
+    folder = resources.files("mm_balance") / "presets"
+    base = folder / f"{name}.yaml"
+    if not base.is_file():
+        raise UserError(f"dataset={dataset} is not known; give digits, cremad, ave, kinetics_sounds or the path of a manifest.csv")
+    values = _read(base.read_text("utf-8"), base.name)
+    if preset == AUTO:
+        return values
+    if preset == "quick":
+        return values | _read((folder / "quick.yaml").read_text("utf-8"), "quick.yaml")
+    path = Path(preset).expanduser()
+    if not path.is_file():
+        raise UserError(f"preset={preset}: no such file; give auto, quick or the path of a YAML file")
+    return values | _read(path.read_text("utf-8"), str(path))
+
+
+def fingerprint_settings(config: Config) -> dict[str, Any]:
+    """The parameters that decide what a warm-up run learns, by name (data are identified by digest, beside these)."""
+    declared = options()
+    named = {"encoder", "fusion", "modalities", "seed", "precision", "train_fraction"}
+    return {
+        name: getattr(config, name)
+        for name, option in declared.items()
+        if option.group in ("optimization", "warmup") or name in named
+    }
+
+
+def _read(text: str, where: str) -> dict[str, Any]:
+    declared = options()
+    try:
+        loaded = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{where} is not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(loaded, dict):
+        raise UserError(f"{where}: a preset is a mapping of parameter to value")
+    wrong = [str(name) for name in loaded if name not in declared or not declared[name].by_preset]
+    if wrong:
+        raise UserError(f"{where} sets {', '.join(wrong)}, which no preset may set (only parameters whose default is auto)")
+    return {name: parse_value(declared[name], format_value(value)) for name, value in loaded.items()}
+
+
+def _check(config: Config) -> None:
+    if config.anneal == "exponential" and (config.anneal_end <= 0 or config.anneal_start <= 0):
+        raise UserError("anneal=exponential needs anneal_start and anneal_end above 0")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
+        raise UserError(f"device={config.device} is not known; give auto, cpu, cuda or cuda:N")
+    names = config.modalities.split(",")
+    if len(set(names)) != len(names) or len(names) < 2 or not all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names):
+        raise UserError(
+            f"modalities={config.modalities} does not name two or more different columns; write them like audio,visual"
+        )
+    if config.precision == "float16" and config.device == "cpu":
+        raise UserError("precision=float16 needs a CUDA device; use float32 or bfloat16 on cpu")

@@ -1,0 +1,70 @@
+"""The state of a stage as tensors and primitives, on disk atomically, read back with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mm_balance.errors import UserError
+from mm_balance.functional.mixture import Mixture
+from mm_balance.types import Refit
+
+FORMAT = 1
+
+
+def refit_to_state(refit: Refit) -> dict[str, Any]:
+    """A refit as tensors and primitives."""
+    return {
+        "epoch": refit.epoch,
+        "labels": refit.labels,
+        "probabilities": dict(refit.probabilities),
+        "fused_probability": refit.fused_probability,
+        "gaps": refit.gaps,
+        "mixture": refit.mixture.to_json(),
+        "posterior_imbalanced": refit.posterior_imbalanced,
+    }
+
+
+def refit_from_state(state: dict[str, Any]) -> Refit:
+    """The inverse of ``refit_to_state``."""
+    return Refit(**{**state, "mixture": Mixture.from_json(state["mixture"])})
+
+
+def write_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Write ``state`` so that ``path`` holds either the old or the new one, never a part (temporary file + rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise UserError(f"cannot write the checkpoint {path}: {error.strerror}; the previous one is untouched") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        UserError: missing, truncated, not a checkpoint, or of another format.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(f"the checkpoint {path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(f"{path} is not a checkpoint of this version (format {FORMAT})")
+    return state

@@ -1,0 +1,24 @@
+"""Numbers of a split: pairs of name and value; only the loop and evaluation write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch.nn import functional
+
+from mm_balance.functional.gap import modality_gap
+from mm_balance.functional.metrics import accuracy, macro_f1, mean_average_precision
+from mm_balance.types import Survey
+
+
+def split_metrics(seen: Survey, prefix: str) -> Iterator[tuple[str, float]]:
+    """The metrics of ``mm_balance.names.SPLIT_METRICS`` as ``prefix/name``, value."""
+    yield f"{prefix}/loss", float(functional.cross_entropy(seen.fused, seen.labels))
+    yield f"{prefix}/accuracy", accuracy(seen.fused, seen.labels)
+    for modality, logits in seen.unimodal.items():
+        yield f"{prefix}/accuracy_{modality}", accuracy(logits, seen.labels)
+    yield f"{prefix}/macro_f1", macro_f1(seen.fused, seen.labels)
+    yield f"{prefix}/mean_average_precision", mean_average_precision(seen.fused, seen.labels)
+    gaps = modality_gap(seen.unimodal, seen.labels)
+    yield f"{prefix}/gap_mean", float(gaps.mean())
+    yield f"{prefix}/gap_mean_abs", float(gaps.abs().mean())

@@ -1,0 +1,231 @@
+"""The training loop of a stage. It names no method and writes nothing but through the recorder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mm_balance.data import BatchLoader, MultimodalData
+from mm_balance.engine import survey as surveys
+from mm_balance.engine.checkpoint import refit_from_state, refit_to_state
+from mm_balance.engine.evaluate import split_metrics
+from mm_balance.engine.recorder import Point, Recorder
+from mm_balance.engine.step import Stepper
+from mm_balance.errors import UserError
+from mm_balance.methods import Method
+from mm_balance.models import MultimodalNetwork
+from mm_balance.seeding import random_state, restore_random_state
+from mm_balance.types import Clock, Refit
+
+
+class Interrupted(Exception):
+    """Training stopped on request, with its state saved."""
+
+
+@dataclass
+class Stage:
+    """What a stage trains and how. Built once, not changed by the loop beyond model, method and optimiser state.
+
+    Attributes:
+        epochs: length of the stage.
+        refit_every: epochs between two surveys; None = one survey, after the last epoch.
+        mixture: kind of mixture to fit at each survey.
+        learning_rate: the rate at a time.
+        title: what the progress bar says.
+    """
+
+    model: MultimodalNetwork
+    method: Method
+    stepper: Stepper
+    data: MultimodalData
+    device: torch.device
+    batch_size: int
+    seed: int
+    epochs: int
+    refit_every: int | None
+    mixture: str
+    learning_rate: Callable[[Clock], float]
+    title: str
+
+
+@dataclass
+class Progress:
+    """Where a stage stands: everything that changes while it trains, beside model, method and optimiser.
+
+    Attributes:
+        first_epoch: epochs finished before this stage.
+        stage_epoch: epochs finished in this stage.
+        batch: batches finished in the epoch under way; not 0 only after an interruption.
+        sums: sums over the samples of the epoch under way, part of the loss -> scalar tensor.
+        seconds: training time of the epoch under way.
+        points: everything published so far.
+        refit: the latest one.
+        best_accuracy: best validation accuracy so far (-1 before the first), and its epoch.
+    """
+
+    first_epoch: int = 0
+    stage_epoch: int = 0
+    batch: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+    points: list[Point] = field(default_factory=list)
+    refit: Refit | None = None
+    best_accuracy: float = -1.0
+    best_epoch: int = 0
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished, over both stages."""
+        return self.first_epoch + self.stage_epoch
+
+
+def capture(stage: Stage, progress: Progress) -> dict[str, Any]:
+    """The whole state as tensors and primitives."""
+    plain = {name: value for name, value in vars(progress).items() if name not in ("points", "refit")}
+    return {
+        "model": stage.model.state_dict(),
+        "method": stage.method.state_dict(),
+        "stepper": stage.stepper.state_dict(),
+        "random": random_state(),
+        "progress": plain,
+        "points": [asdict(point) for point in progress.points],
+        "refit": None if progress.refit is None else refit_to_state(progress.refit),
+    }
+
+
+def restore(stage: Stage, state: dict[str, Any]) -> Progress:
+    """Put ``state`` back into the stage's model, method, optimiser and the global generators."""
+    stage.model.load_state_dict(state["model"])
+    stage.method.load_state_dict(state["method"])
+    stage.stepper.load_state_dict(state["stepper"])
+    restore_random_state(state["random"])
+    progress = Progress(
+        **state["progress"],
+        points=[Point(**point) for point in state["points"]],
+        refit=None if state["refit"] is None else refit_from_state(state["refit"]),
+    )
+    progress.sums = {name: value.to(stage.device) for name, value in progress.sums.items()}
+    return progress
+
+
+def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Callable[[], bool]) -> None:
+    """Train until the stage's last epoch.
+
+    Per epoch: train, validate, survey and refit where due, save, publish. ``stop_requested`` is asked after every
+    batch.
+
+    Raises:
+        Interrupted: a stop was requested; the state is saved, in the middle of an epoch too.
+        UserError: the loss is no longer finite.
+    """
+    loader = BatchLoader(stage.data.splits["train"], stage.batch_size, seed=stage.seed)
+    if progress.refit is not None and not progress.points:
+        _publish_first_refit(stage, progress, recorder)
+    bar = tqdm(
+        total=stage.epochs * len(loader), initial=progress.stage_epoch * len(loader) + progress.batch,
+        desc=stage.title, unit="batch", mininterval=0.5, dynamic_ncols=True,
+    )  # fmt: skip
+    with bar:
+        while progress.stage_epoch < stage.epochs:
+            clock = Clock(progress.epoch, progress.stage_epoch, stage.epochs)
+            metrics = _train_epoch(stage, progress, loader, recorder, clock, stop_requested, bar)
+            progress.stage_epoch += 1
+            progress.batch, progress.sums, progress.seconds = 0, {}, 0.0
+            seen = surveys.survey(stage.model, stage.method, stage.data.splits["val"], stage.device)
+            metrics |= dict(split_metrics(seen, "val"))
+            fresh = None
+            if _refit_due(stage, progress.stage_epoch):
+                fresh = progress.refit = _refit(stage, progress.epoch)
+                metrics |= _refit_point(stage, fresh)
+                after = Clock(progress.epoch, progress.stage_epoch, stage.epochs)
+                metrics |= stage.method.refresh(fresh, after).notes
+            bar.set_postfix(val=f"{metrics['val/accuracy']:.3f}", refresh=False)
+            if metrics["val/accuracy"] > progress.best_accuracy:
+                progress.best_accuracy, progress.best_epoch = metrics["val/accuracy"], progress.epoch
+                recorder.save_best({"model": stage.model.state_dict(), "epoch": progress.epoch})
+            point = Point(progress.epoch, int(time.time() * 1000), metrics)
+            progress.points.append(point)
+            recorder.save(capture(stage, progress))
+            recorder.publish(point, fresh)
+
+
+def _train_epoch(
+    stage: Stage,
+    progress: Progress,
+    loader: BatchLoader,
+    recorder: Recorder,
+    clock: Clock,
+    stop_requested: Callable[[], bool],
+    bar: tqdm,
+) -> dict[str, float]:
+    learning_rate = stage.learning_rate(clock)
+    stage.stepper.set_learning_rate(learning_rate)
+    stage.model.train()
+    started = time.perf_counter()
+    for batch in loader.epoch(clock.epoch, stage.device, start_batch=progress.batch):
+        objective = stage.method.update(stage.model, batch, stage.stepper, clock)
+        _accumulate(progress.sums, objective.total, objective.parts, len(batch.labels))
+        progress.batch += 1
+        bar.update()
+        if stop_requested():
+            progress.seconds += time.perf_counter() - started
+            recorder.save(capture(stage, progress))
+            raise Interrupted
+    samples = len(stage.data.splits["train"])
+    means = {name: float(value) / samples for name, value in progress.sums.items()}  # the epoch's one host sync
+    seconds = progress.seconds + time.perf_counter() - started
+    if not all(abs(value) < float("inf") for value in means.values()):
+        raise UserError(
+            f"the training loss is no longer finite in epoch {clock.epoch + 1}: lower learning_rate "
+            f"(now {learning_rate:g}) or the loss weights; the state before this epoch is in the checkpoint"
+        )
+    return means | {
+        "train/samples_per_second": samples / seconds,
+        "learning_rate": learning_rate,
+        "anneal": stage.method.strength(clock),
+    }
+
+
+def _accumulate(sums: dict[str, Tensor], total: Tensor, parts: dict[str, Tensor], samples: int) -> None:
+    for name, value in _named(total, parts):
+        weighted = value.detach() * samples
+        sums[name] = sums[name] + weighted if name in sums else weighted
+
+
+def _named(total: Tensor, parts: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    yield "train/loss", total
+    for name, value in parts.items():
+        yield f"train/loss_{name}", value
+
+
+def _refit_due(stage: Stage, stage_epoch: int) -> bool:
+    every = stage.refit_every
+    return stage_epoch == stage.epochs or (every is not None and stage_epoch % every == 0)
+
+
+def _refit(stage: Stage, epoch: int) -> Refit:
+    seen = surveys.survey(stage.model, stage.method, stage.data.splits["train"], stage.device)
+    return surveys.refit(seen, epoch, stage.mixture)
+
+
+def _refit_point(stage: Stage, fresh: Refit) -> dict[str, float]:
+    metrics = surveys.refit_metrics(fresh)
+    if stage.data.truth_known:
+        metrics |= surveys.truth_metrics(fresh, stage.data.splits["train"].corrupted)
+    return {name: value for name, value in metrics.items() if value == value and abs(value) < float("inf")}
+
+
+def _publish_first_refit(stage: Stage, progress: Progress, recorder: Recorder) -> None:
+    """The fit that the stage starts from is its first point."""
+    assert progress.refit is not None
+    stage.method.refresh(progress.refit, Clock(progress.epoch, 0, stage.epochs))
+    point = Point(progress.epoch, int(time.time() * 1000), _refit_point(stage, progress.refit))
+    progress.points.append(point)
+    recorder.save(capture(stage, progress))
+    recorder.publish(point, progress.refit)

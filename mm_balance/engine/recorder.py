@@ -1,0 +1,57 @@
+"""What the loop tells the outside world, and nothing more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mm_balance.types import Refit
+
+
+@dataclass
+class Point:
+    """Metrics of one step, with the time they were measured at.
+
+    Attributes:
+        step: epochs finished, over both stages.
+        time: milliseconds since 1970.
+        metrics: name -> finite value.
+    """
+
+    step: int
+    time: int
+    metrics: dict[str, float]
+
+
+class Recorder(Protocol):
+    """The loop first saves, then publishes: what was published can always be told from a saved state."""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Persist the state after an epoch (or in the middle of one, when interrupted)."""
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Persist the weights of the best validation epoch so far."""
+
+    def publish(self, point: Point, refit: Refit | None) -> None:
+        """Show a point, and the refit it belongs to, if any."""
+
+
+@dataclass
+class ListRecorder:
+    """Keeps everything in memory: for tests and for use without a tracking server."""
+
+    points: list[Point] = field(default_factory=list)
+    refits: list[Refit] = field(default_factory=list)
+    state: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        self.best = state
+
+    def publish(self, point: Point, refit: Refit | None) -> None:
+        self.points.append(point)
+        if refit is not None:
+            self.refits.append(refit)

@@ -1,0 +1,112 @@
+"""One look at a whole split in eval mode, and the mixture fitted to what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mm_balance.data import BatchLoader, Split
+from mm_balance.functional.gap import gap_from_probabilities, true_class_probability
+from mm_balance.functional.metrics import binary_auc
+from mm_balance.functional.mixture import fit_mixture
+from mm_balance.methods import Method
+from mm_balance.types import Refit, Survey
+
+EVALUATION_BATCH = 256
+
+
+@torch.no_grad()
+def survey(model: nn.Module, method: Method, split: Split, device: torch.device) -> Survey:
+    """Predictions for every sample of ``split``, in index order, in eval mode, float32, on the CPU.
+
+    The model's training mode is put back afterwards; no random number is drawn.
+    """
+    was_training = model.training
+    model.eval()
+    outputs = [method.predict(model, batch) for batch in BatchLoader(split, EVALUATION_BATCH).ordered(device)]
+    model.train(was_training)
+    return Survey(
+        labels=split.labels,
+        fused=torch.cat([output.fused for output in outputs]).float().cpu(),
+        unimodal={
+            name: torch.cat([output.unimodal[name] for output in outputs]).float().cpu() for name in outputs[0].unimodal
+        },
+    )
+
+
+def refit(seen: Survey, epoch: int, kind: str) -> Refit:
+    """Gap of every sample (Eq. 6), mixture (Eq. 8) and posterior (Eq. 9) of a survey."""
+    probabilities = {
+        name: true_class_probability(logits.double(), seen.labels) for name, logits in seen.unimodal.items()
+    }
+    return refit_probabilities(
+        probabilities, true_class_probability(seen.fused.double(), seen.labels), seen.labels, epoch, kind
+    )
+
+
+def refit_probabilities(
+    probabilities: dict[str, Tensor], fused_probability: Tensor, labels: Tensor, epoch: int, kind: str
+) -> Refit:
+    """The same from true-class probabilities, each ``(samples,)``: another mixture kind for an old survey."""
+    gaps = gap_from_probabilities(probabilities)
+    mixture = fit_mixture(gaps, kind=kind)
+    return Refit(
+        epoch=epoch,
+        labels=labels,
+        probabilities=probabilities,
+        fused_probability=fused_probability,
+        gaps=gaps,
+        mixture=mixture,
+        posterior_imbalanced=mixture.posterior_imbalanced(gaps),
+    )
+
+
+def refit_metrics(fit: Refit) -> dict[str, float]:
+    """The numbers of a refit under their metric names (``mm_balance.names.REFIT_METRICS``)."""
+    mixture = fit.mixture
+    values = {
+        f"gmm/{side}_{quantity}": getattr(getattr(mixture, side), quantity)
+        for side in ("balanced", "imbalanced")
+        for quantity in ("mean", "std", "weight")
+    }
+    values |= {
+        "gmm/density_at_zero": mixture.density_at_zero,
+        "gmm/log_likelihood": mixture.log_likelihood,
+        "gmm/bic": mixture.bic,
+        "gmm/separated": mixture.separated,
+        "gmm/degenerate": mixture.degenerate,
+        "gmm/posterior_monotone": mixture.posterior_monotone(fit.gaps),
+        "gap/mean": fit.gaps.mean(),
+        "gap/std": fit.gaps.std(),
+        "gap/mean_abs": fit.gaps.abs().mean(),
+        "gap/fraction_imbalanced": (fit.posterior_imbalanced > 0.5).double().mean(),
+    }
+    return {name: float(value) for name, value in values.items()}
+
+
+def truth_metrics(fit: Refit, corrupted: Sequence[str]) -> dict[str, float]:
+    """How well gap, posterior and loss find the samples that were corrupted on purpose.
+
+    Args:
+        fit: the refit of the training split.
+        corrupted: per sample the modality corrupted on purpose, ``""`` = clean.
+
+    Returns:
+        Areas under the ROC curve, under the names of ``TRUTH_METRICS``. The signed score of a modality is how far it
+        lags behind the best other one; its positives are the samples corrupted in it, all others are negatives.
+    """
+    planted = torch.tensor([bool(name) for name in corrupted])
+    if not planted.any():
+        return {}
+    scores: Mapping[str, Tensor] = {
+        "gap_abs": fit.gaps.abs(),
+        "posterior": fit.posterior_imbalanced,
+        "loss": -fit.fused_probability.clamp_min(1e-300).log(),
+    }
+    values = {f"truth/auc_{name}": binary_auc(score, planted) for name, score in scores.items()}
+    for modality in fit.probabilities:
+        lag = -gap_from_probabilities(fit.probabilities, leading=modality)
+        values[f"truth/auc_sign_{modality}"] = binary_auc(lag, torch.tensor([name == modality for name in corrupted]))
+    return values

@@ -1,0 +1,8 @@
+"""Figures from plain data: each function returns a ``matplotlib.figure.Figure`` and touches no file."""
+
+from mm_balance.figures.curves import unimodal_accuracy
+from mm_balance.figures.density import mixture_density
+from mm_balance.figures.evolution import mixture_evolution
+from mm_balance.figures.style import save_png
+
+__all__ = ["mixture_density", "mixture_evolution", "save_png", "unimodal_accuracy"]

@@ -1,0 +1,1 @@
+"""The mathematics: pure functions of tensors, no state, no device moves."""

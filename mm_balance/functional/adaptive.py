@@ -1,0 +1,228 @@
+"""The losses of both stages.
+
+Source: arXiv 2510.21797v1. Its displays of Eq. 5, 7 and 10 were lost: **all loss forms here are reconstructions** from
+the prose, the ablation table and the abstracts of later versions, not the authors' own equations. Notation: D modality
+gap (Eq. 6), q_m and q_b posterior of imbalanced and balanced (Eq. 9), mu_b mean of the balanced component, lambda the
+annealing coefficient, alpha = ``gap``, beta = ``shift``, gamma = ``hard``, delta = ``balanced_fusion``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mm_balance.functional.gap import gap_from_probabilities, true_class_probability, weaker_moving_gap
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """The weights of the adaptive loss, all >= 0: w_uni, alpha, beta, gamma, delta.
+
+    Raises:
+        ValueError: a weight is negative or not finite.
+    """
+
+    unimodal: float = 1.0
+    gap: float = 0.5
+    shift: float = 0.5
+    hard: float = 1.0
+    balanced_fusion: float = 0.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not math.isfinite(value) or value < 0:
+                raise ValueError(f"the loss weight {item.name} must be a finite number of at least 0, got {value}")
+
+
+@dataclass(frozen=True)
+class AdaptiveLoss:
+    """A loss and its parts, scalars, as they enter ``total``: their sum is ``total``."""
+
+    total: Tensor
+    fusion: Tensor
+    unimodal: Tensor
+    gap: Tensor
+    shift: Tensor
+    hard: Tensor
+
+    def parts(self) -> dict[str, Tensor]:
+        """The parts by name, detached."""
+        return {item.name: getattr(self, item.name).detach() for item in fields(self) if item.name != "total"}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a form combines, per sample, each ``(batch,)``.
+
+    Attributes:
+        fusion: L_f, cross-entropy of the fused logits (Eq. 5, reconstructed).
+        unimodal: sum over modalities of the unimodal cross-entropies.
+        distance: abs(D).
+        shift: squared distance to the balanced centre, (D - mu_b)^2.
+        imbalanced: q_m.
+        balanced: q_b.
+    """
+
+    fusion: Tensor
+    unimodal: Tensor
+    distance: Tensor
+    shift: Tensor
+    imbalanced: Tensor
+    balanced: Tensor
+
+
+def _reconstructed(terms: Terms, weights: LossWeights, anneal: float) -> dict[str, Tensor]:
+    """(1 + delta q_b) L_f + w (L_a + L_v) + lambda [alpha abs(D) + beta q_m (D - mu_b)^2 + gamma q_m (L_a + L_v)]."""
+    return {
+        "fusion": (1 + weights.balanced_fusion * terms.balanced) * terms.fusion,
+        "unimodal": weights.unimodal * terms.unimodal,
+        "gap": anneal * weights.gap * terms.distance,
+        "shift": anneal * weights.shift * terms.imbalanced * terms.shift,
+        "hard": anneal * weights.hard * terms.imbalanced * terms.unimodal,
+    }
+
+
+def _prose(terms: Terms, weights: LossWeights, anneal: float) -> dict[str, Tensor]:
+    """L_f + w (L_a + L_v) + lambda [alpha abs(D) + beta q_m (D - mu_b)^2] + gamma q_m L_f; lambda on the gap terms only."""
+    return {
+        "fusion": terms.fusion,
+        "unimodal": weights.unimodal * terms.unimodal,
+        "gap": anneal * weights.gap * terms.distance,
+        "shift": anneal * weights.shift * terms.imbalanced * terms.shift,
+        "hard": weights.hard * terms.imbalanced * terms.fusion,
+    }
+
+
+def _abstract_v2(terms: Terms, weights: LossWeights, anneal: float) -> dict[str, Tensor]:
+    """(1 + delta q_b) L_f + w (L_a + L_v) + lambda alpha q_m abs(D): the abstract of version 2, delta = 1 there."""
+    nothing = torch.zeros_like(terms.fusion)
+    return {
+        "fusion": (1 + weights.balanced_fusion * terms.balanced) * terms.fusion,
+        "unimodal": weights.unimodal * terms.unimodal,
+        "gap": anneal * weights.gap * terms.imbalanced * terms.distance,
+        "shift": nothing,
+        "hard": nothing,
+    }
+
+
+FORMS: dict[str, Callable[[Terms, LossWeights, float], dict[str, Tensor]]] = {
+    "reconstructed": _reconstructed,
+    "prose": _prose,
+    "abstract_v2": _abstract_v2,
+}
+
+
+def adaptive_loss(
+    fused_logits: Tensor,
+    logits: Mapping[str, Tensor],
+    labels: Tensor,
+    *,
+    posterior_imbalanced: Tensor,
+    balanced_mean: float,
+    weights: LossWeights,
+    anneal: float,
+    form: str = "reconstructed",
+    gap_gradient: str = "both",
+    posterior_balanced: Tensor | None = None,
+    absolute: bool = False,
+) -> AdaptiveLoss:
+    """The loss of stage 2 (Eq. 10, reconstructed), batch mean.
+
+    Args:
+        fused_logits: ``(batch, classes)``.
+        logits: modality -> ``(batch, classes)`` unimodal logits; the first is the leading one of the gap.
+        labels: ``(batch,)`` int64.
+        posterior_imbalanced: ``(batch,)`` in [0, 1], q_m; never differentiated.
+        balanced_mean: mu_b, a constant between refits.
+        weights: w_uni, alpha, beta, gamma, delta.
+        anneal: lambda >= 0 at this time.
+        form: one of ``FORMS``.
+        gap_gradient: ``both``, or ``weaker``: the gap terms move the weaker modality of each sample alone (ours).
+        posterior_balanced: ``(batch,)`` q_b; default 1 - q_m. Differs for the ablation that sets both to 1.
+        absolute: mu_b is a mean of abs(D) (mixture kind ``two_absolute``), so the shift is (abs(D) - mu_b)^2 (ours).
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown form or gap gradient.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form={form} is not known; give one of {', '.join(FORMS)}")
+    if gap_gradient not in ("both", "weaker"):
+        raise ValueError(f"gap_gradient={gap_gradient} is not known; give both or weaker")
+    if posterior_imbalanced.shape != labels.shape:
+        raise ValueError(
+            f"posterior_imbalanced has shape {tuple(posterior_imbalanced.shape)}, labels {tuple(labels.shape)}"
+        )
+    fusion, unimodal = _cross_entropies(fused_logits, logits, labels)
+    probabilities = {name: true_class_probability(value, labels) for name, value in _wide(logits).items()}
+    gap = (gap_from_probabilities if gap_gradient == "both" else weaker_moving_gap)(probabilities)
+    imbalanced = posterior_imbalanced.detach().to(fusion)
+    balanced = 1 - imbalanced if posterior_balanced is None else posterior_balanced.detach().to(fusion)
+    terms = Terms(
+        fusion=fusion,
+        unimodal=unimodal,
+        distance=gap.abs(),
+        shift=((gap.abs() if absolute else gap) - balanced_mean) ** 2,
+        imbalanced=imbalanced,
+        balanced=balanced,
+    )
+    return _mean(FORMS[form](terms, weights, anneal))
+
+
+def warmup_loss(
+    fused_logits: Tensor, logits: Mapping[str, Tensor], labels: Tensor, *, unimodal_weight: float
+) -> AdaptiveLoss:
+    """The loss of stage 1 (Eq. 7, reconstructed): mean of L_f + w_uni sum_m L_m. Shapes as in ``adaptive_loss``."""
+    fusion, unimodal = _cross_entropies(fused_logits, logits, labels)
+    nothing = torch.zeros_like(fusion)
+    return _mean(
+        {"fusion": fusion, "unimodal": unimodal_weight * unimodal, "gap": nothing, "shift": nothing, "hard": nothing}
+    )
+
+
+def posterior_weights(posterior: Tensor, imbalanced_weight: float, kind: str) -> tuple[Tensor, Tensor]:
+    """What the loss uses as (q_m, q_b), each ``(batch,)``.
+
+    Args:
+        posterior: ``(batch,)`` in [0, 1], q_m of the mixture.
+        imbalanced_weight: pi_m, the mixture weight of the imbalanced component.
+        kind: ``posterior``; ``none`` = both are 1 (the paper's Table 2); ``prior`` = pi_m and 1 - pi_m for every sample,
+            which keeps the mean weight (ours, the fair ablation).
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind == "posterior":
+        return posterior, 1 - posterior
+    if kind == "none":
+        return torch.ones_like(posterior), torch.ones_like(posterior)
+    if kind == "prior":
+        return torch.full_like(posterior, imbalanced_weight), torch.full_like(posterior, 1 - imbalanced_weight)
+    raise ValueError(f"posterior_weighting={kind} is not known; give posterior, none or prior")
+
+
+def _wide(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Half-precision logits as float32; float32 and float64 as they are."""
+    return {name: value.float() if value.element_size() < 4 else value for name, value in logits.items()}
+
+
+def _cross_entropies(fused_logits: Tensor, logits: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+    for name, value in {"fused": fused_logits, **logits}.items():
+        if value.ndim != 2 or value.shape != fused_logits.shape or len(value) != len(labels):
+            raise ValueError(
+                f"{name} logits have shape {tuple(value.shape)}; fused {tuple(fused_logits.shape)}, labels {tuple(labels.shape)}"
+            )
+    wide = _wide({"fused": fused_logits})["fused"]
+    fusion = functional.cross_entropy(wide, labels, reduction="none")
+    each = [functional.cross_entropy(value, labels, reduction="none") for value in _wide(logits).values()]
+    return fusion, torch.stack(each).sum(dim=0)
+
+
+def _mean(terms: dict[str, Tensor]) -> AdaptiveLoss:
+    parts = {name: value.mean() for name, value in terms.items()}
+    return AdaptiveLoss(total=torch.stack(list(parts.values())).sum(), **parts)

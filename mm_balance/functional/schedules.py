@@ -1,0 +1,56 @@
+"""Schedules as functions of time; nothing keeps a clock. All return Python floats."""
+
+from __future__ import annotations
+
+import math
+
+
+def anneal(kind: str, fraction: float, start: float, end: float) -> float:
+    """The annealing coefficient lambda(t) of the adaptive stage.
+
+    The paper (arXiv 2510.21797v1, Sec. 3.3) says only that it falls; the four shapes are ours.
+
+    Args:
+        kind: ``constant`` (= start), ``linear``, ``cosine`` or ``exponential`` (geometric).
+        fraction: share of the stage done, in [0, 1].
+        start: value at 0.
+        end: value at 1.
+
+    Raises:
+        ValueError: an unknown kind, a fraction outside [0, 1], or ``exponential`` with a value that is not positive.
+    """
+    if not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"fraction={fraction} is outside [0, 1]")
+    if kind == "constant":
+        return float(start)
+    if kind == "linear":
+        return float(start + (end - start) * fraction)
+    if kind == "cosine":
+        return float(end + (start - end) * 0.5 * (1 + math.cos(math.pi * fraction)))
+    if kind == "exponential":
+        if start <= 0 or end <= 0:
+            raise ValueError(f"exponential annealing needs positive values, got start={start}, end={end}")
+        return float(start * (end / start) ** fraction)
+    raise ValueError(f"anneal={kind} is not known; give constant, linear, cosine or exponential")
+
+
+def learning_rate_factor(schedule: str, *, epoch: int, fraction: float, step: int, decay: float) -> float:
+    """Factor on the initial learning rate.
+
+    Args:
+        schedule: ``constant``; ``step``: ``decay ** (epoch // step)``; ``cosine``: from 1 to 0 over the stage.
+        epoch: epochs finished, over both stages.
+        fraction: share of the stage done, in [0, 1].
+        step: epochs between two falls.
+        decay: factor of each fall.
+
+    Raises:
+        ValueError: an unknown schedule.
+    """
+    if schedule == "constant":
+        return 1.0
+    if schedule == "step":
+        return float(decay ** (epoch // step))
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * fraction))
+    raise ValueError(f"learning_rate_schedule={schedule} is not known; give constant, step or cosine")

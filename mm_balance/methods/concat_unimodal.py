@@ -1,0 +1,34 @@
+"""Joint training with unimodal losses: the control every balancing method has to beat.
+
+Source: arXiv 2510.21797v1, Eq. 5 and 7; Eq. 7's form, mean(L_f + w_uni sum_m L_m), is **reconstructed** from the prose.
+The same loss is stage 1 of the paper's method, with ``warmup_unimodal_weight``.
+"""
+
+from dataclasses import dataclass
+
+from mm_balance.functional.adaptive import warmup_loss
+from mm_balance.methods.base import Method, Network
+from mm_balance.types import Batch, Clock, Objective
+
+
+@dataclass(frozen=True)
+class UnimodalOptions:
+    """Attributes: ``unimodal_weight`` (>= 0), the weight w_uni of the unimodal cross-entropies."""
+
+    unimodal_weight: float
+
+
+class ConcatUnimodal(Method):
+    """Fused plus weighted unimodal cross-entropies."""
+
+    name = "concat_unimodal"
+    title = "joint training + unimodal losses (control)"
+    citation = "arXiv 2510.21797v1, Eq. 5 and 7 (Eq. 7 reconstructed)"
+    Options = UnimodalOptions
+
+    def loss(self, model: Network, batch: Batch, clock: Clock) -> Objective:
+        output = model(batch.inputs)
+        result = warmup_loss(
+            output.fused, output.unimodal, batch.labels, unimodal_weight=self.options.unimodal_weight
+        )
+        return Objective(result.total, result.parts(), output)

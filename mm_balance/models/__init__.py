@@ -1,0 +1,7 @@
+"""Late-fusion networks: one encoder per modality, one fusion head that also says what each modality alone predicts."""
+
+from mm_balance.models.encoders import ENCODERS, Encoder, build_encoder
+from mm_balance.models.fusion import FUSIONS, Fusion, build_fusion
+from mm_balance.models.network import MultimodalNetwork
+
+__all__ = ["ENCODERS", "FUSIONS", "Encoder", "Fusion", "MultimodalNetwork", "build_encoder", "build_fusion"]

@@ -1,0 +1,155 @@
+"""The whole network: normalise, encode each modality, fuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mm_balance.errors import UserError
+from mm_balance.models.encoders import build_encoder
+from mm_balance.models.fusion import build_fusion
+from mm_balance.types import InputSpec, Output
+
+
+class MultimodalNetwork(nn.Module):
+    """One encoder per modality and a fusion head.
+
+    Args:
+        specs: modality -> what its samples look like. The order of the mapping is the order of the modalities; the
+            first one leads the gap.
+        classes: number of classes.
+        encoder: key of ``ENCODERS``, the same for every modality.
+        fusion: key of ``FUSIONS``.
+
+    Attributes:
+        modalities: names in order.
+        exact_unimodal: whether fused logits are exactly the sum of the unimodal ones (see ``Fusion``).
+
+    Raises:
+        UserError: unknown encoder or fusion, a name that no modality can have, or modalities the fusion cannot join.
+        ValueError: a spec that contradicts itself.
+    """
+
+    def __init__(self, specs: Mapping[str, InputSpec], classes: int, *, encoder: str, fusion: str) -> None:
+        super().__init__()
+        for name, spec in specs.items():
+            _check_spec(name, spec)
+        self.specs = dict(specs)
+        self.classes = classes
+        self.encoder = encoder
+        self.modalities = tuple(specs)
+        encoders = {name: build_encoder(encoder, spec) for name, spec in specs.items()}
+        self.encoders = nn.ModuleDict(encoders)
+        self.fusion = build_fusion(fusion, {name: module.width for name, module in encoders.items()}, classes)
+        self._fusion_name = fusion
+        self.exact_unimodal = self.fusion.exact_unimodal
+        for name, spec in specs.items():
+            # Not part of the state dict: the description carries them, and one place is enough.
+            self.register_buffer(f"mean_{name}", torch.tensor(spec.mean).view(-1, 1, 1), persistent=False)
+            self.register_buffer(f"std_{name}", torch.tensor(spec.std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
+        """Logits and features of a batch.
+
+        Args:
+            inputs: modality -> ``(batch, *spec.shape)``, floating point, or uint8 (scaled to 0-1 here).
+
+        Returns:
+            See ``Output``. Logits and features have the parameters' precision (float32) under autocast too.
+
+        Raises:
+            ValueError: a modality is missing or has another shape, type or batch size.
+        """
+        self._check(inputs)
+        dtype = self._mean(self.modalities[0]).dtype
+        features = {name: self.encoders[name](self._normalise(name, inputs[name])) for name in self.modalities}
+        # The head is tiny and its logits feed a softmax and a difference of probabilities: never in half precision,
+        # where the fused logits would differ from the sum of the unimodal ones.
+        with torch.autocast(next(iter(features.values())).device.type, enabled=False):
+            features = {name: value.to(dtype) for name, value in features.items()}
+            fused, unimodal = self.fusion(features)
+        return Output(fused, unimodal, features)
+
+    def encoder_parameters(self, modality: str) -> Iterator[nn.Parameter]:
+        """All parameters of the encoder of ``modality``."""
+        return self.encoders[modality].parameters()
+
+    def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
+        """The parameters of the fusion that belong to ``modality`` alone; none for some fusions."""
+        return self.fusion.head_parameters(modality)
+
+    def shared_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the fusion that belong to no single modality (concat: the bias).
+
+        Encoder, head and shared parameters together are all parameters, each once.
+        """
+        return self.fusion.shared_parameters()
+
+    def describe(self) -> dict[str, Any]:
+        """What ``from_description`` needs to build the same network (with new weights), as JSON-ready primitives.
+
+        The specs are a list, so that the order of the modalities survives JSON written with sorted keys.
+        """
+        return {
+            "specs": [{"modality": name, **_plain(spec)} for name, spec in self.specs.items()],
+            "classes": self.classes,
+            "encoder": self.encoder,
+            "fusion": self._fusion_name,
+        }
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> MultimodalNetwork:
+        """A new network from what ``describe`` gave."""
+        specs = {
+            item["modality"]: InputSpec(item["kind"], tuple(item["shape"]), tuple(item["mean"]), tuple(item["std"]))
+            for item in description["specs"]
+        }
+        return cls(specs, description["classes"], encoder=description["encoder"], fusion=description["fusion"])
+
+    def _mean(self, modality: str) -> Tensor:
+        return self.get_buffer(f"mean_{modality}")
+
+    def _normalise(self, modality: str, value: Tensor) -> Tensor:
+        mean, std = self._mean(modality), self.get_buffer(f"std_{modality}")
+        scaled = value.to(mean.dtype) / 255 if value.dtype == torch.uint8 else value.to(mean.dtype)
+        return (scaled - mean) / std
+
+    def _check(self, inputs: Mapping[str, Tensor]) -> None:
+        sizes = {}
+        for name, spec in self.specs.items():
+            if name not in inputs:
+                raise ValueError(f"inputs lack the modality {name!r}; they have {list(inputs)}")
+            value = inputs[name]
+            if tuple(value.shape[1:]) != spec.shape:
+                raise ValueError(
+                    f"modality {name!r} must have shape (batch, {_text(spec.shape)}), got {tuple(value.shape)}"
+                )
+            if value.dtype != torch.uint8 and not value.is_floating_point():
+                raise ValueError(f"modality {name!r} must be floating point or uint8, got {value.dtype}")
+            sizes[name] = len(value)
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"modalities differ in batch size: {sizes}")
+
+
+def _check_spec(name: str, spec: InputSpec) -> None:
+    # torch keeps sub-modules by name: dots and the names of its own attributes cannot be used.
+    if not name or "." in name or name == "fused" or hasattr(nn.ModuleDict(), name):
+        raise UserError(f"a modality cannot be called {name!r}: rename it")
+    if len(spec.shape) not in (3, 4):
+        raise ValueError(f"modality {name!r}: shape must be ([frames,] channels, height, width), got {spec.shape}")
+    if not len(spec.mean) == len(spec.std) == spec.shape[-3]:
+        raise ValueError(f"modality {name!r}: mean and std need one value for each of {spec.shape[-3]} channels")
+    if not all(value > 0 for value in spec.std):
+        raise ValueError(f"modality {name!r}: std must be above zero, got {spec.std}")
+
+
+def _plain(spec: InputSpec) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(spec).items()}
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))

@@ -1,0 +1,90 @@
+"""A finished model as a folder (safetensors + JSON) and as a predictor of arrays. No pickle, no MLflow import.
+
+MLflow calls ``_load_pyfunc`` of this module when it loads a logged model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from mm_balance.models.network import MultimodalNetwork
+
+WEIGHTS_FILE = "weights.safetensors"
+DESCRIPTION_FILE = "description.json"
+BATCH = 256
+
+
+def save_model(model: MultimodalNetwork, classes: tuple[str, ...], folder: Path) -> None:
+    """Write weights and description of ``model`` into ``folder`` (made if missing)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS_FILE)
+    description = {"network": model.describe(), "classes": list(classes)}
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+class Predictor:
+    """The model for people who have arrays.
+
+    Attributes:
+        classes: class names in the order of the probabilities.
+        modalities: names of the inputs.
+    """
+
+    def __init__(self, model: MultimodalNetwork, classes: tuple[str, ...]) -> None:
+        self.model = model.eval()
+        self.classes = classes
+        self.modalities = model.modalities
+
+    @classmethod
+    def load(cls, folder: Path) -> Predictor:
+        """Read what ``save_model`` wrote."""
+        description = json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))
+        model = MultimodalNetwork.from_description(description["network"])
+        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        return cls(model, tuple(description["classes"]))
+
+    def get_raw_model(self) -> MultimodalNetwork:
+        """The network itself; MLflow's loaded model hands it out under this name."""
+        return self.model
+
+    @torch.no_grad()
+    def predict(
+        self, inputs: Mapping[str, np.ndarray], params: Mapping[str, Any] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Class probabilities of a batch.
+
+        Args:
+            inputs: modality -> ``(batch, *shape)``, in the recipe's units (spectrogram values; images uint8 0-255 or
+                float 0-1).
+            params: MLflow's inference parameters; there are none.
+
+        Returns:
+            ``fused`` and one entry per modality: ``(batch, classes)`` float32, rows sum to 1.
+
+        Raises:
+            ValueError: a modality is missing, has another shape, or another batch size.
+        """
+        tensors = {
+            name: torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in self.modalities if name in inputs
+        }
+        sizes = {name: len(value) for name, value in tensors.items()}
+        if set(tensors) != set(self.modalities) or len(set(sizes.values())) != 1:
+            raise ValueError(f"give one array per modality {list(self.modalities)}, all of one batch size; got {sizes}")
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in ("fused", *self.modalities)}
+        for start in range(0, next(iter(sizes.values())), BATCH):
+            output = self.model({name: value[start : start + BATCH] for name, value in tensors.items()})
+            for name, logits in {"fused": output.fused, **output.unimodal}.items():
+                parts[name].append(logits.softmax(dim=1).numpy())
+        return {name: np.concatenate(chunks) for name, chunks in parts.items()}
+
+
+def _load_pyfunc(path: str) -> Predictor:
+    return Predictor.load(Path(path))

@@ -1,0 +1,120 @@
+"""Every metric, tag and artifact name, once, with its meaning. README's glossary is generated from here.
+
+Step of every metric = epochs finished, counted over both stages. ``<modality>`` stands for a modality's name.
+"""
+
+from __future__ import annotations
+
+TRAIN_METRICS = {
+    "train/loss": "mean of the total loss over the epoch",
+    "train/loss_fusion": "part of it: cross-entropy of the fused logits, as weighted in the total",
+    "train/loss_unimodal": "part of it: cross-entropies of the unimodal logits, as weighted in the total",
+    "train/loss_gap": "part of it: penalty on the absolute gap (alpha)",
+    "train/loss_shift": "part of it: pull of imbalanced samples to the balanced centre (beta)",
+    "train/loss_hard": "part of it: extra weight on imbalanced samples (gamma)",
+    "train/samples_per_second": "training samples per second, surveys and validation not counted",
+    "learning_rate": "rate used in the epoch",
+    "anneal": "lambda(t), the strength of the gap terms in the epoch (0 where a method has none)",
+}
+
+SPLIT_METRICS = {
+    "loss": "cross-entropy of the fused prediction",
+    "accuracy": "share of samples whose fused prediction is right, 0 to 1",
+    "accuracy_<modality>": "the same for one modality alone (its unimodal logits)",
+    "macro_f1": "unweighted mean over classes of F1, 0/0 = 0",
+    "mean_average_precision": "mean over classes of one-versus-rest average precision",
+    "gap_mean": "mean modality gap; positive = the first modality is ahead",
+    "gap_mean_abs": "mean absolute modality gap",
+}
+"""Logged as ``val/...`` each epoch and as ``test/...`` by evaluation only (no choice is ever made on test)."""
+
+REFIT_METRICS = {
+    "gmm/balanced_mean": "mean of the balanced component (smaller second moment about zero)",
+    "gmm/balanced_std": "its standard deviation",
+    "gmm/balanced_weight": "its mixture weight",
+    "gmm/imbalanced_mean": "mean of the imbalanced component",
+    "gmm/imbalanced_std": "its standard deviation",
+    "gmm/imbalanced_weight": "its mixture weight",
+    "gmm/density_at_zero": "fitted density at gap 0",
+    "gmm/log_likelihood": "mean log-likelihood per sample",
+    "gmm/bic": "Bayesian information criterion of the fit",
+    "gmm/separated": "1 = the mixture beats one Gaussian by BIC (a report: the fit is used either way)",
+    "gmm/degenerate": "1 = too few, constant or non-finite gaps: one component, posterior 0",
+    "gmm/posterior_monotone": "1 = the posterior never falls as the absolute gap grows over the observed range",
+    "gap/mean": "mean gap over the training split (eval mode)",
+    "gap/std": "its standard deviation",
+    "gap/mean_abs": "mean absolute gap over the training split",
+    "gap/fraction_imbalanced": "share of training samples with posterior_imbalanced above 0.5",
+}
+
+TRUTH_METRICS = {
+    "truth/auc_gap_abs": "how well abs(gap) finds all samples corrupted on purpose (area under the ROC curve)",
+    "truth/auc_posterior": "the same for posterior_imbalanced",
+    "truth/auc_loss": "the same for -log p of the fused prediction, the usual baseline",
+    "truth/auc_sign_<modality>": "how well the signed gap finds samples corrupted in that modality (it lags behind)",
+}
+"""Logged at each refit where the data set knows which samples are corrupted (``digits``)."""
+
+SELECTION_METRICS = {
+    "selection/last_epoch": "last epoch of the run",
+    "selection/last_val_accuracy": "val/accuracy at the last epoch",
+    "selection/best_epoch": "first epoch with the best val/accuracy of this stage",
+    "selection/best_val_accuracy": "val/accuracy at that epoch",
+}
+
+TRACKING_METRICS = {
+    "time/training_seconds": "seconds in training, surveys and validation of this stage",
+    "time/tracking_seconds": "seconds spent on logging to MLflow while training (checkpoint uploads included)",
+    "time/refit_logging_seconds": "seconds of logging per refit: plots, tables, metrics (mean)",
+}
+
+TAGS = {
+    "mm.stage": "entry point or stage of the run",
+    "mm.method": "method in METHODS",
+    "mm.dataset": "data set",
+    "mm.data_digest": "SHA-256 of data, split and recipe",
+    "mm.fingerprint": "what a warm-up depends on; equal fingerprint = interchangeable warm-up",
+    "mm.loss_form": "form of the adaptive loss (a reconstruction)",
+    "mm.seed": "seed",
+    "mm.version": "version of MM-Balance",
+    "mm.git_dirty": "whether the working tree had uncommitted changes",
+    "mm.warmup_run": "run id of the warm-up",
+    "mm.evaluated_run": "run id whose model was evaluated",
+    "mm.error": "why the run failed",
+    "resumed_run": "this run only continued that one",
+    "mm.resumed_from_epoch": "epoch from which the run was last continued",
+}
+
+CONFIG_FILE = "config.json"
+ENVIRONMENT_FILE = "environment.json"
+DATA_FILE = "data.json"
+CHECKPOINT_FOLDER = "checkpoints"
+CHECKPOINT_LAST = "last"
+CHECKPOINT_BEST = "best"
+GAP_FIGURE = "figures/gap_mixture.png"
+EVOLUTION_FIGURE = "figures/mixture_evolution.png"
+ACCURACY_FIGURE = "figures/unimodal_accuracy.png"
+DENSITY_IMAGE_KEY = "gmm/density"
+MODEL_NAME = "model"
+CONFIG_PARAMETER_PREFIX = "config/"
+
+ARTIFACTS = {
+    CONFIG_FILE: "every resolved parameter",
+    ENVIRONMENT_FILE: "package versions, machine, git commit, command line",
+    DATA_FILE: "data set: digest, classes, sizes per split, recipe, skipped rows",
+    "refits/epoch_NNNN/mixture.json": "the fitted mixture; reads back with Mixture.from_json",
+    "refits/epoch_NNNN/density.png": "histogram of gaps, components, their sum, posterior",
+    "refits/epoch_NNNN/gaps.parquet": "one row per training sample: index, sample, label, p_<modality>, p_fused, gap, "
+    "posterior_imbalanced (and the planted corruption, where known)",
+    GAP_FIGURE: "the first fit of stage 2 (the paper's Fig. 2)",
+    EVOLUTION_FIGURE: "all fits of the run (the paper's Fig. 3)",
+    ACCURACY_FIGURE: "validation accuracy per modality over epochs (the paper's Fig. 4)",
+    f"{CHECKPOINT_FOLDER}/{CHECKPOINT_LAST}": "state after the last epoch: tensors and primitives, `weights_only=True`",
+    f"{CHECKPOINT_FOLDER}/{CHECKPOINT_BEST}": "weights of the best validation epoch",
+    MODEL_NAME: "the evaluated model as an MLflow model (safetensors and our own loader, no pickle)",
+}
+
+
+def refit_folder(epoch: int) -> str:
+    """Artifact folder of the refit after ``epoch`` epochs."""
+    return f"refits/epoch_{epoch:04d}"

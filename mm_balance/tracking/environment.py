@@ -1,0 +1,49 @@
+"""What a run ran on: enough to repeat it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mm_balance
+
+PACKAGES = ("torch", "torchvision", "mlflow", "optuna", "scikit-learn", "librosa", "numpy", "pandas", "matplotlib", "soundfile")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, git commit, command line. The values of environment variables are not read."""
+    return {
+        "mm_balance": mm_balance.__version__,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "git": git_state(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and whether the working tree has changes; both None outside a git checkout of this project."""
+    folder = Path(mm_balance.__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}

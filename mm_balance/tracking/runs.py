@@ -1,0 +1,259 @@
+"""Runs of MLflow, by explicit id: no global active run, so nested and concurrent runs cannot mix.
+
+``mlflow run`` creates a run before our process starts and names it in ``MLFLOW_RUN_ID``; that run is adopted. It has
+already logged the raw texts of all ``-P`` parameters, which can never be changed: resolved values therefore go under
+``config/<name>``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_NOTE, MLFLOW_PARENT_RUN_ID, MLFLOW_USER
+
+from mm_balance import names
+from mm_balance.config import Config, format_value
+from mm_balance.data import MultimodalData
+from mm_balance.engine.recorder import Point
+from mm_balance.errors import UserError
+
+# MLflow tells of every migration of a new database; ten lines of it hide our own.
+for _name in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment", "mlflow.models.model"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+METRICS_PER_BATCH = 1000
+EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
+
+
+class TrackedRun:
+    """One run, addressed by its id. Every write goes through here.
+
+    Attributes:
+        run_id: MLflow's id.
+        seconds: time spent in calls to the tracking server and artifact store so far.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.client = client
+        self.run_id = run_id
+        self.seconds = 0.0
+
+    def read(self) -> Run:
+        """The run as the server knows it now."""
+        return self.client.get_run(self.run_id)
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        self.client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+
+    def log_config(self, config: Config) -> None:
+        """The resolved configuration: parameters ``config/<name>`` (only those missing) and ``config.json``."""
+        known = self.read().data.params
+        missing = {
+            f"{names.CONFIG_PARAMETER_PREFIX}{name}": format_value(value) for name, value in asdict(config).items()
+        }
+        parameters = [Param(name, value) for name, value in missing.items() if name not in known]
+        if parameters:
+            self.client.log_batch(self.run_id, params=parameters)
+        self.log_json(asdict(config), names.CONFIG_FILE)
+
+    def log_data(self, data: MultimodalData, context: str) -> None:
+        """The data set as an MLflow input (it shows in the table of runs) and ``data.json``."""
+        self.client.log_inputs(
+            self.run_id,
+            datasets=[
+                DatasetInput(
+                    dataset=Dataset(
+                        name=data.name,
+                        digest=data.digest[:36],
+                        source_type="code" if data.name == "digits" else "local",
+                        source=json.dumps({"description": data.source, "recipe": data.recipe}),
+                        profile=json.dumps(data.counts),
+                    ),
+                    tags=[InputTag("mlflow.data.context", context)],
+                )
+            ],
+        )
+        self.log_json(
+            {
+                "name": data.name,
+                "digest": data.digest,
+                "source": data.source,
+                "recipe": data.recipe,
+                "classes": list(data.classes),
+                "counts": data.counts,
+                "skipped": list(data.skipped),
+                "inputs": {name: asdict(spec) for name, spec in data.specs.items()},
+            },
+            names.DATA_FILE,
+        )
+
+    def log_points(self, points: Iterable[Point]) -> None:
+        """Send points, in one call for up to a thousand numbers."""
+        metrics = [Metric(name, value, point.time, point.step) for point in points for name, value in point.metrics.items()]
+        for start in range(0, len(metrics), METRICS_PER_BATCH):
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """One point, now. Where the server already has a value of a name at this step, that name is left out."""
+        self.send_missing([Point(step, int(time.time() * 1000), dict(metrics))])
+
+    def send_missing(self, points: Iterable[Point]) -> None:
+        """Send what the server lacks of ``points``: nothing is ever logged twice, and points cannot be deleted."""
+        points = list(points)
+        wanted = {name for point in points for name in point.metrics}
+        present = set(self.read().data.metrics)
+        known = {
+            (name, metric.step) for name in wanted & present for metric in self.client.get_metric_history(self.run_id, name)
+        }
+        self.log_points(
+            Point(
+                point.step,
+                point.time,
+                {name: value for name, value in point.metrics.items() if (name, point.step) not in known},
+            )
+            for point in points
+        )
+
+    def log_json(self, value: Any, path: str) -> None:
+        self.client.log_text(self.run_id, json.dumps(value, indent=2, ensure_ascii=False) + "\n", path)
+
+    def log_bytes(self, content: bytes, path: str) -> None:
+        """Write ``content`` as the artifact ``path``."""
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / Path(path).name
+            local.write_bytes(content)
+            self.client.log_artifact(self.run_id, str(local), str(Path(path).parent) if "/" in path else None)
+
+    def artifact_names(self, folder: str) -> list[str]:
+        """Paths of the artifacts directly in ``folder``; empty where there is no such folder."""
+        return [item.path for item in self.client.list_artifacts(self.run_id, folder)]
+
+    def read_json(self, path: str) -> Any:
+        """The content of a JSON artifact. Raises UserError where the run has none."""
+        with tempfile.TemporaryDirectory() as folder:
+            return json.loads(self.fetch(path, Path(folder)).read_text("utf-8"))
+
+    def fetch(self, path: str, folder: Path) -> Path:
+        """Download one artifact into ``folder``. Raises UserError where the run has none."""
+        try:
+            return Path(self.client.download_artifacts(self.run_id, path, str(folder)))
+        except (MlflowException, OSError) as error:
+            raise UserError(f"run {self.run_id} has no artifact {path}") from error
+
+    def describe(self, markdown: str) -> None:
+        """The text at the top of the run's page."""
+        self.set_tags({MLFLOW_NOTE: markdown[:5000]})
+
+    def terminate(self, status: str) -> None:
+        """End the run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        self.client.set_terminated(self.run_id, status)
+
+    def reopen(self) -> None:
+        """Set the run RUNNING again, to continue it."""
+        self.client.update_run(self.run_id, status="RUNNING")
+
+
+def adopted_run_id() -> str | None:
+    """Id of the run that ``mlflow run`` has made for this process, if any."""
+    return os.environ.get("MLFLOW_RUN_ID")
+
+
+def open_run(name: str, *, parent: TrackedRun | None = None) -> TrackedRun:
+    """Adopt the run ``mlflow run`` has made, or create one; with ``parent``, create a nested one.
+
+    The experiment is the parent's, the project run's, or the one that ``MLFLOW_EXPERIMENT_NAME`` names, else Default.
+    """
+    client = MlflowClient()
+    adopted = adopted_run_id()
+    if parent is None and adopted is not None:
+        client.update_run(adopted, name=name)
+        return TrackedRun(client, adopted)
+    tags = {MLFLOW_USER: os.environ.get("USER", "unknown")}
+    if parent is not None:
+        tags[MLFLOW_PARENT_RUN_ID] = parent.run_id
+    experiment = parent.read().info.experiment_id if parent is not None else current_experiment(client)
+    return TrackedRun(client, client.create_run(experiment, tags=tags, run_name=name).info.run_id)
+
+
+def existing_run(run_id: str, parameter: str) -> TrackedRun:
+    """The run ``run_id`` that the user named in ``parameter``. Raises UserError where there is none."""
+    client = MlflowClient()
+    try:
+        client.get_run(run_id)
+    except MlflowException:
+        raise UserError(
+            f"{parameter}={run_id}: no such run in {mlflow.get_tracking_uri()}; check the id and MLFLOW_TRACKING_URI"
+        ) from None
+    return TrackedRun(client, run_id)
+
+
+def current_experiment(client: MlflowClient) -> str:
+    """Id of the experiment for new runs; created where its name is new."""
+    if identity := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return identity
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    try:
+        return client.create_experiment(name, tags=EXPERIMENT_KIND)
+    except MlflowException:  # another process was faster
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return found.experiment_id
+
+
+def children(run: TrackedRun) -> dict[str, TrackedRun]:
+    """The nested runs of ``run``, by their stage tag; of several with one stage, the newest."""
+    experiment = run.read().info.experiment_id
+    found = run.client.search_runs(
+        [experiment], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run.run_id}'", order_by=["attributes.start_time ASC"]
+    )
+    return {item.data.tags["mm.stage"]: TrackedRun(run.client, item.info.run_id) for item in found if "mm.stage" in item.data.tags}
+
+
+def find_warmup(fingerprint: str) -> TrackedRun | None:
+    """The newest finished warm-up with this fingerprint, in any experiment."""
+    client = MlflowClient()
+    experiments = [item.experiment_id for item in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
+    found = client.search_runs(
+        experiments,
+        f"tags.`mm.fingerprint` = '{fingerprint}' and tags.`mm.stage` = 'warmup' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    return TrackedRun(client, found[0].info.run_id) if found else None
+
+
+def run_link(run: TrackedRun) -> str:
+    """The page of a run in the MLflow UI (on ``localhost:5000`` where the store is no server)."""
+    base = mlflow.get_tracking_uri()
+    base = base if base.startswith("http") else "http://127.0.0.1:5000"
+    return f"{base.rstrip('/')}/#/experiments/{run.read().info.experiment_id}/runs/{run.run_id}"
+
+
+def tracking_uri() -> str:
+    """Where runs are kept."""
+    return mlflow.get_tracking_uri()

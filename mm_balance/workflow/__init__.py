@@ -1,0 +1,1 @@
+"""Stages put together: configuration, data, engine and tracking. Entry points, analysis and studies call this."""

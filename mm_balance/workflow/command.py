@@ -1,0 +1,169 @@
+"""From a command line to an exit status: one clear line for a user's mistake, no run left RUNNING."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+from mm_balance import names
+from mm_balance.config import Config, entry_point_options, options, parse_arguments, resolve
+from mm_balance.data import MultimodalData
+from mm_balance.engine.loop import Interrupted
+from mm_balance.errors import UserError
+from mm_balance.tracking.runs import TrackedRun, adopted_run_id, children, existing_run, open_run, run_link, tracking_uri
+from mm_balance.workflow.report import accuracies
+from mm_balance.workflow.runners import (
+    choose_warmup,
+    merge_resumed,
+    run_evaluate,
+    run_main,
+    run_stage2,
+    run_warmup,
+)
+from mm_balance.workflow.setup import read_data, resolve_device
+
+
+class StopRequest:
+    """SIGTERM and SIGINT ask for a stop after the batch under way; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        print(f"mm-balance: {signal.Signals(number).name}: saving a checkpoint after this batch", file=sys.stderr)
+
+
+def command(entry_point: str, arguments: Sequence[str] | None = None) -> int:
+    """Run an entry point.
+
+    Returns:
+        0 = finished; 1 = a mistake or a failure that the user can put right; 128 + n = stopped by signal n.
+    """
+    stop = StopRequest()
+    try:
+        _dispatch(entry_point, sys.argv[1:] if arguments is None else list(arguments), stop)
+    except UserError as error:
+        line = " ".join(str(error).split())
+        print(f"mm-balance: error: {line}", file=sys.stderr)
+        _fail_adopted(line)
+        return 1
+    except Interrupted:
+        return 128 + (stop.signal or signal.SIGTERM)
+    return 0
+
+
+def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None:
+    given = parse_arguments(entry_point, arguments)
+    if entry_point == "evaluate":
+        _evaluate(given)
+        return
+    resumed = existing_run(given["resume_run"], "resume_run") if given["resume_run"] else None
+    config = _resumed_config(entry_point, given, resumed) if resumed else resolve(given)
+    resolve_device(config.device)
+    data = read_data(config)
+    if resumed is not None:
+        _check_same_data(resumed, data)
+    warmup = choose_warmup(config, data) if entry_point == "adaptive" else None
+    run = resumed or open_run(f"{entry_point} {data.name} seed {config.seed}")
+    if resumed is not None:
+        resumed.reopen()
+    try:
+        if entry_point == "main":
+            final = run_main(config, data, run, stop)
+            _say(run, accuracies(final, "test", tuple(data.specs)), "test accuracy")
+        else:
+            result = (
+                run_warmup(config, data, run, stop)
+                if warmup is None
+                else run_stage2(config, data, run, stop, warmup)
+            )
+            final = result.progress.points[-1].metrics
+            _say(run, accuracies(final, "val", tuple(data.specs)), "validation accuracy")
+    except Interrupted:
+        _end(run, "KILLED")
+        print(f"mm-balance: stopped; go on with: mlflow run . --env-manager local -e {entry_point} "
+              f"-P resume_run={run.run_id}", file=sys.stderr)  # fmt: skip
+        raise
+    except BaseException as error:
+        run.set_tags({"mm.error": str(error)[:500] or type(error).__name__})
+        _end(run, "FAILED")
+        raise
+    if resumed is not None:
+        _close_adopted(resumed)
+
+
+def _evaluate(given: dict[str, Any]) -> None:
+    if given["run_id"] is None:
+        raise UserError("run_id is missing; give the id of a finished run of warmup, adaptive or main")
+    source = existing_run(given["run_id"], "run_id")
+    saved = source.read_json(names.CONFIG_FILE)
+    config = Config(**{**saved, "data_dir": given["data_dir"]})
+    data = read_data(config)
+    _check_same_data(source, data)
+    run = open_run(f"evaluate {given['split']} {source.read().info.run_name}")
+    try:
+        metrics = run_evaluate(source, given["split"], data, run, given["device"])
+    except BaseException:
+        _end(run, "FAILED")
+        raise
+    _say(run, accuracies(metrics, given["split"], tuple(data.specs)), f"{given['split']} accuracy")
+
+
+def _resumed_config(entry_point: str, given: dict[str, Any], run: TrackedRun) -> Config:
+    stage = run.read().data.tags.get("mm.stage")
+    if stage != entry_point:
+        raise UserError(f"resume_run={run.run_id} is a run of {stage or 'something else'}; continue it with -e {stage}")
+    saved = run.read_json(names.CONFIG_FILE)
+    declared = {name: None if option.may_be_none else option.default for name, option in options().items()}
+    taken = {name: value for name, value in given.items() if name in entry_point_options(entry_point)}
+    return Config(**merge_resumed(taken, saved, declared))
+
+
+def _check_same_data(run: TrackedRun, data: MultimodalData) -> None:
+    if run.read().data.tags.get("mm.data_digest") != data.digest:
+        raise UserError(f"run {run.run_id} was trained on other data: the digest of {data.name} is now {data.digest[:12]}")
+
+
+def _end(run: TrackedRun, status: str) -> None:
+    """End a run and those of its nested runs that are still open."""
+    for item in (*children(run).values(), run):
+        if item.read().info.status == "RUNNING":
+            item.terminate(status)
+
+
+def _fail_adopted(line: str) -> None:
+    """Say on the run that ``mlflow run`` made why nothing happened in it."""
+    if (identity := adopted_run_id()) is not None:
+        run = existing_run(identity, "MLFLOW_RUN_ID")
+        run.set_tags({"mm.error": line[:500]})
+        run.describe(f"Failed: {line}")
+        run.terminate("FAILED")
+
+
+def _close_adopted(resumed: TrackedRun) -> None:
+    identity = adopted_run_id()
+    if identity is not None and identity != resumed.run_id:
+        adopted = existing_run(identity, "MLFLOW_RUN_ID")
+        adopted.set_tags({"resumed_run": resumed.run_id})
+        adopted.describe(f"This run only continued run `{resumed.run_id}`.")
+        adopted.terminate("FINISHED")
+
+
+def _say(run: TrackedRun, line: str, what: str) -> None:
+    uri = tracking_uri()
+    print(f"\n{what}: {line.replace('*', '')}")
+    print(f"run:  {run.run_id}")
+    if not uri.startswith("http"):
+        print(f"open: mlflow ui --backend-store-uri {uri}")
+    print(f"link: {run_link(run)}")

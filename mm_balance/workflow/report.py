@@ -1,0 +1,137 @@
+"""What a finished stage leaves behind for people: figures, the model, a description that reads like a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mm_balance import names
+from mm_balance.config import Config
+from mm_balance.engine.recorder import Point
+from mm_balance.figures import mixture_density, mixture_evolution, save_png, unimodal_accuracy
+from mm_balance.functional.mixture import Mixture
+from mm_balance.tracking.model import log_model
+from mm_balance.tracking.recorder import read_gaps
+from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.stage import StageResult
+
+FORM_NOTE = {
+    "reconstructed": "Eq. 10 reconstructed from the paper's prose and ablations",
+    "prose": "Eq. 10 reconstructed, wording of the prose",
+    "abstract_v2": "Eq. 10 reconstructed, wording of the abstract of version 2",
+}
+
+
+def publish(result: StageResult, target: TrackedRun, points: list[Point], warmup_epochs: int) -> None:
+    """Figures and model of ``result`` on ``target`` (its own run, or the parent of a nested one).
+
+    Args:
+        points: the curve to draw: those of the stage, or of both stages.
+        warmup_epochs: where the first stage ended.
+    """
+    _log_figures(result, target, points, warmup_epochs)
+    log_model(target, result.stage.model, result.stage.data, result.epoch)
+
+
+def _log_figures(result: StageResult, target: TrackedRun, points: list[Point], warmup_epochs: int) -> None:
+    refits = read_refits(result.run)
+    epoch, gaps, mixture = refits[0]
+    modalities = list(result.stage.model.modalities)
+    other = modalities[1] if len(modalities) == 2 else "the best other"
+    title = f"Modality gap and mixture after epoch {epoch}"
+    figures = {
+        names.GAP_FIGURE: mixture_density(gaps, mixture, title=title, leading=modalities[0], other=other),
+        names.EVOLUTION_FIGURE: mixture_evolution(refits),
+        names.ACCURACY_FIGURE: accuracy_figure(points, modalities, warmup_epochs),
+    }
+    for path, figure in figures.items():
+        target.log_bytes(save_png(figure), path)
+
+
+def accuracy_figure(points: list[Point], modalities: list[str], warmup_epochs: int):
+    """Validation accuracy per modality and fused over epochs (Fig. 4)."""
+    seen = [point for point in points if "val/accuracy" in point.metrics]
+    return unimodal_accuracy(
+        [point.step for point in seen],
+        {name: [point.metrics[f"val/accuracy_{name}"] for point in seen] for name in modalities},
+        fused=[point.metrics["val/accuracy"] for point in seen],
+        warmup_epochs=warmup_epochs,
+    )
+
+
+def read_refits(run: TrackedRun) -> list[tuple[int, object, Mixture]]:
+    """All refits a run has published: epoch, gaps ``(samples,)``, mixture, in order of epoch."""
+    found = []
+    with TemporaryDirectory() as temporary:
+        for folder in run.artifact_names("refits"):
+            local = run.fetch(folder, Path(temporary))
+            mixture = Mixture.from_json((local / "mixture.json").read_text("utf-8"))
+            found.append((int(folder.rsplit("_", 1)[1]), read_gaps(local / "gaps.parquet"), mixture))
+    return sorted(found, key=lambda item: item[0])
+
+
+def final_validation(result: StageResult) -> dict[str, float]:
+    """The validation metrics of the selected epoch."""
+    point = next(item for item in result.progress.points if item.step == result.epoch and "val/accuracy" in item.metrics)
+    return {name: value for name, value in point.metrics.items() if name.startswith("val/")}
+
+
+def describe_stage(config: Config, result: StageResult, headline: str) -> str:
+    """Markdown for the run's page: what was trained, how it ended, how the gaps moved."""
+    validation = final_validation(result)
+    lines = [
+        f"**{headline}** on `{result.stage.data.name}`, seed {config.seed}, {result.progress.epoch} epochs in all.",
+        "",
+        "Validation accuracy at epoch "
+        f"{result.epoch} ({config.selection.replace('_', ' ')}): {accuracies(validation, 'val', result.stage.model.modalities)}.",
+        "",
+        *gap_table(result.progress.points),
+        "",
+        *notes(config, result),
+    ]
+    return "\n".join(lines)
+
+
+def accuracies(metrics: Mapping[str, float], prefix: str, modalities: tuple[str, ...]) -> str:
+    """``fused 93.1 %, audio 80.2 %, visual 71.0 %``."""
+    parts = [f"fused **{100 * metrics[f'{prefix}/accuracy']:.1f} %**"]
+    parts += [f"{name} {100 * metrics[f'{prefix}/accuracy_{name}']:.1f} %" for name in modalities]
+    return ", ".join(parts)
+
+
+def gap_table(points: list[Point]) -> list[str]:
+    """The refits of a stage as rows of a markdown table."""
+    rows = [
+        "| epoch | mean gap | mean abs(gap) | imbalanced weight | imbalanced mean | density at 0 |",
+        "|--:|--:|--:|--:|--:|--:|",
+    ]
+    for point in points:
+        if "gap/mean" in point.metrics:
+            value = point.metrics
+            rows.append(
+                f"| {point.step} | {value['gap/mean']:+.3f} | {value['gap/mean_abs']:.3f} | "
+                f"{value['gmm/imbalanced_weight']:.3f} | {value['gmm/imbalanced_mean']:+.3f} | {value['gmm/density_at_zero']:.2f} |"
+            )
+    return rows
+
+
+def notes(config: Config, result: StageResult) -> list[str]:
+    """What a stranger must know beside the numbers."""
+    data = result.stage.data
+    lead, *others = result.stage.model.modalities
+    text = [
+        f"Gap = p_{lead} - p_{others[0] if len(others) == 1 else 'best other'} of the true class (Eq. 6): positive means "
+        f"{lead} is ahead.",
+        f"Data: {data.source} Sizes: {', '.join(f'{name} {size}' for name, size in data.counts.items())}.",
+    ]
+    if result.stage.method.name == "gap_mixture":
+        text.insert(0, f"Loss form `{config.loss_form}`: {FORM_NOTE[config.loss_form]}; not the authors' own equation.")
+    truth = [point for point in result.progress.points if "truth/auc_gap_abs" in point.metrics]
+    if truth:
+        value = truth[-1].metrics
+        text.append(
+            f"Planted corruption in training, found at the last survey (AUC): abs(gap) {value['truth/auc_gap_abs']:.3f}, "
+            f"posterior {value['truth/auc_posterior']:.3f}, -log p {value['truth/auc_loss']:.3f}."
+        )
+    return text

@@ -1,0 +1,82 @@
+"""What every stage needs before it starts: data, device, folders, fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+
+import mm_balance
+from mm_balance.config import AUTO, Config, fingerprint_settings
+from mm_balance.data import MultimodalData, load_data
+from mm_balance.errors import UserError
+from mm_balance.tracking.environment import git_state
+
+CACHE_VARIABLE = "MM_BALANCE_CACHE"
+DATA_SEED = 0
+"""The draw of data is the same for all runs; ``seed`` changes the training alone."""
+
+
+def cache_folder() -> Path:
+    """Where checkpoints under way and prepared data live: ``$MM_BALANCE_CACHE``, else the user's cache folder."""
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mm_balance"
+
+
+def work_folder(run_id: str) -> Path:
+    """Local folder of a run's checkpoints."""
+    return cache_folder() / "runs" / run_id
+
+
+def read_data(config: Config) -> MultimodalData:
+    """The data set of ``config``, decoded and checked, with ``train_fraction`` applied."""
+    data = load_data(
+        config.dataset,
+        data_dir=cache_folder() / "data" if config.data_dir == AUTO else Path(config.data_dir),
+        seed=DATA_SEED,
+        visual_difficulty=config.visual_difficulty,
+        corruption=config.corruption,
+        modalities=tuple(config.modalities.split(",")),
+        on_error=config.on_error,
+        image_size=config.image_size,
+        clip_seconds=config.clip_seconds,
+        progress=True,
+    )
+    return data.with_train_fraction(config.train_fraction, seed=DATA_SEED)
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` = CUDA where there is one. Raises UserError for a device this machine lacks."""
+    if device == AUTO:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={device}: this machine has {torch.cuda.device_count()} CUDA device(s); use device=cpu")
+    return chosen
+
+
+def fingerprint(config: Config, data: MultimodalData) -> str:
+    """What a warm-up run depends on, as SHA-256: data digest, model, optimiser and warm-up parameters, version."""
+    settings = fingerprint_settings(config) | {"data": data.digest, "version": mm_balance.__version__}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def run_tags(config: Config, data: MultimodalData, stage: str, method: str) -> dict[str, str]:
+    """The tags by which runs are found and compared."""
+    git = git_state()
+    return {
+        "mm.stage": stage,
+        "mm.method": method,
+        "mm.dataset": data.name,
+        "mm.data_digest": data.digest,
+        "mm.fingerprint": fingerprint(config, data),
+        "mm.loss_form": config.loss_form if method == "gap_mixture" else "none",
+        "mm.seed": str(config.seed),
+        "mm.version": mm_balance.__version__,
+        "mm.git_dirty": str(git["dirty"]),
+        **({"mlflow.source.git.commit": git["commit"]} if git["commit"] else {}),
+    }

@@ -1,0 +1,64 @@
+"""The evolution figure: one panel per refit, all refits in the lines beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mm_balance.figures import mixture_evolution, save_png
+from mm_balance.functional.mixture import fit_mixture
+
+
+def refits(count: int, kind: str = "two"):
+    generator = np.random.default_rng(1)
+    found = []
+    for number in range(count):
+        spread = 0.2 / (1 + number)
+        gaps = np.concatenate(
+            [generator.normal(0, spread, 200), generator.normal(0.6, 0.1, 80), [-0.5, -0.52, -0.48] * 10]
+        )
+        found.append((6 + 3 * number, gaps, fit_mixture(gaps, kind=kind)))
+    return found
+
+
+def panel_texts(figure) -> list[str]:
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+@pytest.mark.parametrize("kind", ["two", "two_absolute", "three"])
+def test_every_refit_has_a_panel_and_a_point(kind):
+    series = refits(3, kind)
+    figure = mixture_evolution(series)
+    assert len(figure.axes) == 3 + 3
+    weight, mean, density = (axes.get_lines()[0] for axes in figure.axes[-3:])
+    assert list(weight.get_xdata()) == [6, 9, 12]
+    np.testing.assert_allclose(weight.get_ydata(), [mixture.imbalanced.weight for _, _, mixture in series])
+    np.testing.assert_allclose(mean.get_ydata(), [mixture.imbalanced.mean for _, _, mixture in series])
+    np.testing.assert_allclose(density.get_ydata(), [mixture.density_at_zero for _, _, mixture in series])
+    for epoch, _, mixture in series:
+        assert f"epoch {epoch}" in panel_texts(figure)
+        assert f"density at zero {mixture.density_at_zero:.3g}" in panel_texts(figure)
+
+
+def test_of_many_refits_six_get_panels_first_and_last_among_them():
+    figure = mixture_evolution(refits(9))
+    shown = [text for text in panel_texts(figure) if text.startswith("epoch")]
+    assert len(shown) == 6
+    assert (shown[0], shown[-1]) == ("epoch 6", "epoch 30")
+    assert len(figure.axes[-1].get_lines()[0].get_xdata()) == 9
+
+
+def test_degenerate_refits_and_a_single_one_are_drawn():
+    constant = np.zeros(30)
+    series = [
+        *refits(1),
+        (9, constant, fit_mixture(constant)),
+        (12, np.array([np.nan]), fit_mixture(np.array([np.nan]))),
+    ]
+    assert save_png(mixture_evolution(series)).startswith(b"\x89PNG")
+    assert save_png(mixture_evolution(series[:1])).startswith(b"\x89PNG")
+
+
+def test_nothing_to_draw_is_an_error():
+    with pytest.raises(ValueError, match="at least one refit"):
+        mixture_evolution([])

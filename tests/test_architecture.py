@@ -1,0 +1,83 @@
+"""The layout shows the architecture: arrows point one way, and heavy libraries stay in their rooms."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "mm_balance"
+
+LAYERS = [
+    {"errors", "names", "seeding"},
+    {"types", "functional"},
+    {"config"},
+    {"data", "models"},
+    {"methods"},
+    {"engine", "figures"},
+    {"tracking"},
+    {"workflow", "study"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+ROOMS = {
+    "mlflow": {"tracking"},
+    "optuna": {"study"},
+    "librosa": {"data"},
+    "soundfile": {"data"},
+    "matplotlib": {"figures"},
+    "pandas": {"tracking"},
+    "sklearn": {"functional"},
+    "scipy": {"functional"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {item.name for item in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{item.name}" for item in node.names}
+    return found
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down_and_libraries_stay_in_their_rooms(path):
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "mm_balance" and len(parts) > 1 and parts[1] in LEVEL:
+            assert LEVEL[parts[1]] <= LEVEL[room(path)], f"{path.name} imports upwards: {name}"
+        if parts[0] in ROOMS:
+            assert room(path) in ROOMS[parts[0]], f"{name} does not belong in {room(path)}"
+
+
+def test_every_room_has_a_level():
+    rooms = {room(path) for path in MODULES if path.parent != PACKAGE} | {path.stem for path in PACKAGE.glob("*.py")}
+    assert rooms - {"__init__", "presets"} <= set(LEVEL)
+
+
+def test_importing_the_package_loads_neither_mlflow_nor_optuna():
+    code = "import sys, mm_balance; print([name for name in ('mlflow', 'optuna', 'matplotlib') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_loop_names_no_method():
+    from mm_balance.methods import METHODS
+
+    for path in (PACKAGE / "engine").glob("*.py"):
+        text = path.read_text("utf-8")
+        assert not [name for name in METHODS if f'"{name}"' in text], path.name
+
+
+def test_configuration_is_free_of_torch():
+    for path in (PACKAGE / "config").glob("*.py"):
+        assert not [name for name in imports(path) if name.split(".")[0] == "torch"]

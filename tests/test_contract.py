@@ -1,0 +1,87 @@
+"""The public surface, frozen: a change here is deliberate and goes into CHANGELOG.md."""
+
+from mm_balance import names
+from mm_balance.config import entry_point_options, options
+
+COMMON = """dataset data_dir preset modalities visual_difficulty corruption train_fraction image_size clip_seconds on_error
+encoder fusion batch_size learning_rate learning_rate_schedule learning_rate_step learning_rate_decay optimizer momentum
+weight_decay selection seed device precision resume_run""".split()
+WARMUP = ["warmup_epochs", "warmup_unimodal_weight"]
+STAGE2 = """adaptive_epochs refit_every adaptive_learning_rate optimizer_state mixture loss_form unimodal_weight gap_weight
+shift_weight hard_weight balanced_fusion_weight posterior_weighting posterior_source gap_gradient anneal anneal_start
+anneal_end""".split()
+
+
+def test_entry_points_and_their_parameters():
+    assert list(entry_point_options("main")) == [*COMMON, *WARMUP, *STAGE2]
+    assert list(entry_point_options("warmup")) == [*COMMON, *WARMUP]
+    assert list(entry_point_options("adaptive")) == [*COMMON, "warmup_run", *STAGE2]
+    assert list(entry_point_options("evaluate")) == ["data_dir", "device", "run_id", "split"]
+
+
+def test_defaults():
+    defaults = {name: option.default for name, option in options().items()}
+    expected_auto = set(
+        """data_dir preset visual_difficulty train_fraction image_size clip_seconds encoder batch_size learning_rate
+        learning_rate_schedule learning_rate_step learning_rate_decay device warmup_epochs warmup_unimodal_weight
+        adaptive_epochs refit_every adaptive_learning_rate balanced_fusion_weight""".split()
+    )
+    assert {name for name, value in defaults.items() if value == "auto"} == expected_auto
+    fixed = {
+        "dataset": "digits", "modalities": "audio,visual", "corruption": 0.1, "on_error": "fail", "fusion": "concat",
+        "optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0001, "selection": "last", "seed": 0,
+        "precision": "float32", "resume_run": "none", "warmup_run": "none", "optimizer_state": "reset",
+        "mixture": "two", "loss_form": "reconstructed", "unimodal_weight": 1.0, "gap_weight": 0.5, "shift_weight": 0.5,
+        "hard_weight": 1.0, "posterior_weighting": "posterior", "posterior_source": "refit", "gap_gradient": "both",
+        "anneal": "cosine", "anneal_start": 1.0, "anneal_end": 0.1, "run_id": "none", "split": "test",
+    }  # fmt: skip
+    assert {name: value for name, value in defaults.items() if value != "auto"} == fixed
+
+
+def test_choices():
+    choices = {name: option.choices for name, option in options().items() if option.choices}
+    assert choices == {
+        "on_error": ("fail", "skip"),
+        "encoder": ("resnet18", "resnet_narrow"),
+        "fusion": ("concat", "sum", "film", "gated"),
+        "learning_rate_schedule": ("constant", "step", "cosine"),
+        "optimizer": ("sgd", "adam"),
+        "selection": ("last", "best_validation"),
+        "precision": ("float32", "bfloat16", "float16"),
+        "optimizer_state": ("reset", "keep"),
+        "mixture": ("two", "two_absolute", "three"),
+        "loss_form": ("reconstructed", "prose", "abstract_v2"),
+        "posterior_weighting": ("posterior", "none", "prior"),
+        "posterior_source": ("refit", "current"),
+        "gap_gradient": ("both", "weaker"),
+        "anneal": ("constant", "linear", "cosine", "exponential"),
+        "split": ("train", "val", "test"),
+    }
+
+
+def test_metric_and_artifact_names():
+    assert set(names.REFIT_METRICS) == {
+        *(f"gmm/{side}_{what}" for side in ("balanced", "imbalanced") for what in ("mean", "std", "weight")),
+        "gmm/density_at_zero", "gmm/log_likelihood", "gmm/bic", "gmm/separated", "gmm/degenerate",
+        "gmm/posterior_monotone", "gap/mean", "gap/std", "gap/mean_abs", "gap/fraction_imbalanced",
+    }  # fmt: skip
+    assert set(names.SPLIT_METRICS) == {
+        "loss", "accuracy", "accuracy_<modality>", "macro_f1", "mean_average_precision", "gap_mean", "gap_mean_abs"
+    }  # fmt: skip
+    assert set(names.TRAIN_METRICS) == {
+        "train/loss", "train/loss_fusion", "train/loss_unimodal", "train/loss_gap", "train/loss_shift",
+        "train/loss_hard", "train/samples_per_second", "learning_rate", "anneal",
+    }  # fmt: skip
+    assert names.refit_folder(12) == "refits/epoch_0012"
+    assert (names.GAP_FIGURE, names.EVOLUTION_FIGURE, names.ACCURACY_FIGURE) == (
+        "figures/gap_mixture.png", "figures/mixture_evolution.png", "figures/unimodal_accuracy.png"
+    )  # fmt: skip
+    assert (names.CONFIG_FILE, names.ENVIRONMENT_FILE) == ("config.json", "environment.json")
+    assert names.DENSITY_IMAGE_KEY == "gmm/density"
+
+
+def test_python_surface():
+    import mm_balance
+
+    assert set(mm_balance.__all__) >= {"modality_gap", "fit_mixture", "adaptive_loss", "LossWeights", "METHODS"}
+    assert list(mm_balance.METHODS) == ["concat", "concat_unimodal", "gap_mixture"]
