@@ -37,7 +37,7 @@ def make_tiny_data(modalities=("audio", "visual"), classes=3, train=40, seed=0) 
             modality: torch.randn(samples, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1) * (1.0 - 0.4 * place)
             for place, modality in enumerate(modalities)
         }
-        corrupted = [modalities[0] if name == "train" and index % 10 == 0 else "" for index in range(samples)]
+        corrupted = [modalities[index % 2] if name == "train" and index % 5 == 0 else "" for index in range(samples)]
         return Split(name, inputs, labels, [f"{name}-{index}" for index in range(samples)], corrupted)
 
     splits = {name: split(name, samples) for name, samples in (("train", train), ("val", 12), ("test", 12))}

@@ -119,7 +119,7 @@ def roles(mixture: Mixture, leading: str, other: str) -> list[tuple[str, str]]:
             found.append(("balanced", BALANCED))
         elif mixture.kind != "three":
             found.append(("imbalanced", IMBALANCED))
-        elif component.mean > mixture.balanced.mean:
+        elif component.mean > 0:
             found.append((f"{leading} ahead", IMBALANCED))
         else:
             found.append((f"{other} ahead", ORANGE))

@@ -104,4 +104,5 @@ def _first_of_each_label(panels: Sequence[Axes]) -> tuple[list[Artist], list[str
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    return list(entries.values()), list(entries)
+    labels = sorted(entries, key=lambda label: label == "sum")  # stable: the sum goes last
+    return [entries[label] for label in labels], labels

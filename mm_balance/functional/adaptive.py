@@ -40,7 +40,7 @@ class LossWeights:
                 raise ValueError(f"the loss weight {item.name} must be a finite number of at least 0, got {value}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdaptiveLoss:
     """A loss and its parts, scalars, as they enter ``total``: their sum is ``total``."""
 
@@ -56,7 +56,7 @@ class AdaptiveLoss:
         return {item.name: getattr(self, item.name).detach() for item in fields(self) if item.name != "total"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Terms:
     """What a form combines, per sample, each ``(batch,)``.
 
@@ -89,7 +89,10 @@ def _reconstructed(terms: Terms, weights: LossWeights, anneal: float) -> dict[st
 
 
 def _prose(terms: Terms, weights: LossWeights, anneal: float) -> dict[str, Tensor]:
-    """L_f + w (L_a + L_v) + lambda [alpha abs(D) + beta q_m (D - mu_b)^2] + gamma q_m L_f; lambda on the gap terms only."""
+    """L_f + w (L_a + L_v) + lambda [alpha abs(D) + beta q_m (D - mu_b)^2] + gamma q_m L_f.
+
+    Lambda on the gap terms only; delta is not used.
+    """
     return {
         "fusion": terms.fusion,
         "unimodal": weights.unimodal * terms.unimodal,
@@ -100,7 +103,10 @@ def _prose(terms: Terms, weights: LossWeights, anneal: float) -> dict[str, Tenso
 
 
 def _abstract_v2(terms: Terms, weights: LossWeights, anneal: float) -> dict[str, Tensor]:
-    """(1 + delta q_b) L_f + w (L_a + L_v) + lambda alpha q_m abs(D): the abstract of version 2, delta = 1 there."""
+    """(1 + delta q_b) L_f + w (L_a + L_v) + lambda alpha q_m abs(D): the abstract of version 2.
+
+    The caller sets delta = ``balanced_fusion`` (1 in that version); beta and gamma are not used.
+    """
     nothing = torch.zeros_like(terms.fusion)
     return {
         "fusion": (1 + weights.balanced_fusion * terms.balanced) * terms.fusion,
@@ -136,9 +142,10 @@ def adaptive_loss(
 
     Args:
         fused_logits: ``(batch, classes)``.
-        logits: modality -> ``(batch, classes)`` unimodal logits; the first is the leading one of the gap.
+        logits: modality -> ``(batch, classes)`` unimodal logits, two or more; the first is the leading one of the gap.
         labels: ``(batch,)`` int64.
-        posterior_imbalanced: ``(batch,)`` in [0, 1], q_m; never differentiated.
+        posterior_imbalanced: ``(batch,)`` in [0, 1], q_m; never differentiated. The range is the
+            caller's promise: checking it would halt the device.
         balanced_mean: mu_b, a constant between refits.
         weights: w_uni, alpha, beta, gamma, delta.
         anneal: lambda >= 0 at this time.
@@ -147,19 +154,25 @@ def adaptive_loss(
         posterior_balanced: ``(batch,)`` q_b; default 1 - q_m. Differs for the ablation that sets both to 1.
         absolute: mu_b is a mean of abs(D) (mixture kind ``two_absolute``), so the shift is (abs(D) - mu_b)^2 (ours).
 
+    Returns:
+        Scalars: the parts and their sum. With alpha = beta = gamma = delta = 0 it equals ``warmup_loss``.
+
     Raises:
-        ValueError: shapes that do not fit, an unknown form or gap gradient.
+        ValueError: shapes that do not fit, fewer than two modalities, an unknown form or gap gradient, or an ``anneal``
+            that is negative or not finite.
     """
     if form not in FORMS:
         raise ValueError(f"form={form} is not known; give one of {', '.join(FORMS)}")
     if gap_gradient not in ("both", "weaker"):
         raise ValueError(f"gap_gradient={gap_gradient} is not known; give both or weaker")
-    if posterior_imbalanced.shape != labels.shape:
-        raise ValueError(
-            f"posterior_imbalanced has shape {tuple(posterior_imbalanced.shape)}, labels {tuple(labels.shape)}"
-        )
+    if not math.isfinite(anneal) or anneal < 0:
+        raise ValueError(f"anneal must be a finite number of at least 0, got {anneal}")
+    for name, value in {"posterior_imbalanced": posterior_imbalanced, "posterior_balanced": posterior_balanced}.items():
+        if value is not None and value.shape != labels.shape:
+            # Broadcasting a (batch, 1) posterior would mix the samples without a word.
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, labels {tuple(labels.shape)}; need (B,)")
     fusion, unimodal = _cross_entropies(fused_logits, logits, labels)
-    probabilities = {name: true_class_probability(value, labels) for name, value in _wide(logits).items()}
+    probabilities = {name: true_class_probability(value, labels) for name, value in logits.items()}
     gap = (gap_from_probabilities if gap_gradient == "both" else weaker_moving_gap)(probabilities)
     imbalanced = posterior_imbalanced.detach().to(fusion)
     balanced = 1 - imbalanced if posterior_balanced is None else posterior_balanced.detach().to(fusion)
@@ -177,7 +190,21 @@ def adaptive_loss(
 def warmup_loss(
     fused_logits: Tensor, logits: Mapping[str, Tensor], labels: Tensor, *, unimodal_weight: float
 ) -> AdaptiveLoss:
-    """The loss of stage 1 (Eq. 7, reconstructed): mean of L_f + w_uni sum_m L_m. Shapes as in ``adaptive_loss``."""
+    """The loss of stage 1 (Eq. 5 and 7, both reconstructed): mean of L_f + w_uni sum_m L_m.
+
+    Args:
+        fused_logits: ``(batch, classes)``.
+        logits: modality -> ``(batch, classes)`` unimodal logits, one or more.
+        labels: ``(batch,)`` int64.
+        unimodal_weight: w_uni >= 0; 0 is plain joint training.
+
+    Returns:
+        The same parts as the adaptive loss; gap, shift and hard are 0.
+
+    Raises:
+        ValueError: shapes that do not fit, no modality, or a weight that is negative or not finite.
+    """
+    LossWeights(unimodal=unimodal_weight)  # one rule for all weights
     fusion, unimodal = _cross_entropies(fused_logits, logits, labels)
     nothing = torch.zeros_like(fusion)
     return _mean(
@@ -191,8 +218,8 @@ def posterior_weights(posterior: Tensor, imbalanced_weight: float, kind: str) ->
     Args:
         posterior: ``(batch,)`` in [0, 1], q_m of the mixture.
         imbalanced_weight: pi_m, the mixture weight of the imbalanced component.
-        kind: ``posterior``; ``none`` = both are 1 (the paper's Table 2); ``prior`` = pi_m and 1 - pi_m for every sample,
-            which keeps the mean weight (ours, the fair ablation).
+        kind: ``posterior``; ``none`` = both are 1 (the paper's Table 2); ``prior`` = pi_m and 1 - pi_m for every
+            sample, which keeps the mean weight (ours, the fair ablation).
 
     Raises:
         ValueError: an unknown kind.
@@ -206,20 +233,20 @@ def posterior_weights(posterior: Tensor, imbalanced_weight: float, kind: str) ->
     raise ValueError(f"posterior_weighting={kind} is not known; give posterior, none or prior")
 
 
-def _wide(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Half-precision logits as float32; float32 and float64 as they are."""
-    return {name: value.float() if value.element_size() < 4 else value for name, value in logits.items()}
-
-
 def _cross_entropies(fused_logits: Tensor, logits: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-    for name, value in {"fused": fused_logits, **logits}.items():
-        if value.ndim != 2 or value.shape != fused_logits.shape or len(value) != len(labels):
+    """L_f and the sum of the unimodal L_m (Eq. 5, reconstructed), each ``(batch,)``, never in half precision."""
+    if not logits:
+        raise ValueError("the unimodal losses need at least one modality, got none")
+    for name, value in [("fused", fused_logits), *logits.items()]:
+        if value.ndim != 2 or value.shape != fused_logits.shape or labels.shape != value.shape[:1]:
             raise ValueError(
-                f"{name} logits have shape {tuple(value.shape)}; fused {tuple(fused_logits.shape)}, labels {tuple(labels.shape)}"
+                f"{name} logits have shape {tuple(value.shape)}, fused logits {tuple(fused_logits.shape)}, "
+                f"labels {tuple(labels.shape)}; need (B, C), (B, C) and (B,)"
             )
-    wide = _wide({"fused": fused_logits})["fused"]
-    fusion = functional.cross_entropy(wide, labels, reduction="none")
-    each = [functional.cross_entropy(value, labels, reduction="none") for value in _wide(logits).values()]
+    fusion, *each = [
+        functional.cross_entropy(value.float() if value.element_size() < 4 else value, labels, reduction="none")
+        for value in (fused_logits, *logits.values())
+    ]
     return fusion, torch.stack(each).sum(dim=0)
 
 

@@ -16,8 +16,15 @@ def true_class_probability(logits: Tensor, labels: Tensor) -> Tensor:
         labels: ``(batch,)`` int64, 0 to classes - 1.
 
     Returns:
-        ``(batch,)`` in [0, 1], differentiable.
+        ``(batch,)`` in [0, 1], differentiable; float32 for half-precision logits, else their type.
+
+    Raises:
+        ValueError: shapes that do not fit.
     """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        # Without this, gather would accept fewer labels than rows and drop the rest without a word.
+        raise ValueError(f"logits have shape {tuple(logits.shape)}, labels {tuple(labels.shape)}; need (B, C) and (B,)")
+    logits = logits.float() if logits.element_size() < 4 else logits
     return logits.softmax(dim=1).gather(1, labels.unsqueeze(1)).squeeze(1)
 
 
@@ -35,7 +42,7 @@ def modality_gap(logits: Mapping[str, Tensor], labels: Tensor, *, leading: str |
         ``(batch,)`` in [-1, 1], differentiable.
 
     Raises:
-        ValueError: fewer than two modalities, or ``leading`` is none of them.
+        ValueError: fewer than two modalities, ``leading`` is none of them, or shapes that do not fit.
     """
     return gap_from_probabilities(
         {name: true_class_probability(value, labels) for name, value in logits.items()}, leading=leading
@@ -43,7 +50,18 @@ def modality_gap(logits: Mapping[str, Tensor], labels: Tensor, *, leading: str |
 
 
 def gap_from_probabilities(probabilities: Mapping[str, Tensor], *, leading: str | None = None) -> Tensor:
-    """The gap from true-class probabilities, modality -> ``(batch,)``; see ``modality_gap``."""
+    """The gap (Eq. 6) from true-class probabilities.
+
+    Args:
+        probabilities: modality -> ``(batch,)`` in [0, 1], two or more.
+        leading: which modality is positive; default the first.
+
+    Returns:
+        ``(batch,)`` in [-1, 1], differentiable.
+
+    Raises:
+        ValueError: fewer than two modalities, or ``leading`` is none of them.
+    """
     first, best_other = _sides(probabilities, leading)
     return first - best_other
 
@@ -51,7 +69,9 @@ def gap_from_probabilities(probabilities: Mapping[str, Tensor], *, leading: str 
 def weaker_moving_gap(probabilities: Mapping[str, Tensor], *, leading: str | None = None) -> Tensor:
     """The same value, but its gradient flows into the weaker side of each sample alone (ours).
 
-    The stronger side is a constant, so that closing the gap can only raise the weaker modality, never lower the stronger.
+    The stronger side is a constant, so that a penalty on abs(D) can only raise the weaker modality, never lower the
+    stronger. At a tie the gradient flows into the second side. Arguments, result and errors of
+    ``gap_from_probabilities``.
     """
     first, best_other = _sides(probabilities, leading)
     first_is_weaker = first < best_other

@@ -1,50 +1,105 @@
-"""Scores of predictions and of detection, and intervals over seeds. All return Python floats."""
+"""Scores of predictions and of detection, and intervals over seeds. All return Python floats; tensors of any device."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of samples whose largest logit is the true class, 0 to 1. ``logits`` (samples, classes), ``labels`` (samples,)."""
+    """Share of samples whose largest logit is the true class, 0 to 1; of equal logits the first class counts.
+
+    Args:
+        logits: ``(samples, classes)``, at least one sample.
+        labels: ``(samples,)`` int64.
+
+    Raises:
+        ValueError: shapes that do not fit, or no sample.
+    """
+    _check(logits, labels)
     return float((logits.argmax(dim=1) == labels).double().mean())
 
 
 def macro_f1(logits: Tensor, labels: Tensor) -> float:
-    """Unweighted mean over all classes (present or not) of F1, 0/0 = 0. Shapes as in ``accuracy``."""
+    """Unweighted mean of F1 over all classes, present or not, with 0/0 = 0; 0 to 1.
+
+    Arguments and errors of ``accuracy``. This is BalanceBenchmark's rule; scikit-learn's default drops absent classes.
+    """
+    _check(logits, labels)
     classes = list(range(logits.shape[1]))
-    return float(f1_score(labels.numpy(), logits.argmax(dim=1).numpy(), labels=classes, average="macro", zero_division=0))
+    return float(
+        f1_score(_array(labels), _array(logits.argmax(dim=1)), labels=classes, average="macro", zero_division=0)
+    )
 
 
 def mean_average_precision(logits: Tensor, labels: Tensor) -> float:
-    """Mean over classes of one-versus-rest average precision of the softmax; classes without a sample are left out."""
-    probabilities, truth = logits.double().softmax(dim=1).numpy(), labels.numpy()
+    """Mean over classes of the one-versus-rest average precision of the softmax, without interpolation; 0 to 1.
+
+    Classes without a sample have no average precision and are left out. NaN where a logit is NaN (training diverged).
+    Arguments and errors of ``accuracy``.
+    """
+    _check(logits, labels)
+    probabilities, truth = _array(logits.double().softmax(dim=1)), _array(labels)
+    if np.isnan(probabilities).any():
+        return math.nan
     return float(np.mean([average_precision_score(truth == name, probabilities[:, name]) for name in np.unique(truth)]))
 
 
 def binary_auc(scores: Tensor, positives: Tensor) -> float:
-    """Area under the ROC curve of ``scores`` (samples,) for ``positives`` (samples,) bool; ties count half.
+    """Area under the ROC curve, 0 to 1: the chance that a positive scores above a negative; ties count half.
 
-    NaN where only one of the two kinds occurs.
+    Args:
+        scores: ``(samples,)``; infinite scores are ranked like any other.
+        positives: ``(samples,)`` bool.
+
+    Returns:
+        NaN where only one of the two kinds occurs or a score is NaN.
+
+    Raises:
+        ValueError: shapes that do not fit.
     """
-    truth = positives.numpy().astype(bool)
-    if truth.all() or not truth.any():
-        return float("nan")
-    return float(roc_auc_score(truth, scores.numpy()))
+    if scores.ndim != 1 or scores.shape != positives.shape:
+        raise ValueError(
+            f"scores have shape {tuple(scores.shape)}, positives {tuple(positives.shape)}; need (N,) twice"
+        )
+    values, truth = _array(scores.double()), _array(positives).astype(bool)
+    if truth.all() or not truth.any() or np.isnan(values).any():
+        return math.nan
+    return float(roc_auc_score(truth, stats.rankdata(values)))
 
 
 def paired_interval(differences: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of paired differences with its two-sided interval (Student's t): mean, low, high.
+    """Mean of paired differences with its two-sided interval (Student's t).
 
-    The interval is infinite for a single difference.
+    Args:
+        differences: one per pair (same seed, two methods), any unit.
+        level: coverage, in (0, 1).
+
+    Returns:
+        Mean, low, high, in the unit of the differences; an infinite interval for a single difference.
+
+    Raises:
+        ValueError: no difference, or a level outside (0, 1).
     """
     values = np.asarray(differences, dtype=float)
+    if values.ndim != 1 or not len(values) or not 0 < level < 1:
+        raise ValueError(f"need one or more differences and a level in (0, 1), got shape {values.shape}, level {level}")
     mean = float(values.mean())
     if len(values) < 2:
-        return mean, float("-inf"), float("inf")
-    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+        return mean, -math.inf, math.inf
+    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
     return mean, mean - half, mean + half
+
+
+def _check(logits: Tensor, labels: Tensor) -> None:
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
+        raise ValueError(f"logits have shape {tuple(logits.shape)}, labels {tuple(labels.shape)}; need (N, C) and (N,)")
+
+
+def _array(values: Tensor) -> NDArray:
+    return values.detach().cpu().numpy()

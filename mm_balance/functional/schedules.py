@@ -45,11 +45,13 @@ def learning_rate_factor(schedule: str, *, epoch: int, fraction: float, step: in
         decay: factor of each fall.
 
     Raises:
-        ValueError: an unknown schedule.
+        ValueError: an unknown schedule, or ``step`` with fewer than one epoch between two falls.
     """
     if schedule == "constant":
         return 1.0
     if schedule == "step":
+        if step < 1:
+            raise ValueError(f"learning_rate_step={step} must be at least 1")
         return float(decay ** (epoch // step))
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * fraction))

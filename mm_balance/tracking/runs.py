@@ -30,7 +30,7 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_NOTE, MLFLOW_PARENT_RUN_ID, MLFLOW_USER
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_PARENT_RUN_ID, MLFLOW_USER
 
 from mm_balance import names
 from mm_balance.config import Config, format_value
@@ -163,7 +163,7 @@ class TrackedRun:
 
     def describe(self, markdown: str) -> None:
         """The text at the top of the run's page."""
-        self.set_tags({MLFLOW_NOTE: markdown[:5000]})
+        self.set_tags({MLFLOW_RUN_NOTE: markdown[:5000]})
 
     def terminate(self, status: str) -> None:
         """End the run as ``FINISHED``, ``FAILED`` or ``KILLED``."""

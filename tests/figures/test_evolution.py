@@ -35,6 +35,9 @@ def test_every_refit_has_a_panel_and_a_point(kind):
     np.testing.assert_allclose(weight.get_ydata(), [mixture.imbalanced.weight for _, _, mixture in series])
     np.testing.assert_allclose(mean.get_ydata(), [mixture.imbalanced.mean for _, _, mixture in series])
     np.testing.assert_allclose(density.get_ydata(), [mixture.density_at_zero for _, _, mixture in series])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert (labels[0], labels[-1]) == ("gaps", "sum")
+    assert len(labels) == len(set(labels))
     for epoch, _, mixture in series:
         assert f"epoch {epoch}" in panel_texts(figure)
         assert f"density at zero {mixture.density_at_zero:.3g}" in panel_texts(figure)

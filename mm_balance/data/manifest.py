@@ -1,0 +1,2 @@
+def load_manifest(*a, **k):
+    raise SystemExit("pending")
