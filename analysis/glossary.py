@@ -37,7 +37,11 @@ def _parameter_tables() -> list[str]:
     tables = []
     for group, members in groups.items():
         users = ", ".join(f"`{name}`" for name, taken in ENTRY_POINTS.items() if group in taken)
-        lines = [f"### {group} ({users})\n", "| parameter | default | allowed | meaning | source |", "|---|---|---|---|---|"]
+        lines = [
+            f"### {group} ({users})\n",
+            "| parameter | default | allowed | meaning | source |",
+            "|---|---|---|---|---|",
+        ]
         for option in members:
             default = format_value(None if option.may_be_none else option.default)
             lines.append(f"| `{option.name}` | `{default}` | {_allowed(option)} | {option.help} | {option.source} |")
@@ -56,7 +60,9 @@ def _allowed(option: Option) -> str:
 
 
 def _table(title: str, entries: Mapping[str, str]) -> str:
-    return "\n".join([f"| {title} | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in entries.items()), ""])
+    return "\n".join(
+        [f"| {title} | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in entries.items()), ""]
+    )
 
 
 if __name__ == "__main__":

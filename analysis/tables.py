@@ -92,7 +92,9 @@ def result_table(frame: pd.DataFrame, rows: Sequence[str]) -> list[str]:
             continue
         cells = [row, str(len(part)), *(spread(part[name], 100) for name in ACCURACIES)]
         cells += [
-            difference(frame, row, base, column) for base in ("joint", "control") for column in ("accuracy", "accuracy_visual")
+            difference(frame, row, base, column)
+            for base in ("joint", "control")
+            for column in ("accuracy", "accuracy_visual")
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -154,7 +156,7 @@ def write_result(
         "",
         *result_table(frame, rows),
         "",
-        "Tuned on validation (seed 1000, six trials each, the same grid): "
+        "Tuned on validation (seed 1000, three trials each, the same grid): "
         + json.dumps(dict(chosen), ensure_ascii=False).strip("{}").replace('"', "`"),
         "",
         "## Gaps over the refits",

@@ -42,13 +42,15 @@ for round_ in range(3):  # stage 2: survey, fit, train on; repeat
     print(f"round {round_}: mean gap {gaps.mean():+.3f}, imbalanced weight {mixture.imbalanced.weight:.3f}")
     for _ in range(3):
         epoch(
-            lambda index, fused, logits, posterior=posterior, mixture=mixture, round_=round_: adaptive_loss(
-                fused,
-                logits,
-                labels[index],
-                posterior_imbalanced=posterior[index],
-                balanced_mean=mixture.balanced.mean,
-                weights=LossWeights(unimodal=1.0, gap=0.5, shift=0.5, hard=1.0),
-                anneal=1.0 - round_ / 3,
-            ).total
+            lambda index, fused, logits, posterior=posterior, mixture=mixture, round_=round_: (
+                adaptive_loss(
+                    fused,
+                    logits,
+                    labels[index],
+                    posterior_imbalanced=posterior[index],
+                    balanced_mean=mixture.balanced.mean,
+                    weights=LossWeights(unimodal=1.0, gap=0.5, shift=0.5, hard=1.0),
+                    anneal=1.0 - round_ / 3,
+                ).total
+            )
         )

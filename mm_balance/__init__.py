@@ -10,4 +10,13 @@ from mm_balance.methods import METHODS
 
 __version__ = "0.1.0"
 
-__all__ = ["METHODS", "AdaptiveLoss", "LossWeights", "Mixture", "__version__", "adaptive_loss", "fit_mixture", "modality_gap"]
+__all__ = [
+    "METHODS",
+    "AdaptiveLoss",
+    "LossWeights",
+    "Mixture",
+    "__version__",
+    "adaptive_loss",
+    "fit_mixture",
+    "modality_gap",
+]

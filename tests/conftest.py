@@ -34,7 +34,8 @@ def make_tiny_data(modalities=("audio", "visual"), classes=3, train=40, seed=0) 
     def split(name: str, samples: int) -> Split:
         labels = torch.arange(samples) % classes
         inputs = {
-            modality: torch.randn(samples, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1) * (1.0 - 0.4 * place)
+            modality: torch.randn(samples, 1, 8, 8, generator=generator)
+            + labels.view(-1, 1, 1, 1) * (1.0 - 0.4 * place)
             for place, modality in enumerate(modalities)
         }
         corrupted = [modalities[index % 2] if name == "train" and index % 5 == 0 else "" for index in range(samples)]

@@ -110,12 +110,16 @@ def test_main_through_mlflow_run(store, tmp_path):
     check_model(store, parent, tmp_path)
     evaluated = python_run(store, "evaluate", "--run_id", parent.info.run_id, "--split", "val")
     assert evaluated.returncode == 0, evaluated.stderr[-2000:]
-    newest = max((run for run in all_runs(store) if "mm.evaluated_run" in run.data.tags), key=lambda r: r.info.start_time)
+    newest = max(
+        (run for run in all_runs(store) if "mm.evaluated_run" in run.data.tags), key=lambda r: r.info.start_time
+    )
     assert newest.data.metrics["val/accuracy"] == parent.data.metrics["val/accuracy"]
 
     again = python_run(store, "adaptive", "--preset", "quick", "--device", "cpu", "--mixture", "three")
     assert again.returncode == 0, again.stderr[-2000:]  # finds the warm-up above by fingerprint
-    three = max((run for run in all_runs(store) if run.data.tags["mm.stage"] == "adaptive"), key=lambda r: r.info.start_time)
+    three = max(
+        (run for run in all_runs(store) if run.data.tags["mm.stage"] == "adaptive"), key=lambda r: r.info.start_time
+    )
     assert three.data.tags["mm.warmup_run"] == runs["warmup"].info.run_id
 
 
@@ -147,13 +151,19 @@ import mm_balance; print(mm_balance.__file__)
         ("warmup", ["anneal=foo"], "unknown parameter `anneal`"),
         ("adaptive", ["anneal=foo"], "anneal=foo is not known"),
         ("adaptive", ["warmup_run=deadbeef"], "warmup_run=deadbeef: no such run"),
-        ("adaptive", ["preset=quick", "seed=77"], "no finished warm-up run with these settings; make one with: mlflow run"),
+        (
+            "adaptive",
+            ["preset=quick", "seed=77"],
+            "no finished warm-up run with these settings; make one with: mlflow run",
+        ),
         ("evaluate", [], "run_id is missing"),
         ("main", ["dataset=nowhere/manifest.csv"], "manifest.csv"),
     ],
 )
 def test_bad_values_end_with_one_line_and_leave_nothing_running(store, entry_point, words, line):
-    done = python_run(store, entry_point, *[part for word in words for part in ("--" + word.split("=")[0], word.split("=", 1)[1])])
+    done = python_run(
+        store, entry_point, *[part for word in words for part in ("--" + word.split("=")[0], word.split("=", 1)[1])]
+    )
     assert done.returncode == 1
     errors = [text for text in done.stderr.splitlines() if text.startswith("mm-balance: error:")]
     assert len(errors) == 1
@@ -302,7 +312,11 @@ def test_main_on_an_http_tracking_server(server, tmp_path):
     assert all(run.info.status == "FINISHED" for run in runs.values())
     assert f"link: {server['MLFLOW_TRACKING_URI']}/#/experiments/0/runs/{runs['main'].info.run_id}" in done.stdout
     check_model(server, runs["main"], tmp_path)
-    assert {point.step for point in client(server).get_metric_history(runs["adaptive"].info.run_id, "gmm/bic")} == {2, 3, 4}
+    assert {point.step for point in client(server).get_metric_history(runs["adaptive"].info.run_id, "gmm/bic")} == {
+        2,
+        3,
+        4,
+    }
 
 
 def test_a_folder_of_ones_own_images_and_sounds_trains(store, tmp_path):
@@ -321,7 +335,9 @@ def test_a_folder_of_ones_own_images_and_sounds_trains(store, tmp_path):
         picture = generator.integers(0, 60, (40, 48, 3)) + 120 * label
         Image.fromarray(picture.astype(np.uint8)).save(folder / f"bild {index}.{('png', 'jpg')[index % 2]}")
         split = "test" if index >= 40 else "train"
-        rows.append(f"c{index},{split},{'ja' if label else 'nein'},sound {index}.{('wav', 'flac', 'ogg')[index % 3]},bild {index}.{('png', 'jpg')[index % 2]}")
+        rows.append(
+            f"c{index},{split},{'ja' if label else 'nein'},sound {index}.{('wav', 'flac', 'ogg')[index % 3]},bild {index}.{('png', 'jpg')[index % 2]}"
+        )
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n", "utf-8")
     words = [f"dataset={folder / 'manifest.csv'}", "encoder=resnet_narrow", "image_size=32", "clip_seconds=0.5",
              "warmup_epochs=2", "adaptive_epochs=2", "refit_every=1", "batch_size=8", "learning_rate=0.02", "device=cpu"]  # fmt: skip

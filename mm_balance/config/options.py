@@ -106,9 +106,15 @@ class Config:
         exclusive=True,
         maximum=1.0,
     )
-    image_size: int = _option(AUTO, group="data", help="manifests: images are resized to this square, pixels", minimum=8)
+    image_size: int = _option(
+        AUTO, group="data", help="manifests: images are resized to this square, pixels", minimum=8
+    )
     clip_seconds: float = _option(
-        AUTO, group="data", help="manifests: sounds are tiled or cut to this length, seconds", minimum=0.0, exclusive=True
+        AUTO,
+        group="data",
+        help="manifests: sounds are tiled or cut to this length, seconds",
+        minimum=0.0,
+        exclusive=True,
     )
     on_error: str = _option(
         "fail",
@@ -134,7 +140,12 @@ class Config:
 
     batch_size: int = _option(AUTO, group="optimization", help="samples per update", minimum=2)
     learning_rate: float = _option(
-        AUTO, group="optimization", help="initial learning rate", minimum=0.0, exclusive=True, search=(0.001, 0.1, "log")
+        AUTO,
+        group="optimization",
+        help="initial learning rate",
+        minimum=0.0,
+        exclusive=True,
+        search=(0.001, 0.1, "log"),
     )
     learning_rate_schedule: str = _option(
         AUTO,
@@ -147,7 +158,11 @@ class Config:
         AUTO, group="optimization", help="`step`: factor of each fall", minimum=0.0, exclusive=True, maximum=1.0
     )
     optimizer: str = _option(
-        "sgd", group="optimization", help="optimiser of both stages", choices=("sgd", "adam"), source=f"{PAPER}, Sec. 4.2"
+        "sgd",
+        group="optimization",
+        help="optimiser of both stages",
+        choices=("sgd", "adam"),
+        source=f"{PAPER}, Sec. 4.2",
     )
     momentum: float = _option(
         0.9, group="optimization", help="`sgd` only", minimum=0.0, maximum=0.9999, source=f"{PAPER}, Sec. 4.2"
@@ -164,7 +179,9 @@ class Config:
     )
     seed: int = _option(0, group="run", help="initial weights and order of samples", minimum=0)
     device: str = _option(AUTO, group="run", help="`auto`, `cpu`, `cuda` or `cuda:N`")
-    precision: str = _option("float32", group="run", help="of the forward pass", choices=("float32", "bfloat16", "float16"))
+    precision: str = _option(
+        "float32", group="run", help="of the forward pass", choices=("float32", "bfloat16", "float16")
+    )
     resume_run: str | None = _option(NONE, group="run", help="id of an unfinished run to continue")
 
     warmup_epochs: int = _option(AUTO, group="warmup", help="length of stage 1", minimum=1)

@@ -32,7 +32,9 @@ def parse_value(option: Option, text: str) -> Any:
         raise UserError(f"{option.name} is empty; {_allowed(option)}")
     if option.kind is str:
         if option.choices and text not in option.choices:
-            raise UserError(f"{option.name}={text} is not known; {_allowed(option)}{_did_you_mean(text, option.choices)}")
+            raise UserError(
+                f"{option.name}={text} is not known; {_allowed(option)}{_did_you_mean(text, option.choices)}"
+            )
         return text
     try:
         value = option.kind(text)

@@ -28,7 +28,9 @@ def resolve(given: Mapping[str, Any]) -> Config:
         UserError: unknown preset, a preset that sets what it may not, or combinations that cannot work.
     """
     declared = options()
-    values = {name: None if option.may_be_none else option.default for name, option in declared.items()} | dict(given)
+    values: dict[str, Any] = {
+        name: None if option.may_be_none else option.default for name, option in declared.items()
+    } | dict(given)
     preset = read_preset(values["preset"], values["dataset"])
     for name, option in declared.items():
         if option.by_preset and values[name] == AUTO and name in preset:
@@ -39,7 +41,9 @@ def resolve(given: Mapping[str, Any]) -> Config:
         values["balanced_fusion_weight"] = 1.0 if values["loss_form"] == "abstract_v2" else 0.0
     missing = [name for name, value in values.items() if value == AUTO and name not in _RESOLVED_LATER]
     if missing:
-        raise UserError(f"the preset {values['preset']} of {values['dataset']} does not set {', '.join(missing)}; give a value")
+        raise UserError(
+            f"the preset {values['preset']} of {values['dataset']} does not set {', '.join(missing)}; give a value"
+        )
     config = Config(**values)
     _check(config)
     return config
@@ -58,7 +62,9 @@ def read_preset(preset: str, dataset: str) -> dict[str, Any]:
     folder = resources.files("mm_balance") / "presets"
     base = folder / f"{name}.yaml"
     if not base.is_file():
-        raise UserError(f"dataset={dataset} is not known; give digits, cremad, ave, kinetics_sounds or the path of a manifest.csv")
+        raise UserError(
+            f"dataset={dataset} is not known; give digits, cremad, ave, kinetics_sounds or the path of a manifest.csv"
+        )
     values = _read(base.read_text("utf-8"), base.name)
     if preset == AUTO:
         return values
@@ -91,7 +97,9 @@ def _read(text: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: a preset is a mapping of parameter to value")
     wrong = [str(name) for name in loaded if name not in declared or not declared[name].by_preset]
     if wrong:
-        raise UserError(f"{where} sets {', '.join(wrong)}, which no preset may set (only parameters whose default is auto)")
+        raise UserError(
+            f"{where} sets {', '.join(wrong)}, which no preset may set (only parameters whose default is auto)"
+        )
     return {name: parse_value(declared[name], format_value(value)) for name, value in loaded.items()}
 
 
@@ -101,7 +109,11 @@ def _check(config: Config) -> None:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         raise UserError(f"device={config.device} is not known; give auto, cpu, cuda or cuda:N")
     names = config.modalities.split(",")
-    if len(set(names)) != len(names) or len(names) < 2 or not all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names):
+    if (
+        len(set(names)) != len(names)
+        or len(names) < 2
+        or not all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names)
+    ):
         raise UserError(
             f"modalities={config.modalities} does not name two or more different columns; write them like audio,visual"
         )

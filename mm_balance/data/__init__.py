@@ -17,7 +17,7 @@ __all__ = ["BatchLoader", "MultimodalData", "Split", "load_data", "load_digits",
 def load_data(
     dataset: str,
     *,
-    data_dir: Path,
+    data_dir: Path | None,
     seed: int,
     visual_difficulty: float,
     corruption: float,
@@ -28,6 +28,19 @@ def load_data(
     progress: bool,
 ) -> MultimodalData:
     """The data set called ``dataset``, decoded and checked.
+
+    Args:
+        dataset: ``digits``, or the path of a manifest, which ends in .csv.
+        data_dir: folder of prepared data; nothing that this version reads lies there.
+        seed: of the draw of data: the corruption and noise of `digits`, the choice of validation samples of a manifest.
+            Runs that are to be compared share it, so it is not a run's seed.
+        visual_difficulty: of `digits`, see ``load_digits``.
+        corruption: of `digits`, see ``load_digits``.
+        modalities: columns of a manifest; the first one leads the gap.
+        on_error: of manifests, ``fail`` or ``skip``, see ``load_manifest``.
+        image_size: of manifests, pixels.
+        clip_seconds: of manifests, seconds.
+        progress: show a progress bar.
 
     Raises:
         UserError: an unknown name, a data set whose reader does not exist yet, or bad data.
@@ -48,7 +61,7 @@ def load_data(
         )
     if dataset in LATER:
         raise UserError(
-            f"the reader of {dataset} is not part of this version; a manifest.csv of its clips as images and sounds works: "
-            "dataset=PATH/manifest.csv"
+            f"dataset={dataset}: its reader comes with `prepare` in a later version; a manifest.csv of its clips, as "
+            "images and sounds, works now: dataset=PATH/manifest.csv"
         )
     raise UserError(f"dataset={dataset} is not known; give digits, {', '.join(LATER)} or the path of a manifest.csv")

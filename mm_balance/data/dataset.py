@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mm_balance.types import Batch, InputSpec
 
+STATISTICS_CHUNK = 64
+
 
 @dataclass
 class Split:
@@ -90,9 +92,7 @@ class MultimodalData:
             chosen = torch.randperm(len(places), generator=generator)[: max(1, round(fraction * len(places)))]
             kept.append(places[chosen])
         smaller = train.subset(torch.cat(kept).sort().values)
-        return replace(
-            self, splits={**self.splits, "train": smaller}, counts={**self.counts, "train": len(smaller)}
-        )
+        return replace(self, splits={**self.splits, "train": smaller}, counts={**self.counts, "train": len(smaller)})
 
 
 class BatchLoader:
@@ -149,16 +149,19 @@ def channel_statistics(values: Tensor, *, channel: int) -> tuple[tuple[float, ..
     Args:
         values: ``(samples, ...)``; uint8 is read as 0-1.
         channel: which dimension holds the channels.
+
+    Returns:
+        One mean and one standard deviation (at least 1e-6) per channel.
     """
-    if values.dtype == torch.uint8:
-        sums = [_uint8_moments(values.select(channel, place)) for place in range(values.shape[channel])]
-        return tuple(mean for mean, _ in sums), tuple(max(std, 1e-6) for _, std in sums)
-    parts = [values.select(channel, place).double() for place in range(values.shape[channel])]
-    return tuple(float(part.mean()) for part in parts), tuple(max(float(part.std()), 1e-6) for part in parts)
-
-
-def _uint8_moments(values: Tensor) -> tuple[float, float]:
-    counts = torch.bincount(values.flatten().int(), minlength=256).double()
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    mean = (counts * levels).sum() / counts.sum()
-    return float(mean), float(((counts * (levels - mean) ** 2).sum() / counts.sum()).sqrt())
+    others = [dimension for dimension in range(values.dim()) if dimension != channel]
+    scale = 255.0 if values.dtype == torch.uint8 else 1.0
+    total = torch.zeros(values.shape[channel], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for part in values.split(STATISTICS_CHUNK):  # a float64 copy of a whole split can exceed the memory
+        exact = part.double() / scale
+        total += exact.sum(others)
+        squares += exact.square().sum(others)
+    count = values.numel() // values.shape[channel]
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0.0).sqrt().clamp(min=1e-6)
+    return tuple(mean.tolist()), tuple(std.tolist())

@@ -9,7 +9,6 @@ import io
 import math
 import struct
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,15 +70,14 @@ def _check_whole(content: bytes) -> None:
                 raise Undecodable(f"truncated: {len(content) - position - 8} of {size} bytes of sound are there")
             position += 8 + size + size % 2
     elif content[:4] == b"OggS":
-        last = content.rfind(b"OggS")
-        header = content[last : last + 27]
-        end_of_stream = len(header) == 27 and header[5] & 4
-        if not end_of_stream or len(content) < last + 27 + header[26] + sum(content[last + 27 : last + 27 + header[26]]):
+        page = content[content.rfind(b"OggS") :]
+        # Byte 5: flags, 4 = end of stream; byte 26: number of segments, whose lengths follow.
+        if len(page) < 27 or not page[5] & 4 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
             raise Undecodable("truncated: the last page of the OGG file is missing")
 
 
 def resample(audio: np.ndarray, rate: int, target_rate: int) -> np.ndarray:
-    """``(samples,)`` at ``rate`` Hz -> ``(samples,)`` float32 at ``target_rate`` Hz (librosa with soxr, high quality)."""
+    """``(samples,)`` at ``rate`` Hz -> ``(samples,)`` float32 at ``target_rate`` Hz (soxr, high quality)."""
     if rate == target_rate:
         return audio
     import librosa  # slow to import, and only needed here
@@ -139,6 +137,9 @@ def decode_image(content: bytes, *, size: int) -> Tensor:
     Raises:
         Undecodable: not a PNG or JPEG, truncated, or suspiciously large (a decompression bomb).
     """
+    if content[:4] == b"\x89PNG" and b"IEND" not in content:
+        # Pillow does not miss the end of a file whose last pixels happen to be there.
+        raise Undecodable("cannot be decoded as PNG or JPEG (truncated: the end of the PNG is missing)")
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as file:
             file.load()
@@ -151,9 +152,9 @@ def decode_image(content: bytes, *, size: int) -> Tensor:
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 
 
-def read_gray_image(path: Path) -> np.ndarray:
-    """An image file as ``(height, width)`` uint8, pixel by pixel."""
-    with Image.open(path) as image:
+def read_gray_image(content: bytes) -> np.ndarray:
+    """The bytes of an image file as ``(height, width)`` uint8, pixel by pixel."""
+    with Image.open(io.BytesIO(content)) as image:
         return np.array(image.convert("L"))
 
 

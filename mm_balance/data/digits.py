@@ -10,33 +10,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from mm_balance.data.dataset import MultimodalData, Split, channel_statistics
-from mm_balance.data.decode import log_mel, read_gray_image
+from mm_balance.data.decode import Undecodable, log_mel, read_gray_image, read_sound
 from mm_balance.errors import UserError
 from mm_balance.types import InputSpec
 
 VERSION = "digits-1"
+FOLDER = Path(__file__).parent / "embedded"
 CLASSES = tuple(str(digit) for digit in range(10))
 SPLITS = {"tr": "train", "va": "val", "te": "test"}
 
 CLIP = 6400  # samples of 8 kHz: 0.8 s
 WINDOW, HOP, BANDS, FRAMES = 256, 100, 40, 64
-SNR = (-5.0, 5.0)  # dB, white noise, uniform per clip
+SNR = (-10.0, 0.0)  # dB, white noise, uniform per clip
 CANVAS = 36
 DIGIT = (20.0, 28.0)  # pixels
 PIECE = (8, 12)  # pixels of the distractor
 IMAGE_NOISE = 0.15
+LOUDNESS = 0.1  # root mean square of every clip: its noise is then 40 dB above the floor of the spectrogram
+CHUNK = 250  # clips whose noise and spectra are made together; more do not fit a processor's cache
 
 AUDIO_KINDS = ("noise", "silence", "other_digit")
 VISUAL_KINDS = ("noise", "other_digit")
@@ -46,25 +47,28 @@ def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed
     """The embedded set: 3,500 / 500 / 1,000 pairs, audio 1 x 40 x 64 (log-mel), visual 1 x 36 x 36 (0-1 plus noise).
 
     Args:
-        visual_difficulty: in [0, 1]. 1: digits of 20-28 px at a random place, a distracting piece of another digit, image
-            noise; audio dominates. 0: 28 px, centred, clean; vision dominates. In between, each of these in proportion.
+        visual_difficulty: in [0, 1]. 1: digits of 20-28 px at a random place, a distracting piece of another digit,
+            image noise; audio dominates. 0: 28 px, centred, clean; vision dominates. In between, each of these in
+            proportion. The sounds are the same at any value.
         corruption: in [0, 0.5], share of the **training** samples that are corrupted in one modality, half of them in
-            sound (noise, silence, another digit), half in the image (noise, another digit). Validation and test data stay
-            as they are. The truth is in ``Split.corrupted``.
+            sound (noise, silence, another digit), half in the image (noise, another digit), evenly over the classes.
+            Validation and test data stay as they are. The truth is in ``Split.corrupted``.
         seed: of the draw of data.
 
     Raises:
-        UserError: a file is missing or differs from the one that was shipped.
+        UserError: a value out of range; a file is missing or differs from the one that was shipped.
     """
-    index, folder = _checked_index()
+    if not 0.0 <= visual_difficulty <= 1.0:
+        raise UserError(f"visual_difficulty={visual_difficulty}: give a number from 0 to 1")
+    if not 0.0 <= corruption <= 0.5:
+        raise UserError(f"corruption={corruption}: give a number from 0 to 0.5")
+    index, files = _checked_files(FOLDER)
     labels = np.asarray(index["label"])
-    waves = _utterances(index, folder)
-    tiles = _tiles(index, folder)
     split = np.asarray([SPLITS[name] for name in index["split"]])
-    where, how = _plan_corruption(split == "train", corruption, seed)
+    where, how = _plan_corruption(split == "train", labels, corruption, seed)
     inputs = {
-        "audio": _audio(waves, labels, where == "audio", how, split == "train", seed),
-        "visual": _visual(tiles, labels, where == "visual", how, split == "train", visual_difficulty, seed),
+        "audio": _audio(_utterances(index, files), labels, where == "audio", how, split == "train", seed),
+        "visual": _visual(_tiles(index, files), labels, where == "visual", how, split, visual_difficulty, seed),
     }
     splits = {}
     for name in SPLITS.values():
@@ -87,27 +91,40 @@ def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed
         classes=CLASSES,
         specs=specs,
         splits=splits,
-        digest=hashlib.sha256(json.dumps([settings, index["sha256"]], sort_keys=True).encode()).hexdigest(),
+        # The index holds labels, splits and the hashes of the media; parsed, so that line ends do not matter.
+        digest=hashlib.sha256(json.dumps([settings, index], sort_keys=True).encode()).hexdigest(),
         recipe=f"{VERSION}: 8 kHz, 0.8 s, {BANDS} log-mel bands x {FRAMES} frames; images {CANVAS} x {CANVAS}; "
         f"visual_difficulty {visual_difficulty:g}, corruption {corruption:g}",
         truth_known=True,
-        counts={**{name: len(part) for name, part in splits.items()}, "corrupted": int((where != "").sum())},
-        source="Embedded `digits`: MNIST handwriting paired by class with speech synthesised by eSpeak NG (not recorded "
-        "together, not recordings).",
+        counts={
+            **{name: len(part) for name, part in splits.items()},
+            "skipped": 0,
+            "corrupted": int((where != "").sum()),
+        },
+        source="Embedded `digits`: MNIST handwriting paired by class with speech synthesised by eSpeak NG (not "
+        "recorded together, not recordings).",
     )
 
 
-def _checked_index() -> tuple[dict[str, Any], Path]:
-    folder = Path(str(resources.files("mm_balance") / "data" / "embedded"))
-    path = folder / "index.json"
-    if not path.is_file():
-        raise UserError(f"the embedded data are missing: no {path}; install MM-Balance again")
-    index = json.loads(path.read_text("utf-8"))
-    for name, expected in index["sha256"].items():
-        file = folder / name
-        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-            raise UserError(f"{file} is not the file that was shipped (SHA-256 differs); install MM-Balance again")
-    return index, folder
+def _checked_files(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The index, and the contents of the files that it vouches for."""
+    index_path = folder / "index.json"
+    if not index_path.is_file():
+        raise UserError(f"{index_path} is missing; install MM-Balance again")
+    try:
+        index = json.loads(index_path.read_text("utf-8"))
+        hashes = index["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{index_path} is not the file that was shipped; install MM-Balance again") from error
+    files = {}
+    for name, expected in hashes.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing; install MM-Balance again")
+        files[name] = path.read_bytes()
+        if hashlib.sha256(files[name]).hexdigest() != expected:
+            raise UserError(f"{path} is not the file that was shipped (SHA-256 differs); install MM-Balance again")
+    return index, files
 
 
 def _generator(seed: int, purpose: str) -> np.random.Generator:
@@ -115,9 +132,12 @@ def _generator(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, *purpose.encode()])
 
 
-def _utterances(index: dict[str, Any], folder: Path) -> NDArray[np.float32]:
+def _utterances(index: dict[str, Any], files: dict[str, bytes]) -> NDArray[np.float32]:
     """Every utterance in the middle of 0.8 s of silence, ``(samples, CLIP)``."""
-    stream, _ = soundfile.read(folder / "speech.ogg", dtype="float32")
+    try:
+        stream, _ = read_sound(files["speech.ogg"])
+    except Undecodable as error:
+        raise UserError(f"{FOLDER / 'speech.ogg'}: {error}; reinstall soundfile, which brings libsndfile") from error
     clips = np.zeros((len(index["start"]), CLIP), dtype=np.float32)
     for place, (start, length) in enumerate(zip(index["start"], index["length"], strict=True)):
         offset = (CLIP - length) // 2
@@ -125,25 +145,34 @@ def _utterances(index: dict[str, Any], folder: Path) -> NDArray[np.float32]:
     return clips
 
 
-def _tiles(index: dict[str, Any], folder: Path) -> NDArray[np.float32]:
+def _tiles(index: dict[str, Any], files: dict[str, bytes]) -> NDArray[np.float32]:
     """Every digit, ``(samples, 28, 28)``, 0 to 1."""
     high, wide = index["sheet"]
-    sheet = read_gray_image(folder / "handwriting.png")
+    sheet = read_gray_image(files["handwriting.png"])
     return (sheet.reshape(high, 28, wide, 28).swapaxes(1, 2).reshape(-1, 28, 28) / 255).astype(np.float32)
 
 
-def _plan_corruption(train: NDArray[np.bool_], share: float, seed: int) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
-    """Per sample the corrupted modality and the kind of corruption, ``""`` = clean; exact counts."""
+def _plan_corruption(
+    train: NDArray[np.bool_], labels: NDArray[np.int64], share: float, seed: int
+) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+    """Per sample the corrupted modality and the kind of corruption, ``""`` = clean.
+
+    Exact: ``round(share * train)`` samples, half per modality (sound has the odd one), kinds equal to within one, and
+    all of it even over the classes to within one or two.
+    """
     where = np.full(len(train), "", dtype="U8")
     how = np.full(len(train), "", dtype="U16")
-    places = _generator(seed, "corruption").permutation(np.flatnonzero(train))
-    count = round(share * train.sum())
-    for modality, kinds, chosen in (
-        ("audio", AUDIO_KINDS, places[: count // 2]),
-        ("visual", VISUAL_KINDS, places[count // 2 : count]),
-    ):
-        where[chosen] = modality
-        how[chosen] = [kinds[rank % len(kinds)] for rank in range(len(chosen))]
+    shuffled = _generator(seed, "corruption").permutation(np.flatnonzero(train))
+    # The n-th sample of each class, for n = 0, 1, ...: a prefix of this order is spread evenly over the classes.
+    turn = np.zeros(len(shuffled), dtype=np.int64)
+    for label in np.unique(labels):
+        own = labels[shuffled] == label
+        turn[own] = np.arange(own.sum())
+    chosen = shuffled[np.argsort(turn, kind="stable")][: round(share * train.sum())]
+    chosen = chosen[np.argsort(labels[chosen], kind="stable")]
+    for modality, kinds, places in (("audio", AUDIO_KINDS, chosen[::2]), ("visual", VISUAL_KINDS, chosen[1::2])):
+        where[places] = modality
+        how[places] = [kinds[rank % len(kinds)] for rank in range(len(places))]
     return where, how
 
 
@@ -167,21 +196,24 @@ def _audio(
 ) -> Tensor:
     """Speech in noise as log-mel spectrograms, ``(samples, 1, 40, 64)``."""
     generator = _generator(seed, "audio")
-    noise = generator.standard_normal(waves.shape, dtype=np.float32)
     decibel = generator.uniform(*SNR, len(waves)).astype(np.float32)
-    waves = waves[_other_digit(labels, corrupted & (how == "other_digit"), train, generator)]
-    spoken = np.abs(waves) > 0
-    power = (waves**2).sum(axis=1) / spoken.sum(axis=1)
-    noise *= np.sqrt(power * 10 ** (-decibel / 10))[:, None]
-    waves = waves.copy()
-    waves[corrupted & np.isin(how, ("noise", "silence"))] = 0
-    noise[corrupted & (how == "silence")] *= 1e-3
-    mixed = waves + noise
-    # One loudness for all, so that the signal-to-noise ratio does not show in the level; silence stays silent.
-    level = np.sqrt((mixed**2).mean(axis=1, keepdims=True))
-    level[corrupted & (how == "silence")] = np.median(level)
-    spectra = log_mel(torch.from_numpy(0.1 * mixed / level), rate=8000, window=WINDOW, hop=HOP, bands=BANDS)
-    return spectra[..., :FRAMES].contiguous()
+    source = _other_digit(labels, corrupted & (how == "other_digit"), train, _generator(seed, "audio donors"))
+    speechless = corrupted & np.isin(how, ("noise", "silence"))
+    silent = corrupted & (how == "silence")
+    spectra = []
+    for chunk in np.split(np.arange(len(waves)), range(CHUNK, len(waves), CHUNK)):
+        speech = waves[source[chunk]]
+        noise = generator.standard_normal(speech.shape, dtype=np.float32)
+        # The signal-to-noise ratio counts the power while something is said, not the pauses around it.
+        power = np.square(speech).sum(axis=1) / np.count_nonzero(speech, axis=1)
+        noise *= np.sqrt(power * 10 ** (-decibel[chunk] / 10))[:, None]
+        speech[speechless[chunk]] = 0
+        mixed = speech + noise
+        # One loudness for all, so that the signal-to-noise ratio does not show in the level.
+        mixed *= LOUDNESS / np.sqrt(np.square(mixed).mean(axis=1, keepdims=True))
+        mixed[silent[chunk]] = 0
+        spectra.append(log_mel(torch.from_numpy(mixed), rate=8000, window=WINDOW, hop=HOP, bands=BANDS)[..., :FRAMES])
+    return torch.cat(spectra)
 
 
 def _visual(
@@ -189,18 +221,20 @@ def _visual(
     labels: NDArray[np.int64],
     corrupted: NDArray[np.bool_],
     how: NDArray[np.str_],
-    train: NDArray[np.bool_],
+    split: NDArray[np.str_],
     difficulty: float,
     seed: int,
 ) -> Tensor:
-    """Digits on a canvas, ``(samples, 1, 36, 36)``. All draws are made at any difficulty, so that it only scales them."""
+    """Digits on a canvas, ``(samples, 1, 36, 36)``. The draws are the same at any difficulty; it only scales them."""
     generator = _generator(seed, "visual")
     count = len(tiles)
     size = DIGIT[1] - difficulty * (DIGIT[1] - generator.uniform(*DIGIT, count))
     centre = generator.uniform(-1.0, 1.0, (count, 2)) * difficulty * (CANVAS - size)[:, None] / 2
-    pieces = _pieces(tiles, generator)
+    pieces = _pieces(tiles, split, generator)
     noise = generator.standard_normal((count, CANVAS, CANVAS), dtype=np.float32)
-    source = _other_digit(labels, corrupted & (how == "other_digit"), train, generator)
+    source = _other_digit(
+        labels, corrupted & (how == "other_digit"), split == "train", _generator(seed, "visual donors")
+    )
     canvas = _place(torch.from_numpy(tiles[source]), torch.from_numpy(size), torch.from_numpy(centre))
     canvas = torch.maximum(canvas, difficulty * pieces)
     canvas[torch.from_numpy(corrupted & (how == "noise"))] = 0
@@ -211,7 +245,7 @@ def _visual(
 
 
 def _place(tiles: Tensor, size: Tensor, centre: Tensor) -> Tensor:
-    """Scale every 28 x 28 tile to ``size`` pixels and put it ``centre`` pixels off the middle: ``(samples, 36, 36)``."""
+    """Scale each 28 x 28 tile to ``size`` pixels and put it ``centre`` pixels off the middle: ``(samples, 36, 36)``."""
     scale = CANVAS / size
     theta = torch.zeros(len(tiles), 2, 3, dtype=torch.float64)
     theta[:, 0, 0] = theta[:, 1, 1] = scale
@@ -220,13 +254,17 @@ def _place(tiles: Tensor, size: Tensor, centre: Tensor) -> Tensor:
     return functional.grid_sample(tiles.unsqueeze(1), grid, align_corners=False).squeeze(1)
 
 
-def _pieces(tiles: NDArray[np.float32], generator: np.random.Generator) -> Tensor:
+def _pieces(tiles: NDArray[np.float32], split: NDArray[np.str_], generator: np.random.Generator) -> Tensor:
     """One square piece of another digit at a random place of an empty canvas each, ``(samples, 36, 36)``."""
     canvas = np.zeros((len(tiles), CANVAS, CANVAS), dtype=np.float32)
-    donors = generator.permutation(len(tiles))
+    donors = np.arange(len(tiles))
+    for name in np.unique(split):  # no piece of a test digit is seen in training
+        own = np.flatnonzero(split == name)
+        donors[own] = generator.permutation(own)
     sizes = generator.integers(PIECE[0], PIECE[1] + 1, len(tiles))
     for place, (donor, size) in enumerate(zip(donors, sizes, strict=True)):
         from_y, from_x = generator.integers(4, 25 - size, 2)
         to_y, to_x = generator.integers(0, CANVAS - size + 1, 2)
-        canvas[place, to_y : to_y + size, to_x : to_x + size] = tiles[donor, from_y : from_y + size, from_x : from_x + size]
+        piece = tiles[donor, from_y : from_y + size, from_x : from_x + size]
+        canvas[place, to_y : to_y + size, to_x : to_x + size] = piece
     return torch.from_numpy(canvas)

@@ -50,7 +50,9 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        raise UserError(f"cannot write the checkpoint {path}: {error.strerror}; the previous one is untouched") from error
+        raise UserError(
+            f"cannot write the checkpoint {path}: {error.strerror}; the previous one is untouched"
+        ) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -64,7 +66,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(f"the checkpoint {path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+        raise UserError(
+            f"the checkpoint {path} cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this version (format {FORMAT})")
     return state

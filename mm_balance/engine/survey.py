@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mm_balance.data import BatchLoader, Split
 from mm_balance.functional.gap import gap_from_probabilities, true_class_probability
 from mm_balance.functional.metrics import binary_auc
 from mm_balance.functional.mixture import fit_mixture
 from mm_balance.methods import Method
+from mm_balance.models import MultimodalNetwork
 from mm_balance.types import Refit, Survey
 
 EVALUATION_BATCH = 256
 
 
 @torch.no_grad()
-def survey(model: nn.Module, method: Method, split: Split, device: torch.device) -> Survey:
+def survey(model: MultimodalNetwork, method: Method, split: Split, device: torch.device) -> Survey:
     """Predictions for every sample of ``split``, in index order, in eval mode, float32, on the CPU.
 
     The model's training mode is put back afterwards; no random number is drawn.

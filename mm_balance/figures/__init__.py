@@ -1,8 +1,10 @@
 """Figures from plain data: each function returns a ``matplotlib.figure.Figure`` and touches no file."""
 
+from matplotlib.figure import Figure
+
 from mm_balance.figures.curves import unimodal_accuracy
 from mm_balance.figures.density import mixture_density
 from mm_balance.figures.evolution import mixture_evolution
 from mm_balance.figures.style import save_png
 
-__all__ = ["mixture_density", "mixture_evolution", "save_png", "unimodal_accuracy"]
+__all__ = ["Figure", "mixture_density", "mixture_evolution", "save_png", "unimodal_accuracy"]

@@ -28,7 +28,5 @@ class ConcatUnimodal(Method):
 
     def loss(self, model: Network, batch: Batch, clock: Clock) -> Objective:
         output = model(batch.inputs)
-        result = warmup_loss(
-            output.fused, output.unimodal, batch.labels, unimodal_weight=self.options.unimodal_weight
-        )
+        result = warmup_loss(output.fused, output.unimodal, batch.labels, unimodal_weight=self.options.unimodal_weight)
         return Objective(result.total, result.parts(), output)

@@ -14,7 +14,18 @@ import torch
 
 import mm_balance
 
-PACKAGES = ("torch", "torchvision", "mlflow", "optuna", "scikit-learn", "librosa", "numpy", "pandas", "matplotlib", "soundfile")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "mlflow",
+    "optuna",
+    "scikit-learn",
+    "librosa",
+    "numpy",
+    "pandas",
+    "matplotlib",
+    "soundfile",
+)
 
 
 def environment() -> dict[str, Any]:
@@ -40,7 +51,9 @@ def git_state() -> dict[str, Any]:
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False, timeout=20)
+            done = subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False, timeout=20
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.models.model import ModelInfo
+from mlflow.types import ColSpec, Schema, TensorSpec
 
 import mm_balance
 from mm_balance import names
@@ -36,28 +38,37 @@ def log_model(run: TrackedRun, model: MultimodalNetwork, data: MultimodalData, s
         source = Path(mm_balance.__file__).parent
         code = Path(temporary) / "mm_balance"
         shutil.copytree(source, code, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
-        info = Model.log(
-            artifact_path=None,
-            flavor=mlflow.pyfunc,
-            name=names.MODEL_NAME,
-            run_id=run.run_id,
-            step=step,
-            loader_module="mm_balance.models.serving",
-            data_path=str(folder),
-            code_paths=[str(code)],
-            pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
-            signature=signature(data),
-        )
+        with warnings.catch_warnings():
+            # An input example would be stored with every run and run through the model once more; the signature says enough.
+            warnings.filterwarnings("ignore", message=".*input example was not provided.*")
+            info = _log(run, folder, code, data, step)
     return info.model_uri
+
+
+def _log(run: TrackedRun, folder: Path, code: Path, data: MultimodalData, step: int) -> ModelInfo:
+    return Model.log(
+        artifact_path=None,
+        flavor=mlflow.pyfunc,
+        name=names.MODEL_NAME,
+        run_id=run.run_id,
+        step=step,
+        loader_module="mm_balance.models.serving",
+        data_path=str(folder),
+        code_paths=[str(code)],
+        pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
+        signature=signature(data),
+    )
 
 
 def signature(data: MultimodalData) -> ModelSignature:
     """Inputs: one array per modality; outputs: class probabilities, fused and per modality."""
     split = next(iter(data.splits.values()))
-    inputs = [
+    inputs: list[ColSpec | TensorSpec] = [
         TensorSpec(split.inputs[name].numpy().dtype, (-1, *spec.shape), name) for name, spec in data.specs.items()
     ]
-    outputs = [TensorSpec(np.dtype("float32"), (-1, len(data.classes)), name) for name in ("fused", *data.specs)]
+    outputs: list[ColSpec | TensorSpec] = [
+        TensorSpec(np.dtype("float32"), (-1, len(data.classes)), name) for name in ("fused", *data.specs)
+    ]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
 

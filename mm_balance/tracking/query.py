@@ -37,7 +37,10 @@ def find_runs(experiment: str, tags: Mapping[str, str] | None = None, status: st
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return []
-    clauses = [f"attributes.status = '{status}'", *(f"tags.`{name}` = '{value}'" for name, value in (tags or {}).items())]
+    clauses = [
+        f"attributes.status = '{status}'",
+        *(f"tags.`{name}` = '{value}'" for name, value in (tags or {}).items()),
+    ]
     records, token = [], None
     while True:
         page = client.search_runs(

@@ -30,7 +30,7 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_PARENT_RUN_ID, MLFLOW_USER
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_USER
 
 from mm_balance import names
 from mm_balance.config import Config, format_value
@@ -38,6 +38,8 @@ from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import Point
 from mm_balance.errors import UserError
 
+# Our own progress bars say what happens; MLflow's for three files of a few kilobytes hide them.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # MLflow tells of every migration of a new database; ten lines of it hide our own.
 for _name in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment", "mlflow.models.model"):
     logging.getLogger(_name).setLevel(logging.ERROR)
@@ -110,7 +112,9 @@ class TrackedRun:
 
     def log_points(self, points: Iterable[Point]) -> None:
         """Send points, in one call for up to a thousand numbers."""
-        metrics = [Metric(name, value, point.time, point.step) for point in points for name, value in point.metrics.items()]
+        metrics = [
+            Metric(name, value, point.time, point.step) for point in points for name, value in point.metrics.items()
+        ]
         for start in range(0, len(metrics), METRICS_PER_BATCH):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
 
@@ -124,7 +128,9 @@ class TrackedRun:
         wanted = {name for point in points for name in point.metrics}
         present = set(self.read().data.metrics)
         known = {
-            (name, metric.step) for name in wanted & present for metric in self.client.get_metric_history(self.run_id, name)
+            (name, metric.step)
+            for name in wanted & present
+            for metric in self.client.get_metric_history(self.run_id, name)
         }
         self.log_points(
             Point(
@@ -231,7 +237,11 @@ def children(run: TrackedRun) -> dict[str, TrackedRun]:
     found = run.client.search_runs(
         [experiment], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run.run_id}'", order_by=["attributes.start_time ASC"]
     )
-    return {item.data.tags["mm.stage"]: TrackedRun(run.client, item.info.run_id) for item in found if "mm.stage" in item.data.tags}
+    return {
+        item.data.tags["mm.stage"]: TrackedRun(run.client, item.info.run_id)
+        for item in found
+        if "mm.stage" in item.data.tags
+    }
 
 
 def find_warmup(fingerprint: str) -> TrackedRun | None:

@@ -13,7 +13,15 @@ from mm_balance.config import Config, entry_point_options, options, parse_argume
 from mm_balance.data import MultimodalData
 from mm_balance.engine.loop import Interrupted
 from mm_balance.errors import UserError
-from mm_balance.tracking.runs import TrackedRun, adopted_run_id, children, existing_run, open_run, run_link, tracking_uri
+from mm_balance.tracking.runs import (
+    TrackedRun,
+    adopted_run_id,
+    children,
+    existing_run,
+    open_run,
+    run_link,
+    tracking_uri,
+)
 from mm_balance.workflow.report import accuracies
 from mm_balance.workflow.runners import (
     choose_warmup,
@@ -84,9 +92,7 @@ def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None
             _say(run, accuracies(final, "test", tuple(data.specs)), "test accuracy")
         else:
             result = (
-                run_warmup(config, data, run, stop)
-                if warmup is None
-                else run_stage2(config, data, run, stop, warmup)
+                run_warmup(config, data, run, stop) if warmup is None else run_stage2(config, data, run, stop, warmup)
             )
             final = result.progress.points[-1].metrics
             _say(run, accuracies(final, "val", tuple(data.specs)), "validation accuracy")
@@ -132,7 +138,9 @@ def _resumed_config(entry_point: str, given: dict[str, Any], run: TrackedRun) ->
 
 def _check_same_data(run: TrackedRun, data: MultimodalData) -> None:
     if run.read().data.tags.get("mm.data_digest") != data.digest:
-        raise UserError(f"run {run.run_id} was trained on other data: the digest of {data.name} is now {data.digest[:12]}")
+        raise UserError(
+            f"run {run.run_id} was trained on other data: the digest of {data.name} is now {data.digest[:12]}"
+        )
 
 
 def _end(run: TrackedRun, status: str) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from mm_balance import names
 from mm_balance.config import Config
 from mm_balance.engine.recorder import Point
-from mm_balance.figures import mixture_density, mixture_evolution, save_png, unimodal_accuracy
+from mm_balance.figures import Figure, mixture_density, mixture_evolution, save_png, unimodal_accuracy
 from mm_balance.functional.mixture import Mixture
 from mm_balance.tracking.model import log_model
 from mm_balance.tracking.recorder import read_gaps
@@ -42,14 +44,14 @@ def _log_figures(result: StageResult, target: TrackedRun, points: list[Point], w
     title = f"Modality gap and mixture after epoch {epoch}"
     figures = {
         names.GAP_FIGURE: mixture_density(gaps, mixture, title=title, leading=modalities[0], other=other),
-        names.EVOLUTION_FIGURE: mixture_evolution(refits),
+        names.EVOLUTION_FIGURE: mixture_evolution(refits, leading=modalities[0], other=other),
         names.ACCURACY_FIGURE: accuracy_figure(points, modalities, warmup_epochs),
     }
     for path, figure in figures.items():
         target.log_bytes(save_png(figure), path)
 
 
-def accuracy_figure(points: list[Point], modalities: list[str], warmup_epochs: int):
+def accuracy_figure(points: list[Point], modalities: list[str], warmup_epochs: int) -> Figure:
     """Validation accuracy per modality and fused over epochs (Fig. 4)."""
     seen = [point for point in points if "val/accuracy" in point.metrics]
     return unimodal_accuracy(
@@ -60,7 +62,7 @@ def accuracy_figure(points: list[Point], modalities: list[str], warmup_epochs: i
     )
 
 
-def read_refits(run: TrackedRun) -> list[tuple[int, object, Mixture]]:
+def read_refits(run: TrackedRun) -> list[tuple[int, np.ndarray, Mixture]]:
     """All refits a run has published: epoch, gaps ``(samples,)``, mixture, in order of epoch."""
     found = []
     with TemporaryDirectory() as temporary:
@@ -73,7 +75,9 @@ def read_refits(run: TrackedRun) -> list[tuple[int, object, Mixture]]:
 
 def final_validation(result: StageResult) -> dict[str, float]:
     """The validation metrics of the selected epoch."""
-    point = next(item for item in result.progress.points if item.step == result.epoch and "val/accuracy" in item.metrics)
+    point = next(
+        item for item in result.progress.points if item.step == result.epoch and "val/accuracy" in item.metrics
+    )
     return {name: value for name, value in point.metrics.items() if name.startswith("val/")}
 
 

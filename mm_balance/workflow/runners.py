@@ -150,9 +150,13 @@ def choose_warmup(config: Config, data: MultimodalData) -> TrackedRun:
             f"mlflow run . --env-manager local -e warmup -P resume_run={run.run_id}"
         )
     if info.data.tags.get("mm.data_digest") != data.digest:
-        raise UserError(f"warmup_run={run.run_id} was trained on other data (digest differs from that of {config.dataset})")
+        raise UserError(
+            f"warmup_run={run.run_id} was trained on other data (digest differs from that of {config.dataset})"
+        )
     saved = run.read_json(names.CONFIG_FILE)
-    differing = [name for name in ("encoder", "fusion", "modalities", "train_fraction") if saved[name] != getattr(config, name)]
+    differing = [
+        name for name in ("encoder", "fusion", "modalities", "train_fraction") if saved[name] != getattr(config, name)
+    ]
     if differing:
         told = ", ".join(f"{name}={format_value(saved[name])}" for name in differing)
         raise UserError(f"warmup_run={run.run_id} was trained with {told}; give the same here")
@@ -165,7 +169,8 @@ def warmup_line(config: Config) -> str:
     changed = [
         f"-P {name}={format_value(getattr(config, name))}"
         for name in entry_point_options("warmup")
-        if getattr(config, name) != getattr(defaults, name) or (name in ("dataset", "preset") and getattr(config, name) != "auto")
+        if getattr(config, name) != getattr(defaults, name)
+        or (name in ("dataset", "preset") and getattr(config, name) != "auto")
     ]
     return " ".join(["mlflow run . --env-manager local -e warmup", *changed])
 

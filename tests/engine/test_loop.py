@@ -46,7 +46,8 @@ def never():
 
 def comparable(points):
     return [
-        (point.step, {name: value for name, value in point.metrics.items() if name not in NOT_TIMES}) for point in points
+        (point.step, {name: value for name, value in point.metrics.items() if name not in NOT_TIMES})
+        for point in points
     ]
 
 
@@ -71,7 +72,9 @@ def test_points_refits_and_clock():
 
 def test_every_metric_is_named_once_in_names():
     _, recorder = run(make_stage())
-    split = {f"val/{name}".replace("<modality>", modality) for name in SPLIT_METRICS for modality in ("audio", "visual")}
+    split = {
+        f"val/{name}".replace("<modality>", modality) for name in SPLIT_METRICS for modality in ("audio", "visual")
+    }
     truth = {name.replace("<modality>", modality) for name in TRUTH_METRICS for modality in ("audio", "visual")}
     logged = {name for point in recorder.points for name in point.metrics}
     assert logged == {*TRAIN_METRICS, *REFIT_METRICS, *split, *truth}

@@ -78,6 +78,7 @@ def naive(form, fused, logits, labels, posterior, mu, weights, strength, absolut
     """The forms of the loss in plain Python, one sample at a time."""
     total = 0.0
     for place, label in enumerate(labels.tolist()):
+
         def probability(row, label=label):
             top = max(row)
             powers = [math.exp(value - top) for value in row]

@@ -73,7 +73,9 @@ def test_auc_by_hand():
 def test_auc_counts_pairs(rows):
     positives = [score for score, positive in rows if positive]
     negatives = [score for score, positive in rows if not positive]
-    found = binary_auc(torch.tensor([row[0] for row in rows], dtype=torch.float64), torch.tensor([row[1] for row in rows]))
+    found = binary_auc(
+        torch.tensor([row[0] for row in rows], dtype=torch.float64), torch.tensor([row[1] for row in rows])
+    )
     if not positives or not negatives:
         assert math.isnan(found)
         return

@@ -1,0 +1,492 @@
+"""Manifests: what they become, and every way in which they can be wrong."""
+
+import csv
+import struct
+from collections import Counter
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from mm_balance.data import load_data
+from mm_balance.data.manifest import load_manifest
+from mm_balance.errors import UserError
+
+HEADER = ["sample", "split", "label", "audio", "visual"]
+QUICK = {"image_size": 8, "clip_seconds": 0.1, "progress": False}
+
+
+class Folder:
+    """A small data set on disk whose parts a test spoils before it is written."""
+
+    def __init__(self, path):
+        self.path = path / "données ü 数据"
+        self.path.mkdir()
+        self.header = list(HEADER)
+        self.rows = []
+        self.encoding = "utf-8"
+
+    def sound(self, name, *, rate=8000, seconds=0.2, pitch=300.0, **options):
+        time = np.arange(int(rate * seconds)) / rate
+        soundfile.write(self.path / name, 0.4 * np.sin(2 * np.pi * pitch * time), rate, **options)
+        return name
+
+    def image(self, name, level=100):
+        Image.fromarray(np.full((12, 10, 3), level, np.uint8)).save(self.path / name)
+        return name
+
+    def add(self, split, label, *, group=None, **cells):
+        number = len(self.rows)
+        row = {
+            "sample": f"s{number}",
+            "split": split,
+            "label": label,
+            "audio": self.sound(f"{number}.wav", pitch=200 + 10 * number),
+            "visual": self.image(f"{number}.png", 3 * number % 256),
+        }
+        self.rows.append({**row, **({} if group is None else {"group": group}), **cells})
+        return self
+
+    def fill(self, classes=("cat", "dog"), counts=(("train", 3), ("val", 1), ("test", 1))):
+        for split, count in counts:
+            for label in classes:
+                for _ in range(count):
+                    self.add(split, label)
+        return self
+
+    def write(self):
+        target = self.path / "manifest.csv"
+        with target.open("w", encoding=self.encoding, newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(self.header)
+            for row in self.rows:
+                writer.writerow([row.get(name, "") for name in self.header])
+        return target
+
+    def load(self, **options):
+        return load_manifest(self.write(), **{**QUICK, **options})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path)
+
+
+def message(folder, **options):
+    """The error's text: one line."""
+    with pytest.raises(UserError) as caught:
+        folder.load(**options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_shapes_kinds_and_order(folder):
+    data = folder.fill().load()
+    assert data.classes == ("cat", "dog")
+    assert data.counts == {"train": 6, "val": 2, "test": 2, "skipped": 0}
+    assert [(name, spec.kind, spec.shape) for name, spec in data.specs.items()] == [
+        ("audio", "sound", (1, 64, 7)),
+        ("visual", "image", (3, 8, 8)),
+    ]
+    train = data.splits["train"]
+    assert train.inputs["audio"].dtype == torch.float32
+    assert train.inputs["visual"].dtype == torch.uint8
+    assert train.samples == [f"s{number}" for number in range(6)]
+    assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert train.inputs["visual"][:, 0, 0, 0].tolist() == [0, 3, 6, 9, 12, 15]
+    assert not data.truth_known
+    assert set(train.corrupted) == {""}
+
+
+def test_the_recipe_states_what_was_done(folder):
+    recipe = folder.fill().load().recipe
+    for words in ("16000 Hz", "0.1 s", "64 log-mel bands", "8 x 8"):
+        assert words in recipe
+
+
+def test_source_and_recipe_name_no_path_of_this_machine(folder):
+    data = folder.fill().load()
+    assert str(folder.path.parent) not in data.source + data.recipe + data.name
+
+
+def test_rows_in_any_order_and_split_give_the_same_samples(folder):
+    folder.fill()
+    first = folder.load()
+    folder.rows.reverse()
+    second = folder.load()
+    assert second.digest == first.digest
+    assert sorted(second.splits["test"].samples) == sorted(first.splits["test"].samples)
+    for split in ("train", "val", "test"):
+        order = [second.splits[split].samples.index(name) for name in first.splits[split].samples]
+        again = second.splits[split].subset(torch.tensor(order))
+        assert torch.equal(again.inputs["visual"], first.splits[split].inputs["visual"])
+        assert torch.equal(again.labels, first.splits[split].labels)
+
+
+@pytest.mark.parametrize("name", ["b.flac", "b.ogg", "B.WAV", "mit Leer zeichen.wav", "été 音.wav", "a,b;'c.wav"])
+def test_sound_formats_and_names(folder, name):
+    folder.fill()
+    folder.rows[0]["audio"] = folder.sound(name)
+    assert folder.load().counts["train"] == 6
+
+
+@pytest.mark.parametrize("name", ["b.jpg", "b.jpeg", "B.PNG", "mit Leer zeichen.png", "été 画.jpg"])
+def test_image_formats_and_names(folder, name):
+    folder.fill()
+    folder.rows[0]["visual"] = folder.image(name)
+    assert folder.load().counts["train"] == 6
+
+
+def test_subfolders_are_allowed(folder):
+    folder.fill()
+    (folder.path / "sub dir").mkdir()
+    folder.rows[0]["visual"] = folder.image("sub dir/x.png")
+    assert folder.load().counts["train"] == 6
+
+
+def test_byte_order_mark_and_non_ascii_labels(folder):
+    folder.encoding = "utf-8-sig"
+    assert folder.fill(("été", "猫")).load().classes == ("été", "猫")
+
+
+def test_other_encodings_are_refused(folder):
+    folder.encoding = "latin-1"
+    assert "UTF-8" in message(folder.fill(("été", "chat")))
+
+
+def test_stereo_and_other_rates_are_accepted(folder):
+    folder.fill()
+    time = np.arange(8820) / 44_100
+    soundfile.write(folder.path / "stereo.wav", np.stack([np.sin(3000 * time), np.zeros(8820)], 1), 44_100)
+    folder.rows[0]["audio"] = "stereo.wav"
+    assert folder.load().splits["train"].inputs["audio"].isfinite().all()
+
+
+def test_three_modalities_in_the_order_asked_for(folder):
+    folder.header.append("depth")
+    folder.fill()
+    for number, row in enumerate(folder.rows):
+        row["depth"] = folder.image(f"depth {number}.png")
+    data = folder.load(modalities=("depth", "audio", "visual"))
+    assert list(data.specs) == list(data.splits["val"].inputs) == ["depth", "audio", "visual"]
+    assert data.specs["depth"].kind == "image"
+
+
+def test_two_sounds_are_two_modalities(folder):
+    folder.header.append("voice")
+    folder.fill()
+    for number, row in enumerate(folder.rows):
+        row["voice"] = folder.sound(f"voice{number}.flac")
+    assert [spec.kind for spec in folder.load(modalities=("audio", "voice")).specs.values()] == ["sound", "sound"]
+
+
+# The manifest as a whole
+
+
+def test_a_missing_manifest_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.csv: cannot be read"):
+        load_manifest(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize("name", HEADER)
+def test_missing_columns_are_named(folder, name):
+    folder.fill().header.remove(name)
+    assert f"missing column(s) {name}" in message(folder)
+
+
+def test_double_columns_are_named(folder):
+    folder.fill().header.append("label")
+    assert "'label' occur more than once" in message(folder)
+
+
+def test_an_empty_file_and_a_bare_header(folder):
+    assert "no rows" in message(folder)
+    (folder.path / "manifest.csv").write_text("")
+    with pytest.raises(UserError, match="missing column"):
+        load_manifest(folder.path / "manifest.csv")
+
+
+@pytest.mark.parametrize("modalities", [(), ("audio", "audio"), ("label", "audio"), ("audio", "group")])
+def test_impossible_modalities(folder, modalities):
+    assert "modalities=" in message(folder.fill(), modalities=modalities)
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+def test_one_class_is_refused(folder, on_error):
+    assert "at least two classes" in message(folder.fill(("cat",)), on_error=on_error)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_empty_split_is_named(folder, split):
+    folder.fill(counts=[(name, 3) for name in ("train", "val", "test") if name != split])
+    text = message(folder, on_error="skip")
+    assert f"no usable rows of split {split}" in text
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+def test_a_group_in_two_splits_is_a_leak(folder, on_error):
+    folder.header.append("group")
+    folder.fill()
+    folder.rows[1]["group"] = folder.rows[9]["group"] = "speaker 7"
+    text = message(folder, on_error=on_error)
+    assert "'speaker 7' is in train (line 3) and in test (line 11)" in text
+
+
+# Single bad rows: (what spoils row 1, which is on line 3, and what the message says)
+
+
+def zero_bytes(folder, row):
+    (folder.path / row["audio"]).write_bytes(b"")
+
+
+def truncated_image(folder, row):
+    path = folder.path / row["visual"]
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def truncated_sound(folder, row):
+    path = folder.path / row["audio"]
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def text_as_image(folder, row):
+    (folder.path / row["visual"]).write_text("no picture")
+
+
+def silent(folder, row):
+    soundfile.write(folder.path / row["audio"], np.full(1000, 5e-5), 8000, subtype="FLOAT")
+
+
+def not_finite(folder, row):
+    values = np.ones(1000)
+    values[3] = np.nan
+    soundfile.write(folder.path / row["audio"], values, 8000, subtype="FLOAT")
+
+
+def cells(**values):
+    return lambda folder, row: row.update(values)
+
+
+def symbolic_link(folder, row):
+    outside = folder.path.parent / "outside.png"
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(outside)
+    (folder.path / "link.png").symlink_to(outside)
+    row["visual"] = "link.png"
+
+
+def other_kind(folder, row):
+    row["visual"] = folder.sound("sound.wav")
+
+
+def video(folder, row):
+    (folder.path / "clip.mp4").write_bytes(b"x")
+    row["visual"] = "clip.mp4"
+
+
+def gif(folder, row):
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder.path / "x.gif")
+    row["visual"] = "x.gif"
+
+
+def a_folder(folder, row):
+    (folder.path / "frames").mkdir()
+    row["visual"] = "frames"
+
+
+BAD = {
+    "missing": (cells(audio="gone.wav"), "'gone.wav': no such file"),
+    "zero bytes": (zero_bytes, "empty (0 bytes)"),
+    "truncated image": (truncated_image, "cannot be decoded as PNG or JPEG"),
+    "truncated sound": (truncated_sound, "truncated"),
+    "text as image": (text_as_image, "cannot be decoded as PNG or JPEG"),
+    "silent": (silent, "silent"),
+    "not finite": (not_finite, "NaN or infinite"),
+    "absolute": (cells(visual="/tmp/x.png"), "the path is absolute"),
+    "absolute on Windows": (cells(visual="C:\\x.png"), "the path is absolute"),
+    "outside": (cells(visual="../x.png"), "leaves the folder"),
+    "outside by a link": (symbolic_link, "leaves the folder"),
+    "other kind": (other_kind, "holds sound, but column visual holds image"),
+    "video": (video, "video, which comes with a later version"),
+    "folder": (a_folder, "folders of frames come with a later version"),
+    "extension": (gif, "extension '.gif' is not supported"),
+    "split": (cells(split="dev"), "split 'dev' is none of train, val, test"),
+    "no label": (cells(label=" "), "nothing in column label"),
+    "no file": (cells(audio=""), "nothing in column audio"),
+    "same id": (cells(sample="s0"), "the same sample id is on line 2"),
+    "unknown label": (cells(label="bird", split="val"), "label 'bird' does not occur in the train split"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_row_is_named_with_line_sample_and_reason(folder, case):
+    spoil, reason = BAD[case]
+    row = folder.fill().rows[1]
+    spoil(folder, row)
+    text = message(folder)
+    assert "1 bad row(s): line 3, sample " + repr(row["sample"]) in text
+    assert reason in text
+    assert "on_error=skip" in text
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_skip_drops_and_counts_a_bad_row(folder, case):
+    spoil, reason = BAD[case]
+    spoil(folder, folder.fill().rows[1])
+    data = folder.load(on_error="skip")
+    assert data.counts == {"train": 5, "val": 2, "test": 2, "skipped": 1}
+    assert len(data.skipped) == 1
+    assert reason in data.skipped[0]
+    assert data.splits["train"].samples == ["s0", "s2", "s3", "s4", "s5"]
+    assert data.splits["train"].inputs["visual"][:, 0, 0, 0].tolist() == [0, 6, 9, 12, 15]
+
+
+def test_a_file_is_named_where_one_is_at_fault(folder):
+    zero_bytes(folder, folder.fill().rows[1])
+    assert "file '1.wav': the file is empty" in message(folder)
+
+
+@pytest.mark.parametrize("count", [3, 6])
+def test_rows_of_the_wrong_length(folder, count):
+    path = folder.fill().write()
+    lines = path.read_text("utf-8").splitlines()
+    lines[2] = ",".join([*lines[2].split(","), "more"][:count])
+    path.write_text("\n".join(lines), "utf-8")
+    with pytest.raises(UserError, match=f"line 3.*{count} cells where the header has 5"):
+        load_manifest(path, **QUICK)
+
+
+def test_the_first_five_bad_rows_and_the_total_are_shown(folder):
+    folder.fill(counts=(("train", 5), ("val", 1), ("test", 1)))
+    for row in folder.rows[1:8]:
+        row["audio"] = "gone.wav"
+    text = message(folder)
+    assert "7 bad row(s)" in text
+    assert text.count("no such file") == 5
+    assert "and 2 more" in text
+    assert text.index("line 3") < text.index("line 4")
+
+
+def test_dropping_a_class_drops_its_other_rows(folder):
+    folder.fill(("cat", "dog", "emu"))
+    for row in folder.rows:
+        if row["label"] == "emu" and row["split"] == "train":
+            text_as_image(folder, row)
+    data = folder.load(on_error="skip")
+    assert data.classes == ("cat", "dog")
+    assert data.counts == {"train": 6, "val": 2, "test": 2, "skipped": 5}
+    assert sum("does not occur in the train split" in line for line in data.skipped) == 2
+    assert data.splits["test"].inputs["visual"].shape[0] == 2
+
+
+def test_all_rows_bad_is_one_clear_error(folder):
+    for row in folder.fill().rows:
+        row["audio"] = "gone.wav"
+    assert "no usable rows" in message(folder, on_error="skip")
+
+
+# Validation carved out of train
+
+
+def carved(folder, **options):
+    data = folder.load(**options)
+    return data, {row["sample"]: row for row in folder.rows}
+
+
+def test_a_stratified_tenth_becomes_validation(folder):
+    data, _ = carved(folder.fill(("a", "b"), (("train", 20), ("test", 1))))
+    assert torch.bincount(data.splits["val"].labels).tolist() == [2, 2]
+    assert torch.bincount(data.splits["train"].labels).tolist() == [18, 18]
+    assert data.splits["test"].samples == ["s40", "s41"]
+    assert not set(data.splits["val"].samples) & set(data.splits["train"].samples)
+
+
+def test_a_class_of_one_stays_in_train_and_one_of_two_is_split(folder):
+    folder.fill(("a", "b"), (("train", 2), ("test", 1))).add("train", "c")
+    data, rows = carved(folder)
+    assert Counter(rows[name]["label"] for name in data.splits["train"].samples) == {"a": 1, "b": 1, "c": 1}
+
+
+def test_the_choice_depends_on_the_seed_not_on_the_order(folder):
+    folder.fill(("a", "b"), (("train", 20), ("test", 1)))
+    first, again, other = folder.load(seed=0), folder.load(seed=0), folder.load(seed=1)
+    assert first.splits["val"].samples == again.splits["val"].samples
+    assert first.splits["val"].samples != other.splits["val"].samples
+    assert first.digest == again.digest != other.digest
+    folder.rows.reverse()
+    assert folder.load(seed=0).digest == first.digest
+
+
+def test_groups_stay_together(folder):
+    folder.header.append("group")
+    for number in range(40):
+        folder.add("train", "ab"[number % 2], group=f"speaker {number // 4}")
+    folder.add("test", "a", group="x").add("test", "b", group="x")
+    data, rows = carved(folder)
+    groups = {name: {rows[sample]["group"] for sample in data.splits[name].samples} for name in ("train", "val")}
+    assert not groups["train"] & groups["val"]
+    assert torch.bincount(data.splits["val"].labels).tolist() == [2, 2]
+
+
+def test_groups_too_large_to_carve_are_an_error(folder):
+    folder.header.append("group")
+    for number in range(20):
+        folder.add("train", "ab"[number % 2], group="one and all")
+    folder.add("test", "a").add("test", "b")
+    assert "give rows of split val" in message(folder)
+
+
+# Identity
+
+
+def test_one_changed_byte_changes_the_digest(folder):
+    first = folder.fill().load()
+    path = folder.path / folder.rows[4]["audio"]
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert folder.load().digest != first.digest
+
+
+@pytest.mark.parametrize("change", [{"image_size": 9}, {"clip_seconds": 0.2}, {"modalities": ("visual", "audio")}])
+def test_the_recipe_and_the_order_of_modalities_are_part_of_the_digest(folder, change):
+    assert folder.fill().load().digest != folder.load(**change).digest
+
+
+@pytest.mark.parametrize("change", [{"sample": "renamed"}, {"label": "dog"}])
+def test_rows_are_part_of_the_digest(folder, change):
+    first = folder.fill().load().digest
+    folder.rows[0].update(change)
+    assert folder.load().digest != first
+
+
+def test_the_name_of_a_file_is_not(folder):
+    first = folder.fill().load().digest
+    (folder.path / "0.wav").rename(folder.path / "renamed.wav")
+    folder.rows[0]["audio"] = "renamed.wav"
+    assert folder.load().digest == first
+
+
+def test_a_wav_header_that_lies_is_truncation(folder):
+    path = folder.path / folder.fill().rows[1]["audio"]
+    content = bytearray(path.read_bytes())
+    place = content.index(b"data")
+    content[place + 4 : place + 8] = struct.pack("<I", 10**6)
+    path.write_bytes(content)
+    assert "truncated" in message(folder)
+
+
+def test_load_data_takes_the_path_of_a_manifest(folder):
+    path = folder.fill().write()
+    data = load_data(
+        str(path), data_dir=None, seed=0, visual_difficulty=1.0, corruption=0.1, modalities=("audio", "visual"),
+        on_error="fail", **QUICK,
+    )  # fmt: skip
+    assert data.counts["train"] == 6
+
+
+def test_a_progress_bar_is_shown_on_request(folder, capsys, monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    folder.fill().load(progress=False)
+    assert capsys.readouterr().err == ""
