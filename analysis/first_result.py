@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--preset", default="auto", help="`quick` only tries the command out")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     given = parser.parse_args()
+    os.environ["TQDM_DISABLE"] = "1"  # read by the processes that train
     os.environ["MLFLOW_EXPERIMENT_NAME"] = EXPERIMENT if given.preset == "auto" else f"{EXPERIMENT}-{given.preset}"
     started = time.time()
     trials = [
@@ -83,6 +84,9 @@ def main() -> None:
         for row in ROWS
         for seed in range(given.seeds)
     ]
+    from mm_balance.tracking.runs import prepare_store
+
+    prepare_store()
     _run_all([*rows, *trials], given.processes)
     chosen = {name: _best_trial(method, trials) for name, method in TUNED.items()}
     tuned = [
@@ -122,7 +126,6 @@ def _single_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-    os.environ["TQDM_DISABLE"] = "1"
 
 
 def _run_task(task: Task) -> str:

@@ -244,6 +244,11 @@ def children(run: TrackedRun) -> dict[str, TrackedRun]:
     }
 
 
+def prepare_store() -> None:
+    """Make store and experiment before several processes write to them: two that make a database at once both fail."""
+    current_experiment(MlflowClient())
+
+
 def find_warmup(fingerprint: str) -> TrackedRun | None:
     """The newest finished warm-up with this fingerprint, in any experiment."""
     client = MlflowClient()
