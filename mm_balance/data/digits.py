@@ -85,7 +85,13 @@ def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed
     for modality, values in splits["train"].inputs.items():
         mean, std = channel_statistics(values, channel=1)
         specs[modality] = InputSpec("sound" if modality == "audio" else "image", tuple(values.shape[1:]), mean, std)
-    settings = {"version": VERSION, "visual_difficulty": visual_difficulty, "corruption": corruption, "seed": seed}
+    settings = {
+        "version": VERSION,
+        "constants": [CLIP, WINDOW, HOP, BANDS, FRAMES, SNR, LOUDNESS, CANVAS, DIGIT, PIECE, IMAGE_NOISE],
+        "visual_difficulty": visual_difficulty,
+        "corruption": corruption,
+        "seed": seed,
+    }
     return MultimodalData(
         name="digits",
         classes=CLASSES,
