@@ -30,7 +30,8 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE, MLFLOW_USER
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from mm_balance import names
 from mm_balance.config import Config, format_value
@@ -195,7 +196,7 @@ def open_run(name: str, *, parent: TrackedRun | None = None) -> TrackedRun:
     if parent is None and adopted is not None:
         client.update_run(adopted, name=name)
         return TrackedRun(client, adopted)
-    tags = {MLFLOW_USER: os.environ.get("USER", "unknown")}
+    tags = resolve_tags({})  # user, source, git commit, as MLflow itself records them
     if parent is not None:
         tags[MLFLOW_PARENT_RUN_ID] = parent.run_id
     experiment = parent.read().info.experiment_id if parent is not None else current_experiment(client)
@@ -263,10 +264,13 @@ def find_warmup(fingerprint: str) -> TrackedRun | None:
 
 
 def run_link(run: TrackedRun) -> str:
-    """The page of a run in the MLflow UI (on ``localhost:5000`` where the store is no server)."""
+    """The page of a run in the MLflow UI (on ``localhost:5000`` where the store is no server).
+
+    ``workflowType`` makes a fresh browser open it among training runs; it would open in the mode for language models.
+    """
     base = mlflow.get_tracking_uri()
     base = base if base.startswith("http") else "http://127.0.0.1:5000"
-    return f"{base.rstrip('/')}/#/experiments/{run.read().info.experiment_id}/runs/{run.run_id}"
+    return f"{base.rstrip('/')}/#/experiments/{run.read().info.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
 
 
 def tracking_uri() -> str:

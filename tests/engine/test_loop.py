@@ -123,18 +123,17 @@ def test_a_run_continued_from_a_checkpoint_is_the_same_to_the_last_bit(tmp_path,
 
 
 def test_saving_comes_before_publishing():
-    class Spy(ListRecorder):
-        order = []
+    order = []
 
+    class Spy(ListRecorder):
         def save(self, state):
-            self.order.append(("save", len(state["points"])))
+            order.append(("save", len(state["points"])))
 
         def publish(self, point, refit):
-            self.order.append(("publish", point.step))
+            order.append(("publish", point.step))
 
-    spy = Spy()
-    run(make_stage(epochs=2), spy)
-    assert spy.order == [("save", 1), ("publish", 2), ("save", 2), ("publish", 3), ("save", 3), ("publish", 4)]
+    run(make_stage(epochs=2), Spy())
+    assert order == [("save", 1), ("publish", 2), ("save", 2), ("publish", 3), ("save", 3), ("publish", 4)]
 
 
 def test_the_best_epoch_is_the_first_with_the_best_validation_accuracy():
@@ -148,7 +147,7 @@ def test_the_best_epoch_is_the_first_with_the_best_validation_accuracy():
 def test_a_loss_that_is_not_finite_ends_with_advice():
     stage = make_stage("concat")
     stage.learning_rate = lambda clock: 1e30
-    with pytest.raises(UserError, match="no longer finite.*learning_rate"):
+    with pytest.raises(UserError, match=r"no longer finite.*learning_rate"):
         run(stage)
 
 
