@@ -44,6 +44,9 @@ def resolve(given: Mapping[str, Any]) -> Config:
         raise UserError(
             f"the preset {values['preset']} of {values['dataset']} does not set {', '.join(missing)}; give a value"
         )
+    if values["dataset"].endswith(".csv"):
+        # A run may be continued or evaluated from another folder.
+        values["dataset"] = str(Path(values["dataset"]).expanduser().resolve())
     config = Config(**values)
     _check(config)
     return config

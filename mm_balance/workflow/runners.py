@@ -13,6 +13,7 @@ from mm_balance.engine.loop import Interrupted
 from mm_balance.engine.survey import survey
 from mm_balance.errors import UserError
 from mm_balance.methods import build_method
+from mm_balance.tracking.environment import environment
 from mm_balance.tracking.model import load_network
 from mm_balance.tracking.runs import TrackedRun, children, existing_run, find_warmup, open_run
 from mm_balance.workflow.report import accuracies, describe_stage, final_validation, publish
@@ -61,6 +62,7 @@ def run_main(config: Config, data: MultimodalData, parent: TrackedRun, stop: Sto
     parent.set_tags(run_tags(config, data, "main", "gap_mixture"))
     parent.log_config(config)
     parent.log_data(data, "training")
+    parent.log_json(environment(), names.ENVIRONMENT_FILE)
     known = children(parent)
 
     def child(stage: str) -> tuple[TrackedRun, bool]:

@@ -1,0 +1,116 @@
+"""Measure what costs time: training, surveys, mixture fits, drawing, data, tracking. `make bench` prints the table.
+
+Timings of one machine in one run; compare ratios, not seconds. Each line is the median of several repetitions.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import numpy as np
+import torch
+
+from mm_balance.config import resolve
+from mm_balance.data import BatchLoader, load_digits
+from mm_balance.engine import survey as surveys
+from mm_balance.engine.recorder import Point
+from mm_balance.figures import mixture_density, save_png
+from mm_balance.functional.mixture import fit_mixture
+from mm_balance.types import Clock
+from mm_balance.workflow.stage import _build
+
+
+def median_seconds(action: Callable[[], object], repetitions: int) -> float:
+    """Median wall time of ``action``, one warm-up not counted."""
+    action()
+    times = []
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        action()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Print the table."""
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CUDA {torch.cuda.is_available()}\n")
+    started = time.perf_counter()
+    data = load_digits()
+    rows = [("load digits (5,000 pairs)", time.perf_counter() - started, "s")]
+    rows += training_rows(data)
+    gaps = np.concatenate(
+        [np.random.default_rng(0).normal(0, 0.02, 2000), np.random.default_rng(1).normal(0.1, 0.4, 1500)]
+    )
+    for kind in ("two", "two_absolute", "three"):
+        rows.append(
+            (
+                f"fit mixture `{kind}`, 3,500 gaps",
+                median_seconds(lambda kind=kind: fit_mixture(gaps, kind=kind), 5),
+                "s",
+            )
+        )
+    mixture = fit_mixture(gaps)
+    rows.append(
+        ("draw a density plot", median_seconds(lambda: save_png(mixture_density(gaps, mixture, title="t")), 5), "s")
+    )
+    rows += tracking_rows()
+    for name, value, unit in rows:
+        print(f"{name:58s} {value:10.4g} {unit}")
+
+
+def training_rows(data) -> list[tuple[str, float, str]]:
+    """Training steps per method and a survey, on the default settings."""
+    config = resolve({})
+    rows = []
+    for method in ("concat", "concat_unimodal", "gap_mixture"):
+        stage = _build(
+            config, data, method=method, settings=asdict(config), epochs=1, refit_every=1, mixture="two",
+            learning_rate=config.learning_rate, title="bench",
+        )  # fmt: skip
+        seen = surveys.survey(stage.model, stage.method, data.splits["train"], stage.device)
+        stage.method.refresh(surveys.refit(seen, 0, "two"), Clock(0, 0, 1))
+        stage.model.train()
+        batches = list(BatchLoader(data.splits["train"], config.batch_size).epoch(0, stage.device))[:20]
+
+        def steps(stage=stage, batches=batches) -> None:
+            for batch in batches:
+                stage.method.update(stage.model, batch, stage.stepper, Clock(0, 0, 1))
+
+        samples = sum(len(batch.labels) for batch in batches)
+        rows.append((f"train `{method}`, batch {config.batch_size}", samples / median_seconds(steps, 5), "samples/s"))
+    split = data.splits["train"]
+    seconds = median_seconds(lambda: surveys.survey(stage.model, stage.method, split, stage.device), 3)
+    return [*rows, ("survey of the training split", len(split) / seconds, "samples/s")]
+
+
+def tracking_rows() -> list[tuple[str, float, str]]:
+    """One epoch's batch of metrics on a fresh sqlite store."""
+    from mm_balance.tracking.runs import open_run, prepare_store
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{Path(folder) / 'mlflow.db'}"
+        before = Path.cwd()
+        os.chdir(folder)
+        prepare_store()
+        run = open_run("bench")
+        step = iter(range(1000))
+        metrics = {f"bench/{place}": 0.5 for place in range(40)}
+        send = median_seconds(lambda: run.log_points([Point(next(step), int(time.time() * 1000), metrics)]), 10)
+        run.terminate("FINISHED")
+        os.chdir(before)
+    return [("log one epoch (40 metrics) to sqlite", send, "s")]
+
+
+if __name__ == "__main__":
+    main()
