@@ -136,7 +136,8 @@ batch = {name: np.zeros((5, *shape[1:]), dtype=item.type) for (name, shape), ite
 found = model.predict(batch)
 assert set(found) == {"fused", "audio", "visual"}, found
 assert all(value.shape == (5, 10) and np.allclose(value.sum(1), 1, atol=1e-5) for value in found.values())
-import mm_balance; print(mm_balance.__file__)
+import mm_balance, pathlib
+assert pathlib.Path(mm_balance.__file__).parts[-3] == "code", mm_balance.__file__
 """
     uri = f"models:/{run.outputs.model_outputs[-1].model_id}"
     env = env | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}

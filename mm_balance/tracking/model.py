@@ -23,7 +23,7 @@ from mm_balance.models.network import MultimodalNetwork
 from mm_balance.models.serving import save_model
 from mm_balance.tracking.runs import TrackedRun
 
-REQUIREMENTS = ("torch", "torchvision", "numpy", "safetensors")
+REQUIREMENTS = ("torch", "torchvision", "numpy", "scikit-learn", "safetensors")
 
 
 def log_model(run: TrackedRun, model: MultimodalNetwork, data: MultimodalData, step: int) -> str:
