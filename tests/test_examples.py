@@ -1,0 +1,22 @@
+"""The examples run as they stand."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "own_loop.py"
+
+
+def test_own_loop_closes_the_gap():
+    done = subprocess.run([sys.executable, str(EXAMPLE)], capture_output=True, text=True, check=True, timeout=120)
+    gaps = [float(value) for value in re.findall(r"mean gap ([+-][\d.]+)", done.stdout)]
+    assert len(gaps) == 3
+    assert gaps[0] > 0.1 > abs(gaps[-1])
+
+
+def test_own_loop_is_short_and_plain():
+    text = EXAMPLE.read_text("utf-8")
+    assert len(text.splitlines()) <= 60
+    assert "mlflow" not in text.split('"""')[2]
+    assert "optuna" not in text
