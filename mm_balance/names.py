@@ -65,6 +65,7 @@ SELECTION_METRICS = {
 TRACKING_METRICS = {
     "time/training_seconds": "seconds in training, surveys and validation of this stage",
     "time/tracking_seconds": "seconds spent on logging to MLflow while training (checkpoint uploads included)",
+    "time/publishing_seconds": "seconds at the end for figures and model",
     "time/refit_logging_seconds": "seconds of logging per refit: plots, tables, metrics (mean)",
 }
 
@@ -107,7 +108,7 @@ ARTIFACTS = {
     "refits/epoch_NNNN/gaps.parquet": "one row per training sample: index, sample, label, p_<modality>, p_fused, gap, "
     "posterior_imbalanced (and the planted corruption, where known)",
     GAP_FIGURE: "the first fit of stage 2 (the paper's Fig. 2)",
-    EVOLUTION_FIGURE: "all fits of the run (the paper's Fig. 3)",
+    EVOLUTION_FIGURE: "all fits of the run, where there are several (the paper's Fig. 3)",
     ACCURACY_FIGURE: "validation accuracy per modality over epochs (the paper's Fig. 4)",
     f"{CHECKPOINT_FOLDER}/{CHECKPOINT_LAST}": "state after the last epoch: tensors and primitives, `weights_only=True`",
     f"{CHECKPOINT_FOLDER}/{CHECKPOINT_BEST}": "weights of the best validation epoch",

@@ -81,7 +81,9 @@ def load_network(run: TrackedRun) -> tuple[MultimodalNetwork, int]:
     outputs = run.read().outputs
     models = outputs.model_outputs if outputs is not None else []
     if not models:
-        raise UserError(f"run {run.run_id} has logged no model; give a finished run of warmup, adaptive or main")
+        raise UserError(
+            f"run {run.run_id} has logged no model; give a finished run of warmup, adaptive or main (not a nested one)"
+        )
     latest = max(models, key=lambda item: item.step)
     try:
         loaded = mlflow.pyfunc.load_model(f"models:/{latest.model_id}")

@@ -54,13 +54,11 @@ class TrackedRun:
 
     Attributes:
         run_id: MLflow's id.
-        seconds: time spent in calls to the tracking server and artifact store so far.
     """
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.client = client
         self.run_id = run_id
-        self.seconds = 0.0
 
     def read(self) -> Run:
         """The run as the server knows it now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,8 +33,10 @@ def publish(result: StageResult, target: TrackedRun, points: list[Point], warmup
         points: the curve to draw: those of the stage, or of both stages.
         warmup_epochs: where the first stage ended.
     """
+    started = time.perf_counter()
     _log_figures(result, target, points, warmup_epochs)
     log_model(target, result.stage.model, result.stage.data, result.epoch)
+    target.log_metrics({"time/publishing_seconds": time.perf_counter() - started}, result.epoch)
 
 
 def _log_figures(result: StageResult, target: TrackedRun, points: list[Point], warmup_epochs: int) -> None:
@@ -44,9 +47,10 @@ def _log_figures(result: StageResult, target: TrackedRun, points: list[Point], w
     title = f"Modality gap and mixture after epoch {epoch}"
     figures = {
         names.GAP_FIGURE: mixture_density(gaps, mixture, title=title, leading=modalities[0], other=other),
-        names.EVOLUTION_FIGURE: mixture_evolution(refits, leading=modalities[0], other=other),
         names.ACCURACY_FIGURE: accuracy_figure(points, modalities, warmup_epochs),
     }
+    if len(refits) > 1:
+        figures[names.EVOLUTION_FIGURE] = mixture_evolution(refits, leading=modalities[0], other=other)
     for path, figure in figures.items():
         target.log_bytes(save_png(figure), path)
 

@@ -23,10 +23,13 @@ from mm_balance.workflow.stage import StageResult, close, saved_points, train_st
 Stop = Callable[[], bool]
 
 
-def run_warmup(config: Config, data: MultimodalData, run: TrackedRun, stop: Stop) -> StageResult:
-    """Stage 1 as a run of its own."""
+def run_warmup(
+    config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, *, nested: bool = False
+) -> StageResult:
+    """Stage 1 as a run. A nested run has the series; figures and model are its parent's."""
     result = train_warmup(config, data, run, stop)
-    publish(result, run, result.progress.points, result.progress.epoch)
+    if not nested:
+        publish(result, run, result.progress.points, result.progress.epoch)
     kind = "joint training" if config.warmup_unimodal_weight == 0 else "joint training + unimodal losses"
     run.describe(describe_stage(config, result, f"Warm-up ({kind})"))
     close(result)
@@ -34,11 +37,19 @@ def run_warmup(config: Config, data: MultimodalData, run: TrackedRun, stop: Stop
 
 
 def run_stage2(
-    config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, warmup: TrackedRun, method: str = "gap_mixture"
+    config: Config,
+    data: MultimodalData,
+    run: TrackedRun,
+    stop: Stop,
+    warmup: TrackedRun,
+    method: str = "gap_mixture",
+    *,
+    nested: bool = False,
 ) -> StageResult:
-    """Stage 2 as a run of its own, after ``warmup``."""
+    """Stage 2 as a run, after ``warmup``. A nested run has the series; figures and model are its parent's."""
     result = train_stage2(config, data, run, stop, warmup=warmup, method=method)
-    publish(result, run, result.progress.points, result.progress.first_epoch)
+    if not nested:
+        publish(result, run, result.progress.points, result.progress.first_epoch)
     run.describe(describe_stage(config, result, stage2_headline(config, result)))
     close(result)
     return result
@@ -75,16 +86,16 @@ def run_main(config: Config, data: MultimodalData, parent: TrackedRun, stop: Sto
 
     warmup, finished = child("warmup")
     if not finished:
-        run_warmup(config, data, warmup, stop)
+        run_warmup(config, data, warmup, stop, nested=True)
     check(stop)
     # A finished stage 2 is restored from its checkpoint, which costs no training.
     adaptive, _ = child("adaptive")
-    result = run_stage2(config, data, adaptive, stop, warmup)
+    result = run_stage2(config, data, adaptive, stop, warmup, nested=True)
     points = saved_points(warmup, data) + result.progress.points
+    publish(result, parent, points, result.progress.first_epoch)
     check(stop)
     evaluation, _ = child("evaluate")
-    tested = run_evaluate(adaptive, "test", data, evaluation, config.device)
-    publish(result, parent, points, result.progress.first_epoch)
+    tested = run_evaluate(parent, "test", data, evaluation, config.device)
     final = final_validation(result) | tested
     parent.log_metrics(final, result.epoch)
     modalities = result.stage.model.modalities
