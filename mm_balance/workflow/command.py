@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -173,5 +174,6 @@ def _say(run: TrackedRun, line: str, what: str) -> None:
     print(f"\n{what}: {line.replace('*', '')}")
     print(f"run:  {run.run_id}")
     if not uri.startswith("http"):
-        print(f"open: mlflow ui --backend-store-uri {uri}")
+        # The whole path, so that the line works in a shell where the environment is not active.
+        print(f"open: {Path(sys.executable).with_name('mlflow')} ui --backend-store-uri {uri}")
     print(f"link: {run_link(run)}")
