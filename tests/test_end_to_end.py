@@ -235,11 +235,14 @@ def wait_for_steps(env, stage, step, process, seconds=120):
 
 @pytest.mark.parametrize(("stage", "step", "number"), [("warmup", 1, signal.SIGKILL), ("adaptive", 4, signal.SIGKILL),
                                                        ("adaptive", 3, signal.SIGTERM)])  # fmt: skip
-def test_killed_and_resumed_is_the_same_to_the_last_bit(tmp_path, stage, step, number):
+def test_killed_and_resumed_is_the_same_to_the_last_bit(tmp_path, monkeypatch, stage, step, number):
     epochs = ["--warmup_epochs", "2", "--adaptive_epochs", "4"]
     whole = environment(tmp_path / "whole", f"sqlite:///{tmp_path}/whole.db")
     broken = environment(tmp_path / "broken", f"sqlite:///{tmp_path}/broken.db")
     assert python_run(whole, "main", "--preset", "quick", "--device", "cpu", *epochs).returncode == 0
+    # Whoever asks first makes the store, and its artifact folder under the working folder: here, before both ask.
+    monkeypatch.chdir(broken["WORKING_FOLDER"])
+    client(broken).search_experiments()
     process = start(broken, *epochs)
     wait_for_steps(broken, stage, step, process)
     process.send_signal(number)
