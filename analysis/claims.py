@@ -54,6 +54,11 @@ def claims(frame: pd.DataFrame) -> list[Finding]:
     visual = _column(wide, "accuracy_visual")
     found.append(_compare("(ours) The starved modality gains over joint training", visual(FULL), visual("joint")))
     found.append(_compare("(ours) The starved modality gains over the control", visual(FULL), visual("control")))
+    tuned = "adaptive, tuned", "control, tuned"
+    for name, column in (("fused", accuracy), ("starved modality", visual)):
+        found.append(
+            _compare(f"(ours) Both tuned: it beats joint training + unimodal losses ({name})", *map(column, tuned))
+        )
     found += _refits(wide)
     found += _unimodal(wide)
     found += _quality(wide)
