@@ -64,6 +64,7 @@ SELECTION_METRICS = {
 
 TRACKING_METRICS = {
     "time/training_seconds": "seconds in training, surveys and validation of this stage",
+    "time/checkpoint_seconds": "seconds of writing checkpoints to the local disk",
     "time/tracking_seconds": "seconds spent on logging to MLflow while training (checkpoint uploads included)",
     "time/publishing_seconds": "seconds at the end for figures and model",
     "time/refit_logging_seconds": "seconds of logging per refit: plots, tables, metrics (mean)",

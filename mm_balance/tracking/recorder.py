@@ -33,7 +33,8 @@ class MlflowRecorder:
         corrupted: per training sample the modality corrupted on purpose, or None where unknown.
 
     Attributes:
-        seconds: time spent in here.
+        seconds: time spent on tracking: metrics, refits, uploads of checkpoints.
+        checkpoint_seconds: time spent on writing checkpoints to disk, which training needs without tracking too.
         refit_seconds: time spent per published refit.
     """
 
@@ -45,15 +46,14 @@ class MlflowRecorder:
         self.samples = samples
         self.corrupted = corrupted
         self.seconds = 0.0
+        self.checkpoint_seconds = 0.0
         self.refit_seconds: list[float] = []
 
     def save(self, state: dict[str, Any]) -> None:
-        with self._timed():
-            self._save(state, names.CHECKPOINT_LAST)
+        self._save(state, names.CHECKPOINT_LAST)
 
     def save_best(self, state: dict[str, Any]) -> None:
-        with self._timed():
-            self._save(state, names.CHECKPOINT_BEST)
+        self._save(state, names.CHECKPOINT_BEST)
 
     def publish(self, point: Point, refit: Refit | None) -> None:
         with self._timed():
@@ -98,8 +98,11 @@ class MlflowRecorder:
 
     def _save(self, state: dict[str, Any], name: str) -> None:
         path = self.work_folder / name
+        started = time.perf_counter()
         write_checkpoint(state, path)
-        self.run.client.log_artifact(self.run.run_id, str(path), names.CHECKPOINT_FOLDER)
+        self.checkpoint_seconds += time.perf_counter() - started
+        with self._timed():
+            self.run.client.log_artifact(self.run.run_id, str(path), names.CHECKPOINT_FOLDER)
 
     def _publish_refit(self, refit: Refit, folder: str | None = None) -> None:
         started = time.perf_counter()

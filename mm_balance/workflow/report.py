@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +13,7 @@ import numpy as np
 from mm_balance import names
 from mm_balance.config import Config
 from mm_balance.engine.recorder import Point
-from mm_balance.figures import Figure, mixture_density, mixture_evolution, save_png, unimodal_accuracy
+from mm_balance.figures import Figure, mixture_evolution, save_png, unimodal_accuracy
 from mm_balance.functional.mixture import Mixture
 from mm_balance.tracking.model import log_model
 from mm_balance.tracking.recorder import read_gaps
@@ -41,18 +42,15 @@ def publish(result: StageResult, target: TrackedRun, points: list[Point], warmup
 
 def _log_figures(result: StageResult, target: TrackedRun, points: list[Point], warmup_epochs: int) -> None:
     refits = read_refits(result.run)
-    epoch, gaps, mixture = refits[0]
     modalities = list(result.stage.model.modalities)
-    other = modalities[1] if len(modalities) == 2 else "the best other"
-    title = f"Modality gap and mixture after epoch {epoch}"
-    figures = {
-        names.GAP_FIGURE: mixture_density(gaps, mixture, title=title, leading=modalities[0], other=other),
-        names.ACCURACY_FIGURE: accuracy_figure(points, modalities, warmup_epochs),
-    }
+    target.log_bytes(refits[0].density, names.GAP_FIGURE)
+    target.log_bytes(save_png(accuracy_figure(points, modalities, warmup_epochs)), names.ACCURACY_FIGURE)
     if len(refits) > 1:
-        figures[names.EVOLUTION_FIGURE] = mixture_evolution(refits, leading=modalities[0], other=other)
-    for path, figure in figures.items():
-        target.log_bytes(save_png(figure), path)
+        other = modalities[1] if len(modalities) == 2 else "the best other"
+        series = [(refit.epoch, refit.gaps, refit.mixture) for refit in refits]
+        target.log_bytes(
+            save_png(mixture_evolution(series, leading=modalities[0], other=other)), names.EVOLUTION_FIGURE
+        )
 
 
 def accuracy_figure(points: list[Point], modalities: list[str], warmup_epochs: int) -> Figure:
@@ -66,15 +64,31 @@ def accuracy_figure(points: list[Point], modalities: list[str], warmup_epochs: i
     )
 
 
-def read_refits(run: TrackedRun) -> list[tuple[int, np.ndarray, Mixture]]:
-    """All refits a run has published: epoch, gaps ``(samples,)``, mixture, in order of epoch."""
+@dataclass(frozen=True)
+class PublishedRefit:
+    """A refit as its run has it: epoch, gaps ``(samples,)``, mixture, and the density plot as PNG."""
+
+    epoch: int
+    gaps: np.ndarray
+    mixture: Mixture
+    density: bytes
+
+
+def read_refits(run: TrackedRun) -> list[PublishedRefit]:
+    """All refits a run has published, in order of epoch."""
     found = []
     with TemporaryDirectory() as temporary:
         for folder in run.artifact_names("refits"):
             local = run.fetch(folder, Path(temporary))
-            mixture = Mixture.from_json((local / "mixture.json").read_text("utf-8"))
-            found.append((int(folder.rsplit("_", 1)[1]), read_gaps(local / "gaps.parquet"), mixture))
-    return sorted(found, key=lambda item: item[0])
+            found.append(
+                PublishedRefit(
+                    epoch=int(folder.rsplit("_", 1)[1]),
+                    gaps=read_gaps(local / "gaps.parquet"),
+                    mixture=Mixture.from_json((local / "mixture.json").read_text("utf-8")),
+                    density=(local / "density.png").read_bytes(),
+                )
+            )
+    return sorted(found, key=lambda refit: refit.epoch)
 
 
 def final_validation(result: StageResult) -> dict[str, float]:

@@ -187,7 +187,7 @@ def _train(
     recorder.seconds = 0.0
     started = time.perf_counter()
     loop.fit(stage, progress, recorder, stop)
-    training = time.perf_counter() - started - recorder.seconds
+    training = time.perf_counter() - started - recorder.seconds - recorder.checkpoint_seconds
     epoch = progress.epoch
     best = recorder.load(names.CHECKPOINT_BEST) if select_best else None
     if best is not None:
@@ -218,6 +218,7 @@ def _closing_metrics(progress: loop.Progress, recorder: MlflowRecorder, training
         "selection/best_epoch": progress.best_epoch,
         "selection/best_val_accuracy": progress.best_accuracy,
         "time/training_seconds": training,
+        "time/checkpoint_seconds": recorder.checkpoint_seconds,
         "time/tracking_seconds": recorder.seconds,
         **({"time/refit_logging_seconds": sum(refits) / len(refits)} if refits else {}),
     }
