@@ -9,9 +9,16 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 
 from mm_balance.data import MultimodalData, Split
 from mm_balance.types import InputSpec
+
+# The same examples every time: a red build means a change, not a new example. To look for new ones:
+# HYPOTHESIS_PROFILE=explore pytest ...
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("explore", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture(autouse=True)

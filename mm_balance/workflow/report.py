@@ -27,17 +27,20 @@ FORM_NOTE = {
 }
 
 
-def publish(result: StageResult, target: TrackedRun, points: list[Point], warmup_epochs: int) -> None:
+def publish(result: StageResult, target: TrackedRun, points: list[Point], warmup_epochs: int) -> dict[str, float]:
     """Figures and model of ``result`` on ``target`` (its own run, or the parent of a nested one).
 
     Args:
         points: the curve to draw: those of the stage, or of both stages.
         warmup_epochs: where the first stage ended.
+
+    Returns:
+        The metrics of having done so, for the caller to log: MLflow shows metrics in the order they were logged.
     """
     started = time.perf_counter()
     _log_figures(result, target, points, warmup_epochs)
     log_model(target, result.stage.model, result.stage.data, result.epoch)
-    target.log_metrics({"time/publishing_seconds": time.perf_counter() - started}, result.epoch)
+    return {"time/publishing_seconds": time.perf_counter() - started}
 
 
 def _log_figures(result: StageResult, target: TrackedRun, points: list[Point], warmup_epochs: int) -> None:

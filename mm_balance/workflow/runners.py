@@ -29,7 +29,8 @@ def run_warmup(
     """Stage 1 as a run. A nested run has the series; figures and model are its parent's."""
     result = train_warmup(config, data, run, stop)
     if not nested:
-        publish(result, run, result.progress.points, result.progress.epoch)
+        spent = publish(result, run, result.progress.points, result.progress.epoch)
+        run.log_metrics(spent, result.epoch)
     kind = "joint training" if config.warmup_unimodal_weight == 0 else "joint training + unimodal losses"
     run.describe(describe_stage(config, result, f"Warm-up ({kind})"))
     close(result)
@@ -49,7 +50,8 @@ def run_stage2(
     """Stage 2 as a run, after ``warmup``. A nested run has the series; figures and model are its parent's."""
     result = train_stage2(config, data, run, stop, warmup=warmup, method=method)
     if not nested:
-        publish(result, run, result.progress.points, result.progress.first_epoch)
+        spent = publish(result, run, result.progress.points, result.progress.first_epoch)
+        run.log_metrics(spent, result.epoch)
     run.describe(describe_stage(config, result, stage2_headline(config, result)))
     close(result)
     return result
@@ -92,12 +94,12 @@ def run_main(config: Config, data: MultimodalData, parent: TrackedRun, stop: Sto
     adaptive, _ = child("adaptive")
     result = run_stage2(config, data, adaptive, stop, warmup, nested=True)
     points = saved_points(warmup, data) + result.progress.points
-    publish(result, parent, points, result.progress.first_epoch)
+    spent = publish(result, parent, points, result.progress.first_epoch)
     check(stop)
     evaluation, _ = child("evaluate")
     tested = run_evaluate(parent, "test", data, evaluation, config.device)
-    final = final_validation(result) | tested
-    parent.log_metrics(final, result.epoch)
+    final = tested | final_validation(result)
+    parent.log_metrics(final | spent, result.epoch)
     modalities = result.stage.model.modalities
     parent.describe(
         f"Test accuracy: {accuracies(final, 'test', modalities)}.\n\n"

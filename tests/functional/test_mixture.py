@@ -78,7 +78,7 @@ def test_posterior_agrees_with_scipy_and_sklearn(parts, gaps, balanced):
     posterior = found.posterior_imbalanced(gaps)
     assert ((posterior >= 0) & (posterior <= 1)).all()
     np.testing.assert_allclose(posterior, expected, rtol=1e-9, atol=1e-300)
-    np.testing.assert_allclose(found.density(gaps), np.exp(logsumexp(logs, axis=0)), rtol=1e-9)
+    np.testing.assert_allclose(found.density(gaps), np.exp(logsumexp(logs, axis=0)), rtol=1e-9, atol=1e-300)
 
     model = GaussianMixture(len(parts), covariance_type="diag")
     model.weights_ = np.array([weight for *_, weight in parts])
