@@ -1,5 +1,7 @@
 """Parameters: what the command line accepts, what it refuses and how, and what presets may do."""
 
+from dataclasses import asdict
+
 import pytest
 
 from mm_balance.config import (
@@ -12,6 +14,7 @@ from mm_balance.config import (
     parse_arguments,
     parse_value,
     resolve,
+    restore,
 )
 from mm_balance.errors import UserError
 
@@ -103,6 +106,19 @@ def test_a_preset_file_lies_on_top_of_the_data_sets_own(tmp_path):
     path.write_text("batch_size: 16\nlearning_rate: 1e-2\n")
     config = resolve({"preset": str(path)})
     assert (config.batch_size, config.learning_rate, config.warmup_epochs) == (16, 0.01, 6)
+
+
+def test_a_saved_configuration_comes_back_without_its_preset_and_with_what_is_new(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("batch_size: 16\n")
+    config = resolve({"preset": str(path), "seed": 3})
+    path.unlink()
+    saved = asdict(config)
+    assert restore(saved) == config
+    del saved["posterior_source"]  # as if it had been made before that parameter existed
+    assert restore(saved) == config
+    with pytest.raises(UserError, match="another version of MM-Balance, with gone"):
+        restore({**saved, "gone": 1})
 
 
 def test_text_and_value_are_inverse_for_every_default():

@@ -2,7 +2,7 @@
 
 from mm_balance.config.options import AUTO, ENTRY_POINTS, NONE, Config, Option, entry_point_options, option_of, options
 from mm_balance.config.parse import format_value, parse_arguments, parse_value
-from mm_balance.config.resolve import fingerprint_settings, read_preset, resolve
+from mm_balance.config.resolve import fingerprint_settings, read_preset, resolve, restore
 
 __all__ = [
     "AUTO",
@@ -19,4 +19,5 @@ __all__ = [
     "parse_value",
     "read_preset",
     "resolve",
+    "restore",
 ]

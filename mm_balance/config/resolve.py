@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,22 @@ def resolve(given: Mapping[str, Any]) -> Config:
     config = Config(**values)
     _check(config)
     return config
+
+
+def restore(saved: Mapping[str, Any]) -> Config:
+    """The configuration that a run saved as ``config.json``.
+
+    Parameters that did not exist when it was saved have their defaults.
+
+    Raises:
+        UserError: it holds parameters that this version does not know.
+    """
+    if unknown := [name for name in saved if name not in options()]:
+        raise UserError(
+            f"the run was made by another version of MM-Balance, with {', '.join(unknown)}, which this one does not know"
+        )
+    # Its values are all there; the preset's file need not be.
+    return replace(resolve({**saved, "preset": AUTO}), preset=saved["preset"])
 
 
 def read_preset(preset: str, dataset: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from mm_balance import names
-from mm_balance.config import Config, entry_point_options, options, parse_arguments, resolve
+from mm_balance.config import Config, entry_point_options, options, parse_arguments, resolve, restore
 from mm_balance.data import MultimodalData
 from mm_balance.engine.loop import Interrupted
 from mm_balance.errors import UserError
@@ -115,7 +115,7 @@ def _evaluate(given: dict[str, Any]) -> None:
         raise UserError("run_id is missing; give the id of a finished run of warmup, adaptive or main")
     source = existing_run(given["run_id"], "run_id")
     saved = source.read_json(names.CONFIG_FILE)
-    config = Config(**{**saved, "data_dir": given["data_dir"]})
+    config = restore({**saved, "data_dir": given["data_dir"]})
     data = read_data(config)
     _check_same_data(source, data)
     run = open_run(f"evaluate {given['split']} {source.read().info.run_name}")
@@ -134,7 +134,7 @@ def _resumed_config(entry_point: str, given: dict[str, Any], run: TrackedRun) ->
     saved = run.read_json(names.CONFIG_FILE)
     declared = {name: None if option.may_be_none else option.default for name, option in options().items()}
     taken = {name: value for name, value in given.items() if name in entry_point_options(entry_point)}
-    return Config(**merge_resumed(taken, saved, declared))
+    return restore(merge_resumed(taken, saved, declared))
 
 
 def _check_same_data(run: TrackedRun, data: MultimodalData) -> None:
