@@ -25,6 +25,7 @@ ROOMS = {
     "optuna": {"study"},
     "librosa": {"data"},
     "soundfile": {"data"},
+    "av": {"data"},
     "matplotlib": {"figures"},
     "pandas": {"tracking"},
     "sklearn": {"functional"},
