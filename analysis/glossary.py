@@ -26,6 +26,7 @@ def glossary() -> str:
     parts.append(_table("at each refit, over the training split in eval mode", names.REFIT_METRICS))
     parts.append(_table("at each refit, where corruption was planted (`digits`)", names.TRUTH_METRICS))
     parts.append(_table("at the end of a stage", names.SELECTION_METRICS | names.TRACKING_METRICS))
+    parts.append(_table("by `prepare`", names.DATA_METRICS))
     parts += ["## Artifacts\n", _table("path", names.ARTIFACTS), "## Tags\n", _table("tag", names.TAGS)]
     return "\n".join(parts)
 

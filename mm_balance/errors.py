@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read.
+"""The one exception a user is meant to read, and the one that is no mistake.
 
 Every other exception is a defect of the program and keeps its traceback.
 """
@@ -10,3 +10,7 @@ class UserError(Exception):
     The message is one line that says what is wrong, where (file, line, sample, parameter) and what to do.
     Entry points print it and exit with status 1, before any training where that is possible.
     """
+
+
+class Interrupted(Exception):
+    """Work stopped on request, with its state saved."""

@@ -70,6 +70,15 @@ TRACKING_METRICS = {
     "time/refit_logging_seconds": "seconds of logging per refit: plots, tables, metrics (mean)",
 }
 
+DATA_METRICS = {
+    "data/train": "training samples",
+    "data/val": "validation samples",
+    "data/test": "test samples",
+    "data/skipped": "clips and rows dropped under on_error=skip",
+    "data/excluded": "clips that the data set's own recipe leaves out",
+}
+"""Logged by ``prepare``."""
+
 TAGS = {
     "mm.stage": "entry point or stage of the run",
     "mm.method": "method in METHODS",
@@ -90,6 +99,10 @@ TAGS = {
 CONFIG_FILE = "config.json"
 ENVIRONMENT_FILE = "environment.json"
 DATA_FILE = "data.json"
+DATA_FOLDER = "data"
+CARD_FILE = "card.md"
+SHEET_FILE = "contact_sheet.png"
+SAMPLES_FILE = "samples.parquet"
 CHECKPOINT_FOLDER = "checkpoints"
 CHECKPOINT_LAST = "last"
 CHECKPOINT_BEST = "best"
@@ -104,6 +117,10 @@ ARTIFACTS = {
     CONFIG_FILE: "every resolved parameter",
     ENVIRONMENT_FILE: "package versions, machine, git commit, command line",
     DATA_FILE: "data set: digest, classes, sizes per split, recipe, skipped rows",
+    f"{DATA_FOLDER}/{CARD_FILE}": "data card of a prepared set: counts, durations, rates, sizes, lists, skipped files",
+    f"{DATA_FOLDER}/{SHEET_FILE}": "frames beside spectrograms of some training samples",
+    f"{DATA_FOLDER}/{SAMPLES_FILE}": "one row per sample: split, label, files, hashes, durations, and what the data set knows "
+    "of it (CREMA-D: actor, human votes)",
     "refits/epoch_NNNN/mixture.json": "the fitted mixture; reads back with Mixture.from_json",
     "refits/epoch_NNNN/density.png": "histogram of gaps, components, their sum, posterior",
     "refits/epoch_NNNN/gaps.parquet": "one row per training sample: index, sample, label, p_<modality>, p_fused, gap, "

@@ -3,8 +3,8 @@
 from mm_balance import names
 from mm_balance.config import entry_point_options, options
 
-COMMON = """dataset data_dir preset modalities visual_difficulty corruption train_fraction image_size clip_seconds on_error
-encoder fusion batch_size learning_rate learning_rate_schedule learning_rate_step learning_rate_decay optimizer momentum
+COMMON = """dataset data_dir preset modalities visual_difficulty corruption train_fraction protocol recipe clip_seconds audio_fit
+resampler audio_normalization image_size frames frames_per_second frame_choice augment visual_normalization on_error encoder fusion batch_size learning_rate learning_rate_schedule learning_rate_step learning_rate_decay optimizer momentum
 weight_decay selection seed device precision resume_run""".split()
 WARMUP = ["warmup_epochs", "warmup_unimodal_weight"]
 STAGE2 = """adaptive_epochs refit_every adaptive_learning_rate optimizer_state mixture loss_form unimodal_weight gap_weight
@@ -17,6 +17,11 @@ def test_entry_points_and_their_parameters():
     assert list(entry_point_options("warmup")) == [*COMMON, *WARMUP]
     assert list(entry_point_options("adaptive")) == [*COMMON, "warmup_run", *STAGE2]
     assert list(entry_point_options("evaluate")) == ["data_dir", "device", "run_id", "split"]
+    assert (
+        list(entry_point_options("prepare"))
+        == """dataset data_dir preset modalities protocol recipe clip_seconds audio_fit
+    resampler audio_normalization image_size frames_per_second augment on_error source workers""".split()
+    )
 
 
 def test_defaults():
@@ -24,7 +29,8 @@ def test_defaults():
     expected_auto = set(
         """data_dir preset visual_difficulty train_fraction image_size clip_seconds encoder batch_size learning_rate
         learning_rate_schedule learning_rate_step learning_rate_decay device warmup_epochs warmup_unimodal_weight
-        adaptive_epochs refit_every adaptive_learning_rate balanced_fusion_weight""".split()
+        adaptive_epochs refit_every adaptive_learning_rate balanced_fusion_weight recipe audio_fit audio_normalization frames
+        frames_per_second frame_choice augment visual_normalization workers""".split()
     )
     assert {name for name, value in defaults.items() if value == "auto"} == expected_auto
     fixed = {
@@ -34,6 +40,7 @@ def test_defaults():
         "mixture": "two", "loss_form": "reconstructed", "unimodal_weight": 1.0, "gap_weight": 0.5, "shift_weight": 0.5,
         "hard_weight": 1.0, "posterior_weighting": "posterior", "posterior_source": "refit", "gap_gradient": "both",
         "anneal": "cosine", "anneal_start": 1.0, "anneal_end": 0.1, "run_id": "none", "split": "test",
+        "protocol": "published", "resampler": "soxr_hq", "source": "none",
     }  # fmt: skip
     assert {name: value for name, value in defaults.items() if value != "auto"} == fixed
 
@@ -42,6 +49,14 @@ def test_choices():
     choices = {name: option.choices for name, option in options().items() if option.choices}
     assert choices == {
         "on_error": ("fail", "skip"),
+        "protocol": ("published", "speaker"),
+        "recipe": ("stft257", "fbank128", "logmel64", "embedded"),
+        "audio_fit": ("tile", "pad"),
+        "resampler": ("soxr_hq", "soxr_vhq", "polyphase", "kaiser_best"),
+        "audio_normalization": ("none", "sample", "audioset", "train"),
+        "frame_choice": ("random", "segment_start", "first"),
+        "augment": ("resized_crop_flip", "crop_flip", "none"),
+        "visual_normalization": ("imagenet", "train"),
         "encoder": ("resnet18", "resnet_narrow"),
         "fusion": ("concat", "sum", "film", "gated"),
         "learning_rate_schedule": ("constant", "step", "cosine"),

@@ -106,21 +106,86 @@ class Config:
         exclusive=True,
         maximum=1.0,
     )
-    image_size: int = _option(
-        AUTO, group="data", help="manifests: images are resized to this square, pixels", minimum=8
+    protocol: str = _option(
+        "published",
+        group="data",
+        help="which split: the published lists, or `speaker` = disjoint speakers (`cremad` only)",
+        choices=("published", "speaker"),
+    )
+    recipe: str = _option(
+        AUTO,
+        group="data",
+        help="features of sounds: `stft257` (OGM-GE), `fbank128` (Kaldi's, as MLA), `logmel64` (ours); `embedded` = digits' own",
+        choices=("stft257", "fbank128", "logmel64", "embedded"),
+        source="OGM-GE_CVPR2022@343dc1d, MLA@ab6c184",
     )
     clip_seconds: float = _option(
         AUTO,
         group="data",
-        help="manifests: sounds are tiled or cut to this length, seconds",
+        help="length of every sound, seconds (OGM-GE: 3 on CREMA-D; LFM: 20; fbank scripts: 10.24)",
         minimum=0.0,
         exclusive=True,
+    )
+    audio_fit: str = _option(
+        AUTO,
+        group="data",
+        help="sounds that are shorter: `tile` repeats them (OGM-GE), `pad` appends silence (MLA)",
+        choices=("tile", "pad"),
+    )
+    resampler: str = _option(
+        "soxr_hq",
+        group="data",
+        help="`soxr_hq` is librosa's since 0.10; `kaiser_best` its older one, which the official codes ran with (needs resampy)",
+        choices=("soxr_hq", "soxr_vhq", "polyphase", "kaiser_best"),
+    )
+    audio_normalization: str = _option(
+        AUTO,
+        group="data",
+        help="of features: `none` (OGM-GE, MLA), `sample` (z-score of each, PMR), `audioset` (constants, OGM-GE's Kinetics "
+        "script), `train` (mean and deviation of the training split)",
+        choices=("none", "sample", "audioset", "train"),
+    )
+    image_size: int = _option(AUTO, group="data", help="edge of the pictures that the network sees, pixels", minimum=8)
+    frames: int = _option(
+        AUTO,
+        group="data",
+        help="frames of a video that the network sees (OGM-GE: 1 on CREMA-D, 3 elsewhere)",
+        minimum=1,
+    )
+    frames_per_second: float = _option(
+        AUTO, group="data", help="rate at which frames are stored, per second", minimum=0.0, exclusive=True
+    )
+    frame_choice: str = _option(
+        AUTO,
+        group="data",
+        help="`random` in each segment, the middle in evaluation (MMPareto, BalanceBenchmark); `segment_start` (OGM-GE on AVE, "
+        "MLA); `first` (what OGM-GE's CREMA-D loader does)",
+        choices=("random", "segment_start", "first"),
+    )
+    augment: str = _option(
+        AUTO,
+        group="data",
+        help="of training frames: `resized_crop_flip` (all official codes), `crop_flip` (ours, cheaper), `none`",
+        choices=("resized_crop_flip", "crop_flip", "none"),
+    )
+    visual_normalization: str = _option(
+        AUTO,
+        group="data",
+        help="of pictures: `imagenet` constants (all official codes) or `train` (mean and deviation of the training split)",
+        choices=("imagenet", "train"),
     )
     on_error: str = _option(
         "fail",
         group="data",
-        help="bad rows of a manifest: `fail` stops before training, `skip` drops and counts them",
+        help="bad files and rows: `fail` stops before training, `skip` drops and counts them",
         choices=("fail", "skip"),
+    )
+
+    source: str | None = _option(
+        NONE, group="prepare", help="folder of the raw download (not needed for a manifest, which names its files)"
+    )
+    workers: int = _option(
+        AUTO, group="prepare", help="decoding processes; `auto` = one for each core, fewer for small sets", minimum=1
     )
 
     encoder: str = _option(
@@ -299,10 +364,17 @@ ENTRY_POINTS: dict[str, tuple[str, ...]] = {
     "warmup": (*_COMMON, "warmup"),
     "adaptive": (*_COMMON, "adaptive", "stage2"),
     "evaluate": ("evaluate",),
+    "prepare": ("prepare",),
 }
 """Entry point -> groups of its parameters. Also see ``ENTRY_POINT_EXTRA``."""
 
-ENTRY_POINT_EXTRA: dict[str, tuple[str, ...]] = {"evaluate": ("data_dir", "device")}
+ENTRY_POINT_EXTRA: dict[str, tuple[str, ...]] = {
+    "evaluate": ("data_dir", "device"),
+    "prepare": (
+        "dataset", "data_dir", "preset", "modalities", "protocol", "recipe", "clip_seconds", "audio_fit", "resampler",
+        "audio_normalization", "image_size", "frames_per_second", "augment", "on_error",
+    ),
+}  # fmt: skip
 """Single parameters an entry point takes beside its groups (`evaluate` takes all else from the run)."""
 
 ENTRY_POINT_HELP: dict[str, str] = {
@@ -310,6 +382,7 @@ ENTRY_POINT_HELP: dict[str, str] = {
     "warmup": "Stage 1, then the first survey of gaps and the first mixture fit.",
     "adaptive": "Stage 2 from a finished warm-up run.",
     "evaluate": "The model of a finished run on one split.",
+    "prepare": "From a raw download, or a manifest, to a verified, decoded store; does nothing the second time.",
 }
 
 _KINDS = {"int": int, "float": float, "str": str, "str | None": str}

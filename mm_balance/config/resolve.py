@@ -15,8 +15,12 @@ from mm_balance.config.options import AUTO, Config, options
 from mm_balance.config.parse import format_value, parse_value
 from mm_balance.errors import UserError
 
-_RESOLVED_LATER = ("data_dir", "preset", "device")
+_RESOLVED_LATER = ("data_dir", "preset", "device", "workers")
 """Parameters whose ``auto`` depends on the machine, not on the data set: they keep the word."""
+SEEN_BY_THE_NETWORK = (
+    "train_fraction", "image_size", "frames", "frame_choice", "augment", "audio_normalization", "visual_normalization",
+)  # fmt: skip
+"""What decides, beside the data's digest, which numbers the network sees."""
 
 
 def resolve(given: Mapping[str, Any]) -> Config:
@@ -99,7 +103,7 @@ def read_preset(preset: str, dataset: str) -> dict[str, Any]:
 def fingerprint_settings(config: Config) -> dict[str, Any]:
     """The parameters that decide what a warm-up run learns, by name (data are identified by digest, beside these)."""
     declared = options()
-    named = {"encoder", "fusion", "modalities", "seed", "precision", "train_fraction"}
+    named = {"encoder", "fusion", "modalities", "seed", "precision", *SEEN_BY_THE_NETWORK}
     return {
         name: getattr(config, name)
         for name, option in declared.items()

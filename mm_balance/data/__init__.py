@@ -1,49 +1,58 @@
-"""Data: readers that give decoded, checked splits in memory, and the batches that come of them."""
+"""Data: readers that give checked splits, in memory or mapped from a store, and the batches that come of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from mm_balance.data.clips import Work, load_manifest, load_prepared, prepare_raw
 from mm_balance.data.dataset import BatchLoader, MultimodalData, Split
 from mm_balance.data.digits import load_digits
-from mm_balance.data.manifest import load_manifest
+from mm_balance.data.readers import READERS
+from mm_balance.data.recipe import FileOptions
 from mm_balance.errors import UserError
 
-LATER = ("cremad", "ave", "kinetics_sounds")
-
-__all__ = ["BatchLoader", "MultimodalData", "Split", "load_data", "load_digits", "load_manifest"]
+__all__ = [
+    "READERS",
+    "BatchLoader",
+    "FileOptions",
+    "MultimodalData",
+    "Split",
+    "Work",
+    "load_data",
+    "load_digits",
+    "load_manifest",
+    "prepare_raw",
+]
 
 
 def load_data(
     dataset: str,
     *,
-    data_dir: Path | None,
     seed: int,
     visual_difficulty: float,
     corruption: float,
+    protocol: str,
     modalities: tuple[str, ...],
     on_error: str,
-    image_size: int,
-    clip_seconds: float,
-    progress: bool,
+    options: FileOptions,
+    work: Work,
 ) -> MultimodalData:
-    """The data set called ``dataset``, decoded and checked.
+    """The data set called ``dataset``, checked and ready to train on.
 
     Args:
-        dataset: ``digits``, or the path of a manifest, which ends in .csv.
-        data_dir: folder of prepared data; nothing that this version reads lies there.
-        seed: of the draw of data: the corruption and noise of `digits`, the choice of validation samples of a manifest.
+        dataset: ``digits``, a built-in set that is prepared, or the path of a manifest, which ends in .csv.
+        seed: of the draw of data: the corruption and noise of `digits`, the choice of validation samples of the others.
             Runs that are to be compared share it, so it is not a run's seed.
         visual_difficulty: of `digits`, see ``load_digits``.
         corruption: of `digits`, see ``load_digits``.
+        protocol: of built-in sets, which split.
         modalities: columns of a manifest; the first one leads the gap.
-        on_error: of manifests, ``fail`` or ``skip``, see ``load_manifest``.
-        image_size: of manifests, pixels.
-        clip_seconds: of manifests, seconds.
-        progress: show a progress bar.
+        on_error: of files, ``fail`` or ``skip``, see ``load_manifest``.
+        options: how files become what the network sees.
+        work: where stores lie and how to decode.
 
     Raises:
-        UserError: an unknown name, a data set whose reader does not exist yet, or bad data.
+        UserError: an unknown name, a data set that is not prepared, or bad data.
     """
     if dataset == "digits":
         if modalities != ("audio", "visual"):
@@ -55,13 +64,17 @@ def load_data(
             modalities=modalities,
             seed=seed,
             on_error=on_error,
-            image_size=image_size,
-            clip_seconds=clip_seconds,
-            progress=progress,
+            options=options,
+            work=work,
         )
-    if dataset in LATER:
-        raise UserError(
-            f"dataset={dataset}: its reader comes with `prepare` in a later version; a manifest.csv of its clips, as "
-            "images and sounds, works now: dataset=PATH/manifest.csv"
+    if dataset in READERS:
+        return load_prepared(
+            dataset,
+            protocol=protocol,
+            modalities=modalities,
+            seed=seed,
+            on_error=on_error,
+            options=options,
+            work=work,
         )
-    raise UserError(f"dataset={dataset} is not known; give digits, {', '.join(LATER)} or the path of a manifest.csv")
+    raise UserError(f"dataset={dataset} is not known; give digits, {', '.join(READERS)} or the path of a manifest.csv")

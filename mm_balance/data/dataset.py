@@ -3,27 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mm_balance.data.augment import VisualTransform, choose_frames
 from mm_balance.types import Batch, InputSpec
 
 STATISTICS_CHUNK = 64
+READ_AHEAD = 3
+"""Batches read from a store while the current one trains."""
+
+
+@dataclass
+class FrameView:
+    """How the stored frames of a split become what the network sees.
+
+    Attributes:
+        transform: which frames, and their augmentation.
+        counts: ``(samples,)`` int64, frames that each clip has.
+        aspect: ``(samples,)`` float32, width / height of the original pictures.
+    """
+
+    transform: VisualTransform
+    counts: Tensor
+    aspect: Tensor
+
+    def at(self, index: Tensor) -> FrameView:
+        """The same of the samples at ``index``."""
+        return FrameView(self.transform, self.counts[index], self.aspect[index])
 
 
 @dataclass
 class Split:
-    """One split, decoded, on the CPU.
+    """One split, on the CPU.
 
     Attributes:
         name: ``train``, ``val`` or ``test``.
-        inputs: modality -> ``(samples, *spec.shape)``, float32 or uint8.
+        inputs: modality -> decoded values, float32 or uint8: ``(samples, *spec.shape)``; or, where ``rows`` is given, the
+            arrays of a store, which are mapped rather than read; under a view ``(rows, frames, 3, edge, edge)``.
         labels: ``(samples,)`` int64.
         samples: stable ids.
         corrupted: per sample the modality corrupted on purpose; ``""`` = clean or unknown.
         corruption_kind: per sample how; ``""`` = clean or unknown.
+        rows: ``(samples,)`` int64, where in ``inputs`` each sample lies; None = in order.
+        views: modality -> what becomes of its stored frames; modalities without one are taken as they are.
     """
 
     name: str
@@ -32,6 +59,8 @@ class Split:
     samples: list[str]
     corrupted: list[str]
     corruption_kind: list[str] = field(default_factory=list)
+    rows: Tensor | None = None
+    views: dict[str, FrameView] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,12 +70,42 @@ class Split:
         places = index.tolist()
         return Split(
             self.name,
-            {name: value[index] for name, value in self.inputs.items()},
+            {name: value[index] for name, value in self.inputs.items()} if self.rows is None else self.inputs,
             self.labels[index],
             [self.samples[place] for place in places],
             [self.corrupted[place] for place in places],
             [self.corruption_kind[place] for place in places] if self.corruption_kind else [],
+            None if self.rows is None else self.rows[index],
+            {name: view.at(index) for name, view in self.views.items()},
         )
+
+    def read(self, index: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """Stored values of the samples at ``index``: of clips, the frames that the network will see.
+
+        Args:
+            index: ``(batch,)`` int64 positions.
+            generator: of the choice of frames in training; None = evaluation, where nothing is random.
+        """
+        places = index if self.rows is None else self.rows[index]
+        found = {}
+        for name, value in self.inputs.items():
+            view = self.views.get(name)
+            if view is None:
+                found[name] = value[places]
+                continue
+            chosen = choose_frames(view.counts[index], view.transform.frames, view.transform.how, generator)
+            flat = (places.unsqueeze(1) * value.shape[1] + chosen).flatten()
+            # index_select copies whole frames; indexing by two tensors is several times slower.
+            frames = value.flatten(0, 1).index_select(0, flat)
+            found[name] = frames.unflatten(0, chosen.shape)
+        return found
+
+    def finish(self, inputs: dict[str, Tensor], index: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """What ``read`` gave, by now on the device of training, augmented (``generator`` None: not) and resized there."""
+        finished = dict(inputs)
+        for name, view in self.views.items():
+            finished[name] = view.transform(inputs[name], view.aspect[index], generator)
+        return finished
 
 
 @dataclass
@@ -64,6 +123,11 @@ class MultimodalData:
         counts: samples per split, rows skipped, and the like.
         source: one sentence on where the data come from.
         skipped: one line per row that was dropped, with its reason.
+        excluded: one line per clip that the data set's own recipe leaves out.
+        lists: list file -> SHA-256, where the split comes from published lists.
+        notes: what one should know of the data or the split.
+        table: one value per sample and column, for all splits: what is known of each clip.
+        folder: of the prepared store, where there is one.
     """
 
     name: str
@@ -76,6 +140,16 @@ class MultimodalData:
     counts: dict[str, int]
     source: str
     skipped: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
+    lists: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    table: dict[str, list] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @property
+    def card(self) -> Path | None:
+        """Folder of the data card of a prepared set."""
+        return None if self.folder is None else self.folder / f"card-{self.digest[:12]}"
 
     def with_train_fraction(self, fraction: float, *, seed: int) -> MultimodalData:
         """The same data with a stratified share of the training split (at least one sample of each class).
@@ -114,14 +188,16 @@ class BatchLoader:
         return len(self._chunks(torch.arange(len(self._split))))
 
     def epoch(self, epoch: int, device: torch.device, *, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of a shuffled epoch, from ``start_batch`` on."""
-        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + epoch) % 2**63)
-        order = torch.randperm(len(self._split), generator=generator)
-        yield from self._batches(self._chunks(order)[start_batch:], device)
+        """The batches of a shuffled epoch, from ``start_batch`` on. What is random in a batch depends on its place alone."""
+        first = (self._seed * 1_000_003 + epoch) % 2**63
+        order = torch.randperm(len(self._split), generator=torch.Generator().manual_seed(first))
+        chunks = list(enumerate(self._chunks(order)))[start_batch:]
+        yield from self._batches([(index, (first * 100_003 + number) % 2**63) for number, index in chunks], device)
 
     def ordered(self, device: torch.device) -> Iterator[Batch]:
-        """Every sample once, in index order."""
-        yield from self._batches(torch.arange(len(self._split)).split(self._batch_size), device)
+        """Every sample once, in index order, without augmentation."""
+        chunks = torch.arange(len(self._split)).split(self._batch_size)
+        yield from self._batches([(index, None) for index in chunks], device)
 
     def _chunks(self, order: Tensor) -> tuple[Tensor, ...]:
         chunks = order.split(self._batch_size)
@@ -129,18 +205,33 @@ class BatchLoader:
             chunks = (*chunks[:-2], torch.cat(chunks[-2:]))
         return chunks
 
-    def _batches(self, chunks: tuple[Tensor, ...], device: torch.device) -> Iterator[Batch]:
-        for index in chunks:
+    def _batches(self, chunks: list[tuple[Tensor, int | None]], device: torch.device) -> Iterator[Batch]:
+        if self._split.rows is None:  # in memory: a thread would cost more than it hides
+            for index, seed in chunks:
+                yield self._finish(*self._read(index, seed, device), device)
+            return
+        with ThreadPoolExecutor(1) as reader:
+            ahead = [reader.submit(self._read, index, seed, device) for index, seed in chunks[:READ_AHEAD]]
+            for number in range(len(chunks)):
+                ready = ahead.pop(0).result()
+                if number + READ_AHEAD < len(chunks):
+                    ahead.append(reader.submit(self._read, *chunks[number + READ_AHEAD], device))
+                yield self._finish(*ready, device)
+
+    def _read(self, index: Tensor, seed: int | None, device: torch.device) -> tuple[Batch, torch.Generator | None]:
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        batch = Batch(self._split.read(index, generator), self._split.labels[index], index)
+        if device.type == "cuda":
             batch = Batch(
-                {name: value[index] for name, value in self._split.inputs.items()}, self._split.labels[index], index
+                {name: value.pin_memory() for name, value in batch.inputs.items()},
+                batch.labels.pin_memory(),
+                batch.index.pin_memory(),
             )
-            if device.type == "cuda":
-                batch = Batch(
-                    {name: value.pin_memory() for name, value in batch.inputs.items()},
-                    batch.labels.pin_memory(),
-                    batch.index.pin_memory(),
-                )
-            yield batch.to(device)
+        return batch, generator
+
+    def _finish(self, batch: Batch, generator: torch.Generator | None, device: torch.device) -> Batch:
+        moved = batch.to(device)
+        return replace(moved, inputs=self._split.finish(moved.inputs, batch.index, generator))
 
 
 def channel_statistics(values: Tensor, *, channel: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from mm_balance.data.dataset import MultimodalData, Split, channel_statistics
-from mm_balance.data.decode import Undecodable, log_mel, read_gray_image, read_sound
+from mm_balance.data.frames import read_gray_image
+from mm_balance.data.logmel import log_mel
+from mm_balance.data.sound import Undecodable, read_sound
 from mm_balance.errors import UserError
 from mm_balance.types import InputSpec
 

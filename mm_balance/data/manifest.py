@@ -1,4 +1,4 @@
-"""A data set of one's own: ``manifest.csv``, one row per sample, with a column per modality that names a file.
+"""The table of a data set: ``manifest.csv``, one row per sample, with a column per modality that names a file.
 
 ``sample,split,label,audio,visual`` and optionally ``group`` (speaker, source video). UTF-8; paths are relative to the
 manifest and may not leave its folder. Every bad row is named with its line and reason before any training.
@@ -7,62 +7,55 @@ manifest and may not leave its folder. Every bad row is named with its line and 
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
-from mm_balance.data.dataset import MultimodalData, Split, channel_statistics
-from mm_balance.data.decode import (
-    IMAGE_EXTENSIONS,
-    SOUND_EXTENSIONS,
-    VIDEO_EXTENSIONS,
-    Undecodable,
-    decode_image,
-    decode_sound,
-    log_mel,
-)
+from mm_balance.data.frames import IMAGE_EXTENSIONS
+from mm_balance.data.recipe import PICTURE, SOUND
+from mm_balance.data.sound import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
+from mm_balance.data.store import Clip, identify
 from mm_balance.errors import UserError
-from mm_balance.types import InputSpec
 
-VERSION = "manifest-1"
 SPLITS = ("train", "val", "test")
 REQUIRED = ("sample", "split", "label")
 GROUP = "group"
-KINDS = {**dict.fromkeys(SOUND_EXTENSIONS, "sound"), **dict.fromkeys(IMAGE_EXTENSIONS, "image")}
-RATE, WINDOW, HOP, BANDS = 16_000, 512, 256, 64
-"""Sounds: 32 ms windows every 16 ms, so that 3 s give 64 x 188, an image-like shape for a ResNet."""
+HEARD = ("audio", "sound", "speech", "voice")
+"""A column of videos is listened to if its name begins so, else looked at."""
 VAL_SHARE = 0.1
 SHOWN = 5
 """Bad rows that an error message lists."""
 
 
 @dataclass
-class _Row:
+class Row:
+    """One line of a manifest; ``files`` by modality, ``extra`` by further column."""
+
     line: int
     sample: str
     split: str
     label: str
     group: str
     files: dict[str, str]
-    hashes: list[str] = field(default_factory=list)
+    extra: dict[str, str]
 
 
-class _Rejected:
+class Rejected:
     """The bad rows so far, with their reasons."""
 
     def __init__(self) -> None:
         self._reasons: list[tuple[int, str]] = []
 
-    def add(self, row: _Row, reason: str, file: str = "") -> None:
+    def add(self, row: Row, reason: str, file: str = "") -> None:
         place = f"line {row.line}, sample {row.sample!r}"
         self._reasons.append((row.line, f"{place}, file {file!r}: {reason}" if file else f"{place}: {reason}"))
+
+    def say(self, line: str) -> None:
+        """A clip that has no row, in words of its own."""
+        self._reasons.append((0, line))
 
     def lines(self) -> list[str]:
         """One line of text per bad row, in the order of the manifest."""
@@ -79,76 +72,12 @@ class _Rejected:
         )
 
 
-def load_manifest(
-    path: Path,
-    *,
-    modalities: Sequence[str] = ("audio", "visual"),
-    seed: int = 0,
-    on_error: str = "fail",
-    image_size: int = 224,
-    clip_seconds: float = 3.0,
-    progress: bool = True,
-) -> MultimodalData:
-    """Read, check and decode the data set that a manifest describes.
-
-    A modality is sound (WAV, FLAC, OGG) or image (PNG, JPEG) by the extension of its files. Sounds become
-    ``(1, 64, frames)`` float32 log-mel spectrograms, ``frames = 1 + clip_seconds * 16000 // 256``; images
-    ``(3, image_size, image_size)`` uint8. Without rows of split ``val``, a stratified tenth of train becomes it; groups
-    stay together.
-
-    Args:
-        path: the manifest.
-        modalities: the columns to read; the first one leads the gap.
-        seed: of the choice of validation samples, where there are none.
-        on_error: ``fail`` stops at bad rows; ``skip`` drops them and keeps their reasons in ``skipped``.
-        image_size: edge of the images, pixels.
-        clip_seconds: length of the sounds, seconds; shorter ones are repeated, longer ones cut.
-        progress: show a progress bar.
+def read_rows(path: Path, modalities: Sequence[str], rejected: Rejected) -> list[Row]:
+    """Rows whose cells are in order.
 
     Raises:
-        UserError: the manifest cannot be read; a bad row under ``fail``; a group in two splits; one class or an empty
-            split (after skipping).
+        UserError: the table as a whole is not: unreadable, not UTF-8, no CSV, columns missing or twice, or no rows.
     """
-    rejected = _Rejected()
-    rows = _read_rows(path, modalities, rejected)
-    rows = _drop_unknown_labels(rows, rejected)
-    rows = _drop_bad_files(path.parent, rows, modalities, rejected)
-    rejected.stop_if_any(path, on_error)
-    _check_groups(path, rows)
-    if not any(row.split == "val" for row in rows):
-        _carve_validation(path, rows, seed)
-    _check_enough(path, rows)
-    rows.sort(key=lambda row: SPLITS.index(row.split))
-    kinds = {name: _kind(rows[0].files[name]) for name in modalities}
-    values, rows = _decode(path.parent, rows, kinds, rejected, image_size, clip_seconds, progress)
-    # Again: dropping undecodable files can empty a class or a split.
-    kept = _drop_unknown_labels(rows, rejected)
-    rejected.stop_if_any(path, on_error)
-    _check_enough(path, kept)
-    classes = tuple(sorted({row.label for row in kept}))
-    places = {row.sample: place for place, row in enumerate(rows)}
-    splits = {}
-    for name in SPLITS:
-        members = [row for row in kept if row.split == name]
-        splits[name] = _split(name, members, [places[row.sample] for row in members], values, classes)
-    recipe = _recipe(kinds, image_size, clip_seconds)
-    skipped = rejected.lines()
-    return MultimodalData(
-        name=path.parent.resolve().name if path.stem == "manifest" else path.stem,
-        classes=classes,
-        specs=_specs(splits["train"], kinds),
-        splits=splits,
-        digest=_digest(kept, modalities, recipe),
-        recipe=recipe,
-        truth_known=False,
-        counts={**{name: len(split) for name, split in splits.items()}, "skipped": len(skipped)},
-        source=f"Manifest {path.name} in the folder {path.parent.resolve().name}.",
-        skipped=skipped,
-    )
-
-
-def _read_rows(path: Path, modalities: Sequence[str], rejected: _Rejected) -> list[_Row]:
-    """Rows whose cells are in order. Raises UserError where the table as a whole is not."""
     wanted = [*REQUIRED, *modalities]
     if not modalities or len(set(wanted)) < len(wanted) or GROUP in modalities:
         raise UserError(f"modalities={','.join(modalities)}: give columns of the manifest that hold files, each once")
@@ -166,12 +95,13 @@ def _read_rows(path: Path, modalities: Sequence[str], rejected: _Rejected) -> li
         raise UserError(f"{path}: line {reader.line_num} is not CSV ({error})") from error
     if not table:
         raise UserError(f"{path}: no rows below the header")
-    rows: list[_Row] = []
+    rows: list[Row] = []
     seen: dict[str, int] = {}
     for line, cells in table:
         named = dict(zip(header, cells, strict=False))
         sample, split, label, group = (named.get(name, "").strip() for name in (*REQUIRED, GROUP))
-        row = _Row(line, sample, split, label, group, {name: named.get(name, "") for name in modalities})
+        extra = {name: cell for name, cell in named.items() if name and name not in (*wanted, GROUP)}
+        row = Row(line, sample, split, label, group, {name: named.get(name, "") for name in modalities}, extra)
         if len(cells) != len(header):
             rejected.add(row, f"{len(cells)} cells where the header has {len(header)}")
         elif empty := [name for name in wanted if not named[name].strip()]:
@@ -194,7 +124,7 @@ def _check_header(path: Path, header: list[str], wanted: list[str]) -> None:
         raise UserError(f"{path}: column(s) {', '.join(map(repr, twice))} occur more than once in the header")
 
 
-def _drop_unknown_labels(rows: list[_Row], rejected: _Rejected) -> list[_Row]:
+def drop_unknown_labels(rows: list[Row], rejected: Rejected) -> list[Row]:
     """Rows whose label occurs in the train split."""
     known = {row.label for row in rows if row.split == "train"}
     for row in rows:
@@ -203,7 +133,8 @@ def _drop_unknown_labels(rows: list[_Row], rejected: _Rejected) -> list[_Row]:
     return [row for row in rows if row.label in known]
 
 
-def _check_enough(path: Path, rows: list[_Row]) -> None:
+def check_enough(path: Path, rows: list[Row]) -> None:
+    """Raises UserError where a split is empty or there is one class only."""
     for name in SPLITS:
         if not any(row.split == name for row in rows):
             raise UserError(f"{path}: no usable rows of split {name}; every split needs samples")
@@ -211,30 +142,70 @@ def _check_enough(path: Path, rows: list[_Row]) -> None:
         raise UserError(f"{path}: all rows have the label {classes.pop()!r}; training needs at least two classes")
 
 
-def _drop_bad_files(root: Path, rows: list[_Row], modalities: Sequence[str], rejected: _Rejected) -> list[_Row]:
-    """Rows whose files exist inside the manifest's folder and are of the kind that their column holds."""
-    majority = {}
-    for name in modalities:
-        found = Counter(kind for row in rows if (kind := _kind(row.files[name])))
-        majority[name] = found.most_common(1)[0][0] if found else ""
+@dataclass(frozen=True)
+class Columns:
+    """What the modalities of a manifest hold.
+
+    Attributes:
+        kinds: modality -> ``sound`` or ``image``.
+        moving: modality -> whether it has videos or folders of frames.
+    """
+
+    kinds: dict[str, str]
+    moving: dict[str, bool]
+
+
+def find_files(
+    root: Path, rows: list[Row], modalities: Sequence[str], rejected: Rejected
+) -> tuple[list[Row], Columns, dict[str, Clip]]:
+    """Rows whose files exist inside ``root`` and are of the kind that their column holds.
+
+    Returns:
+        The good rows, what the columns hold, and per sample the clip to decode.
+    """
     folder = root.resolve()
-    good = []
+    kinds = {name: _majority(folder, name, [row.files[name] for row in rows]) for name in modalities}
+    moving = dict.fromkeys(modalities, False)
+    good, clips = [], {}
     for row in rows:
         for name, file in row.files.items():
-            if reason := _why_unusable(folder, name, file, majority[name]):
+            if reason := _why_unusable(folder, name, file, kinds[name]):
                 rejected.add(row, reason, file)
                 break
         else:
+            paths = {name: (folder / file) for name, file in row.files.items()}
+            try:
+                clips[row.sample] = identify(row.sample, paths, row.files)
+            except OSError as error:
+                rejected.add(row, f"cannot be read ({error.strerror or error})", error.filename or "")
+                continue
             good.append(row)
-    return good
+            for name, path in paths.items():
+                moving[name] |= kinds[name] == PICTURE and path.suffix.lower() not in IMAGE_EXTENSIONS
+    return good, Columns(kinds, moving), clips
 
 
-def _kind(file: str) -> str:
-    """``sound``, ``image`` or, for other extensions, nothing."""
-    return KINDS.get(Path(file).suffix.lower(), "")
+def _majority(folder: Path, modality: str, files: list[str]) -> str:
+    """What a column holds: by its files, and where all are videos by its name."""
+    found = Counter(kinds[0] for file in files if len(kinds := _kinds(folder, file)) == 1)
+    if found:
+        return found.most_common(1)[0][0]
+    return SOUND if modality.startswith(HEARD) else PICTURE
 
 
-def _why_unusable(folder: Path, modality: str, file: str, majority: str) -> str:
+def _kinds(folder: Path, file: str) -> tuple[str, ...]:
+    """What can be made of a file: a video is both heard and seen; nothing for an unknown extension."""
+    extension = Path(file).suffix.lower()
+    if extension in VIDEO_EXTENSIONS:
+        return (SOUND, PICTURE)
+    if extension in SOUND_EXTENSIONS:
+        return (SOUND,)
+    if extension in IMAGE_EXTENSIONS or ("\0" not in file and (folder / file).is_dir()):
+        return (PICTURE,)
+    return ()
+
+
+def _why_unusable(folder: Path, modality: str, file: str, kind: str) -> str:
     """What is wrong with a file before it is opened; nothing if all is well."""
     if "\0" in file:
         return "the path holds a NUL character"
@@ -242,29 +213,27 @@ def _why_unusable(folder: Path, modality: str, file: str, majority: str) -> str:
         return "the path is absolute; paths are relative to the manifest"
     try:
         target = (folder / file).resolve()
-    except (OSError, RuntimeError) as error:  # a symbolic link that points to itself
+        exists, is_folder = target.exists(), target.is_dir()
+    except (OSError, RuntimeError) as error:  # a symbolic link that points to itself, or a name that is too long
         return f"the path cannot be followed ({error})"
     if not target.is_relative_to(folder):
         return "the path leaves the folder of the manifest"
-    if not target.exists():
+    if not exists:
         return "no such file"
-    if target.is_dir():
-        return "is a folder; folders of frames come with a later version, give one image for now"
-    extension = Path(file).suffix.lower()
-    if extension in VIDEO_EXTENSIONS:
-        return f"{extension} is video, which comes with a later version; give its sound as WAV and a frame as JPEG"
-    if extension not in KINDS:
-        return f"extension {extension!r} is not supported, only {', '.join(KINDS)}"
-    if KINDS[extension] != majority:
-        return f"holds {KINDS[extension]}, but column {modality} holds {majority}"
-    if target.stat().st_size == 0:
+    able = _kinds(folder, file)
+    if not able:
+        known = ", ".join((*SOUND_EXTENSIONS, *IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS))
+        return f"extension {Path(file).suffix.lower()!r} is not supported, only {known}, or a folder of frames"
+    if kind not in able:
+        return f"holds {able[0]}, but column {modality} holds {kind}"
+    if not is_folder and target.stat().st_size == 0:
         return "the file is empty (0 bytes)"
     return ""
 
 
-def _check_groups(path: Path, rows: list[_Row]) -> None:
+def check_groups(path: Path, rows: list[Row]) -> None:
     """A speaker or source video in two splits would let a model score by recognising it."""
-    found: dict[str, _Row] = {}
+    found: dict[str, Row] = {}
     for row in rows:
         if not row.group:
             continue
@@ -276,7 +245,7 @@ def _check_groups(path: Path, rows: list[_Row]) -> None:
             )
 
 
-def _carve_validation(path: Path, rows: list[_Row], seed: int) -> None:
+def carve_validation(path: Path, rows: list[Row], seed: int) -> None:
     """Move a stratified tenth of train to val, in place; whole groups, and never the last training sample of a class.
 
     Groups are visited in a random order and taken where that leaves the class counts no further from a tenth. A row
@@ -285,7 +254,7 @@ def _carve_validation(path: Path, rows: list[_Row], seed: int) -> None:
     train = sorted((row for row in rows if row.split == "train"), key=lambda row: row.sample)
     left = Counter(row.label for row in train)
     missing = {label: max(1, round(VAL_SHARE * count)) if count > 1 else 0 for label, count in left.items()}
-    groups: dict[tuple[str, str], list[_Row]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in train:
         groups[("group", row.group) if row.group else ("sample", row.sample)].append(row)
     members = list(groups.values())
@@ -303,81 +272,3 @@ def _carve_validation(path: Path, rows: list[_Row], seed: int) -> None:
             f"{path}: no rows of split val, and none can be taken from train (too few samples per class, or groups too "
             "large); give rows of split val"
         )
-
-
-def _decode(
-    root: Path,
-    rows: list[_Row],
-    kinds: dict[str, str],
-    rejected: _Rejected,
-    image_size: int,
-    clip_seconds: float,
-    progress: bool,
-) -> tuple[dict[str, Tensor], list[_Row]]:
-    """Hash and decode every file: modality -> ``(good rows, ...)``, and the good rows."""
-    samples = max(1, round(clip_seconds * RATE))
-    # One block per modality, filled in place: a list of tensors and then a stack would need the memory twice.
-    shapes = {"image": (3, image_size, image_size), "sound": (1, BANDS, 1 + samples // HOP)}
-    types = {"image": torch.uint8, "sound": torch.float32}
-    values = {name: torch.empty((len(rows), *shapes[kind]), dtype=types[kind]) for name, kind in kinds.items()}
-    good: list[_Row] = []
-    for row in tqdm(rows, desc="decoding", unit="sample", disable=not progress):
-        for name, kind in kinds.items():
-            try:
-                content = (root / row.files[name]).read_bytes()
-                if kind == "image":
-                    values[name][len(good)] = decode_image(content, size=image_size)
-                else:
-                    audio = decode_sound(content, rate=RATE, samples=samples)
-                    values[name][len(good)] = log_mel(
-                        audio.unsqueeze(0), rate=RATE, window=WINDOW, hop=HOP, bands=BANDS
-                    ).squeeze(0)
-            except Undecodable as error:
-                rejected.add(row, str(error), row.files[name])
-                break
-            except OSError as error:
-                rejected.add(row, f"cannot be read ({error.strerror or error})", row.files[name])
-                break
-            row.hashes.append(hashlib.sha256(content).hexdigest())
-        else:
-            good.append(row)
-    return {name: value[: len(good)] for name, value in values.items()}, good
-
-
-def _split(
-    name: str, rows: list[_Row], places: list[int], values: dict[str, Tensor], classes: tuple[str, ...]
-) -> Split:
-    first, last = places[0], places[-1]
-    # Rows are ordered by split, so a slice of the decoded block nearly always does, and a slice needs no more memory.
-    chosen = slice(first, last + 1) if last - first + 1 == len(places) else places
-    return Split(
-        name,
-        {modality: value[chosen] for modality, value in values.items()},
-        torch.tensor([classes.index(row.label) for row in rows]),
-        [row.sample for row in rows],
-        [""] * len(rows),
-        [""] * len(rows),
-    )
-
-
-def _specs(train: Split, kinds: dict[str, str]) -> dict[str, InputSpec]:
-    specs = {}
-    for name, value in train.inputs.items():
-        mean, std = channel_statistics(value, channel=1)
-        specs[name] = InputSpec(kinds[name], tuple(value.shape[1:]), mean, std)
-    return specs
-
-
-def _recipe(kinds: dict[str, str], image_size: int, clip_seconds: float) -> str:
-    words = {
-        "sound": f"mono, {RATE} Hz, repeated or cut to {clip_seconds:g} s, {BANDS} log-mel bands, window {WINDOW}, "
-        f"hop {HOP}",
-        "image": f"RGB, squeezed to {image_size} x {image_size}, bilinear with antialiasing",
-    }
-    return f"{VERSION}: " + "; ".join(f"{name} {words[kind]}" for name, kind in kinds.items())
-
-
-def _digest(rows: list[_Row], modalities: Sequence[str], recipe: str) -> str:
-    """SHA-256 of what the samples are, whatever the order of the rows and the names of the files."""
-    lines = sorted([row.sample, row.split, row.label, *row.hashes] for row in rows)
-    return hashlib.sha256(json.dumps([recipe, list(modalities), lines]).encode()).hexdigest()

@@ -17,15 +17,11 @@ from mm_balance.engine.checkpoint import refit_from_state, refit_to_state
 from mm_balance.engine.evaluate import split_metrics
 from mm_balance.engine.recorder import Point, Recorder
 from mm_balance.engine.step import Stepper
-from mm_balance.errors import UserError
+from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import Method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import random_state, restore_random_state
 from mm_balance.types import Clock, Refit
-
-
-class Interrupted(Exception):
-    """Training stopped on request, with its state saved."""
 
 
 @dataclass

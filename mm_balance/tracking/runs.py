@@ -79,7 +79,7 @@ class TrackedRun:
         self.log_json(asdict(config), names.CONFIG_FILE)
 
     def log_data(self, data: MultimodalData, context: str) -> None:
-        """The data set as an MLflow input (it shows in the table of runs) and ``data.json``."""
+        """The data set as an MLflow input (it shows in the table of runs), ``data.json``, and its card."""
         self.client.log_inputs(
             self.run_id,
             datasets=[
@@ -104,10 +104,16 @@ class TrackedRun:
                 "classes": list(data.classes),
                 "counts": data.counts,
                 "skipped": list(data.skipped),
+                "excluded": list(data.excluded),
+                "lists": data.lists,
+                "notes": list(data.notes),
                 "inputs": {name: asdict(spec) for name, spec in data.specs.items()},
             },
             names.DATA_FILE,
         )
+        if data.card is not None and data.card.is_dir() and context != "evaluation":
+            for file in (names.CARD_FILE, names.SHEET_FILE, names.SAMPLES_FILE):
+                self.client.log_artifact(self.run_id, str(data.card / file), names.DATA_FOLDER)
 
     def log_points(self, points: Iterable[Point]) -> None:
         """Send points, in one call for up to a thousand numbers."""

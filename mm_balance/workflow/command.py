@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -11,9 +12,8 @@ from typing import Any
 
 from mm_balance import names
 from mm_balance.config import Config, entry_point_options, options, parse_arguments, resolve, restore
-from mm_balance.data import MultimodalData
-from mm_balance.engine.loop import Interrupted
-from mm_balance.errors import UserError
+from mm_balance.data import MultimodalData, prepare_raw
+from mm_balance.errors import Interrupted, UserError
 from mm_balance.tracking.runs import (
     TrackedRun,
     adopted_run_id,
@@ -23,7 +23,7 @@ from mm_balance.tracking.runs import (
     run_link,
     tracking_uri,
 )
-from mm_balance.workflow.report import accuracies
+from mm_balance.workflow.report import accuracies, describe_data
 from mm_balance.workflow.runners import (
     choose_warmup,
     merge_resumed,
@@ -32,7 +32,7 @@ from mm_balance.workflow.runners import (
     run_stage2,
     run_warmup,
 )
-from mm_balance.workflow.setup import read_data, resolve_device
+from mm_balance.workflow.setup import decoding, file_options, read_data, resolve_device
 
 
 class StopRequest:
@@ -68,6 +68,7 @@ def command(entry_point: str, arguments: Sequence[str] | None = None) -> int:
         _fail_adopted(line)
         return 1
     except Interrupted:
+        _end_adopted("KILLED")
         return 128 + (stop.signal or signal.SIGTERM)
     return 0
 
@@ -77,10 +78,13 @@ def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None
     if entry_point == "evaluate":
         _evaluate(given)
         return
+    if entry_point == "prepare":
+        _prepare(resolve(given), stop)
+        return
     resumed = existing_run(given["resume_run"], "resume_run") if given["resume_run"] else None
     config = _resumed_config(entry_point, given, resumed) if resumed else resolve(given)
     resolve_device(config.device)
-    data = read_data(config)
+    data = read_data(config, stop)
     if resumed is not None:
         _check_same_data(resumed, data)
     warmup = choose_warmup(config, data) if entry_point == "adaptive" else None
@@ -127,6 +131,44 @@ def _evaluate(given: dict[str, Any]) -> None:
     _say(run, accuracies(metrics, given["split"], tuple(data.specs)), f"{given['split']} accuracy")
 
 
+def _prepare(config: Config, stop: StopRequest) -> None:
+    if config.dataset == "digits":
+        raise UserError("digits is embedded: there is nothing to prepare")
+    started = time.perf_counter()
+    if not config.dataset.endswith(".csv"):
+        if config.source is None:
+            raise UserError(f"source is missing; give the folder of the raw download of {config.dataset}")
+        prepare_raw(
+            config.dataset,
+            Path(config.source).expanduser(),
+            protocol=config.protocol,
+            on_error=config.on_error,
+            options=file_options(config),
+            work=decoding(config, stop),
+        )
+    data = read_data(config, stop)
+    run = open_run(f"prepare {data.name}")
+    try:
+        run.set_tags({"mm.stage": "prepare", "mm.dataset": data.name, "mm.data_digest": data.digest})
+        run.log_config(config)
+        run.log_data(data, "prepared")
+        run.log_metrics({f"data/{name}": count for name, count in data.counts.items()}, 0)
+        run.describe(describe_data(data))
+    except BaseException:
+        _end(run, "FAILED")
+        raise
+    run.terminate("FINISHED")
+    sizes = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
+    print(
+        f"\n{data.name}: {sizes}; skipped {len(data.skipped)}, excluded {len(data.excluded)}; digest {data.digest[:12]}"
+    )
+    for line in (*data.excluded, *data.skipped[:10]):
+        print(f"  {line}")
+    print(f"store: {data.folder} ({time.perf_counter() - started:.1f} s)")
+    print(f"run:   {run.run_id}")
+    print(f"link:  {run_link(run)}")
+
+
 def _resumed_config(entry_point: str, given: dict[str, Any], run: TrackedRun) -> Config:
     stage = run.read().data.tags.get("mm.stage")
     if stage != entry_point:
@@ -158,6 +200,14 @@ def _fail_adopted(line: str) -> None:
         run.set_tags({"mm.error": line[:500]})
         run.describe(f"Failed: {line}")
         run.terminate("FAILED")
+
+
+def _end_adopted(status: str) -> None:
+    """End the run that ``mlflow run`` made, where nothing else has."""
+    if (identity := adopted_run_id()) is not None:
+        run = existing_run(identity, "MLFLOW_RUN_ID")
+        if run.read().info.status == "RUNNING":
+            run.terminate(status)
 
 
 def _close_adopted(resumed: TrackedRun) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from mm_balance import names
 from mm_balance.config import Config
+from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import Point
 from mm_balance.figures import Figure, mixture_evolution, save_png, unimodal_accuracy
 from mm_balance.functional.mixture import Mixture
@@ -100,6 +101,22 @@ def final_validation(result: StageResult) -> dict[str, float]:
         item for item in result.progress.points if item.step == result.epoch and "val/accuracy" in item.metrics
     )
     return {name: value for name, value in point.metrics.items() if name.startswith("val/")}
+
+
+def describe_data(data: MultimodalData) -> str:
+    """Markdown for the page of a run that prepared data."""
+    sizes = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
+    lines = [
+        f"**{data.name}** prepared: {sizes}; {len(data.classes)} classes, {len(data.skipped)} skipped, "
+        f"{len(data.excluded)} excluded by the data set's own recipe.",
+        "",
+        f"Recipe: {data.recipe}.",
+        "",
+        *(f"- {note}" for note in data.notes),
+        "",
+        f"Artifacts: `{names.DATA_FOLDER}/{names.CARD_FILE}`, `{names.DATA_FOLDER}/{names.SHEET_FILE}`.",
+    ]
+    return "\n".join(lines)
 
 
 def describe_stage(config: Config, result: StageResult, headline: str) -> str:

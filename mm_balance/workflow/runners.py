@@ -9,9 +9,8 @@ from mm_balance import names
 from mm_balance.config import Config, entry_point_options, format_value, resolve
 from mm_balance.data import MultimodalData
 from mm_balance.engine.evaluate import split_metrics
-from mm_balance.engine.loop import Interrupted
 from mm_balance.engine.survey import survey
-from mm_balance.errors import UserError
+from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import build_method
 from mm_balance.tracking.environment import environment
 from mm_balance.tracking.model import load_network

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 import mm_balance
 from mm_balance.config import AUTO, Config, fingerprint_settings
-from mm_balance.data import MultimodalData, load_data
+from mm_balance.data import FileOptions, MultimodalData, Work, load_data
 from mm_balance.errors import UserError
 from mm_balance.tracking.environment import git_state
+from mm_balance.workflow.card import ensure_card
 
 CACHE_VARIABLE = "MM_BALANCE_CACHE"
 DATA_SEED = 0
@@ -32,21 +35,38 @@ def work_folder(run_id: str) -> Path:
     return cache_folder() / "runs" / run_id
 
 
-def read_data(config: Config) -> MultimodalData:
-    """The data set of ``config``, decoded and checked, with ``train_fraction`` applied."""
+def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> MultimodalData:
+    """The data set of ``config``, checked and ready to train on, with ``train_fraction`` applied.
+
+    A manifest's clips are decoded the first time, which ``stop`` interrupts.
+    """
     data = load_data(
         config.dataset,
-        data_dir=cache_folder() / "data" if config.data_dir == AUTO else Path(config.data_dir),
         seed=DATA_SEED,
         visual_difficulty=config.visual_difficulty,
         corruption=config.corruption,
+        protocol=config.protocol,
         modalities=tuple(config.modalities.split(",")),
         on_error=config.on_error,
-        image_size=config.image_size,
-        clip_seconds=config.clip_seconds,
-        progress=True,
+        options=file_options(config),
+        work=decoding(config, stop),
     )
+    ensure_card(data)
     return data.with_train_fraction(config.train_fraction, seed=DATA_SEED)
+
+
+def file_options(config: Config) -> FileOptions:
+    """The parameters that decide how files become what the network sees."""
+    return FileOptions(**{item.name: getattr(config, item.name) for item in fields(FileOptions)})
+
+
+def decoding(config: Config, stop: Callable[[], bool]) -> Work:
+    """Where stores lie, and how to fill them."""
+    return Work(
+        data_dir=cache_folder() / "data" if config.data_dir == AUTO else Path(config.data_dir).expanduser(),
+        workers=None if config.workers == AUTO else config.workers,
+        stop=stop,
+    )
 
 
 def resolve_device(device: str) -> torch.device:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 
 import librosa
 import numpy as np
@@ -10,15 +11,11 @@ import soundfile
 import torch
 from PIL import Image
 
-from mm_balance.data.decode import (
-    Undecodable,
-    decode_image,
-    decode_sound,
-    fit_length,
-    log_mel,
-    mel_filter_bank,
-    read_sound,
-)
+from mm_balance.data.features import AUDIO_RECIPES
+from mm_balance.data.frames import open_image, to_square
+from mm_balance.data.logmel import log_mel, mel_filter_bank
+from mm_balance.data.sound import Undecodable, audio_features, fit_length, read_sound, resample
+from mm_balance.errors import UserError
 
 
 def tone(seconds=0.5, rate=16_000, frequency=440.0):
@@ -29,6 +26,16 @@ def encode(audio, rate=16_000, container="WAV", subtype=None):
     file = io.BytesIO()
     soundfile.write(file, audio, rate, format=container, subtype=subtype)
     return file.getvalue()
+
+
+def decode_image(content, *, size):
+    return torch.from_numpy(to_square(open_image(content), size).copy())
+
+
+def features(content, folder, name="logmel64", seconds=0.25, fit="tile", resampler="soxr_hq", normalization="none"):
+    path = folder / "some sound é.wav"
+    path.write_bytes(content)
+    return audio_features(path, AUDIO_RECIPES[name], seconds, fit, resampler, normalization)
 
 
 def picture(size=(40, 30), mode="RGB", container="PNG", **options):
@@ -79,21 +86,31 @@ def test_channels_are_averaged():
 
 
 def test_sounds_are_resampled_and_fitted():
-    audio = decode_sound(encode(tone(0.5, 44_100), 44_100), rate=16_000, samples=12_000)
-    assert audio.shape == (12_000,)
-    spectrum = np.abs(np.fft.rfft(audio[:8000].numpy()))
-    assert spectrum.argmax() / 0.5 == pytest.approx(440, abs=3)
+    for resampler in ("soxr_hq", "soxr_vhq", "polyphase"):
+        audio = fit_length(resample(tone(0.5, 44_100), 44_100, 16_000, resampler), 12_000)
+        assert audio.shape == (12_000,)
+        spectrum = np.abs(np.fft.rfft(audio[:8000]))
+        assert spectrum.argmax() / 0.5 == pytest.approx(440, abs=3)
+
+
+def test_the_old_resampler_says_what_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resampy", None)
+    with pytest.raises(UserError, match="pip install resampy"):
+        resample(tone(0.5, 44_100), 44_100, 16_000, "kaiser_best")
 
 
 def test_fit_length_repeats_and_cuts():
     assert fit_length(np.array([1, 2, 3]), 7).tolist() == [1, 2, 3, 1, 2, 3, 1]
     assert fit_length(np.array([1, 2, 3]), 2).tolist() == [1, 2]
+    assert fit_length(np.array([1, 2, 3]), 5, "pad").tolist() == [1, 2, 3, 0, 0]
+    assert fit_length(np.array([1, 2, 3]), 2, "pad").tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"no sound at all", "cannot be decoded"),
+        (b"", "empty"),
         (encode(tone())[:4000], "truncated"),
         (encode(tone(2), container="OGG")[:4000], "truncated"),
         (encode(tone(2), container="FLAC")[:4000], "truncated|cannot be decoded"),
@@ -104,9 +121,9 @@ def test_fit_length_repeats_and_cuts():
         (encode(np.zeros(0, np.float32)), "no samples"),
     ],
 )
-def test_broken_sounds_are_refused_with_a_reason(content, reason):
+def test_broken_sounds_are_refused_with_a_reason(content, reason, tmp_path):
     with pytest.raises(Undecodable, match=reason) as caught:
-        decode_sound(content, rate=16_000, samples=4000)
+        features(content, tmp_path)
     assert "\n" not in str(caught.value)
 
 

@@ -259,15 +259,9 @@ def test_values_out_of_range_are_refused(options, name):
 
 
 OPTIONS = {
-    "data_dir": None, "seed": 0, "visual_difficulty": 1.0, "corruption": 0.1, "modalities": MODALITIES,
-    "on_error": "fail", "image_size": 8, "clip_seconds": 1.0, "progress": False,
+    "seed": 0, "visual_difficulty": 1.0, "corruption": 0.1, "protocol": "published", "modalities": MODALITIES,
+    "on_error": "fail", "options": None, "work": None,
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ["cremad", "ave", "kinetics_sounds"])
-def test_readers_to_come_are_announced(name):
-    with pytest.raises(UserError, match=rf"{name}.*prepare.*later version.*manifest\.csv"):
-        load_data(name, **OPTIONS)
 
 
 def test_unknown_names_list_the_choices():

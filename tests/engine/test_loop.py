@@ -12,7 +12,7 @@ from mm_balance.engine import loop
 from mm_balance.engine.checkpoint import read_checkpoint, write_checkpoint
 from mm_balance.engine.recorder import ListRecorder
 from mm_balance.engine.step import Stepper, build_optimizer
-from mm_balance.errors import UserError
+from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import build_method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.names import REFIT_METRICS, SPLIT_METRICS, TRAIN_METRICS, TRUTH_METRICS
@@ -104,7 +104,7 @@ def test_a_run_continued_from_a_checkpoint_is_the_same_to_the_last_bit(tmp_path,
             return self.seen > batches
 
     stage, recorder = make_stage(method, optimizer=optimizer), ListRecorder()
-    with pytest.raises(loop.Interrupted):
+    with pytest.raises(Interrupted):
         run(stage, recorder, Stop())
     write_checkpoint(recorder.state, tmp_path / "last")
 

@@ -1,0 +1,167 @@
+"""Named features of sounds: a waveform -> a picture of it. NumPy only: decoding processes import it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+STFT_FLOOR = 1e-7
+KALDI_FLOOR = float(np.finfo(np.float32).eps)
+LOGMEL_FLOOR = 1e-6
+"""Added to the power of a band before the logarithm: digital silence is finite, 60 dB below full scale."""
+
+
+@dataclass(frozen=True)
+class AudioRecipe:
+    """One way to make features.
+
+    Attributes:
+        name: its key.
+        rate: sampling rate of the sound it takes, Hz.
+        bins: height of the features.
+        hop: samples between two frames.
+        pads_features: a sound that is too short and is not repeated gets empty frames (value 0) behind its features, as the
+            official code has it; other recipes get silence behind the sound.
+        spectrum: ``(samples,)`` float32 -> ``(bins, frames)`` float32.
+        frames: number of frames for a number of samples.
+    """
+
+    name: str
+    rate: int
+    bins: int
+    hop: int
+    pads_features: bool
+    spectrum: Callable[[np.ndarray], np.ndarray]
+    frames: Callable[[int], int]
+
+    def samples(self, clip_seconds: float) -> int:
+        """Samples of a clip of that length, at least one."""
+        return max(1, round(clip_seconds * self.rate))
+
+    def shape(self, clip_seconds: float) -> tuple[int, int, int]:
+        """``(1, bins, frames)`` of a clip of that length."""
+        return 1, self.bins, max(1, self.frames(self.samples(clip_seconds)))
+
+    def compute(self, audio: np.ndarray, clip_seconds: float) -> np.ndarray:
+        """Features of a sound.
+
+        Args:
+            audio: ``(samples,)`` float32 at ``rate``, full scale 1, no longer than ``clip_seconds``.
+            clip_seconds: length that the features stand for.
+
+        Returns:
+            ``(1, bins, frames)`` float32; frames that the sound does not fill are 0.
+        """
+        found = self.spectrum(audio)
+        whole = np.zeros(self.shape(clip_seconds), np.float32)
+        frames = min(whole.shape[2], found.shape[1])
+        whole[0, :, :frames] = found[:, :frames]
+        return whole
+
+
+def stft257(audio: np.ndarray) -> np.ndarray:
+    """Logarithmic magnitudes of a short-time Fourier transform, natural logarithm.
+
+    GeWu-Lab/OGM-GE_CVPR2022@343dc1d, dataset/CramedDataset.py: 22,050 Hz, clipped to [-1, 1], ``n_fft`` 512, hop 353 (Hann
+    window, frames centred, librosa's padding), ``log(magnitude + 1e-7)``. Three seconds give 257 x 188.
+    """
+    import librosa  # slow to import, and only needed here
+
+    spectrum = librosa.stft(np.clip(audio, -1.0, 1.0), n_fft=512, hop_length=353)
+    logarithm: np.ndarray = np.log(np.abs(spectrum) + STFT_FLOOR)
+    return logarithm.astype(np.float32)
+
+
+def fbank128(audio: np.ndarray) -> np.ndarray:
+    """Filter banks by Kaldi's conventions: 16 kHz, 128 bands, 25 ms Hann windows every 10 ms.
+
+    GeWu-Lab/OGM-GE_CVPR2022@343dc1d, data/KineticSound/process_audio.py, and Multimodal-Learning-with-Alternating-Unimodal-
+    Adaptation@ab6c184, data/extract_fbank.py: the sound's mean is taken off; whole windows only; each window has its mean taken
+    off and is pre-emphasised by 0.97 (its first sample by itself); power spectrum of 512 points; triangles on Kaldi's mel scale
+    from 20 Hz to half the rate; natural logarithm with float32's epsilon as floor. No dither.
+    """
+    length, hop = 400, 160
+    centred = audio.astype(np.float64) - audio.mean(dtype=np.float64)
+    if len(centred) < length:
+        return np.zeros((128, 0), np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(centred, length)[::hop]
+    windows = windows - windows.mean(1, keepdims=True)
+    before = np.concatenate([windows[:, :1], windows[:, :-1]], axis=1)
+    windows = (windows - 0.97 * before) * np.hanning(length)
+    power = np.square(np.abs(np.fft.rfft(windows, 512)))[:, :-1]
+    energies = power @ kaldi_filters(128, 512, 16_000).T
+    return np.log(np.maximum(energies, KALDI_FLOOR)).T.astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def kaldi_filters(bands: int, points: int, rate: int) -> np.ndarray:
+    """Triangles that are straight on Kaldi's mel scale, 1127 ln(1 + f / 700), from 20 Hz to half the rate.
+
+    Returns:
+        ``(bands, points / 2)`` float64: weights of the frequencies below half the rate.
+    """
+
+    def mel(frequency: np.ndarray | float) -> np.ndarray:
+        return 1127.0 * np.log1p(np.asarray(frequency, dtype=np.float64) / 700.0)
+
+    edges = np.linspace(mel(20.0), mel(rate / 2), bands + 2)
+    places = mel(np.arange(points // 2) * rate / points)
+    rising = (places - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - places) / (edges[2:] - edges[1:-1])[:, None]
+    return np.maximum(0.0, np.minimum(rising, falling))
+
+
+def logmel64(audio: np.ndarray) -> np.ndarray:
+    """Ours: 16 kHz, 64 bands on the HTK mel scale, 32 ms Hann windows every 16 ms.
+
+    Natural logarithm of the power in each band (plus ``LOGMEL_FLOOR``), where white noise of variance 1 has a mean power
+    of 1. Frames are centred on sample 0, 256, ...; zeros beyond both ends.
+    """
+    window, hop = 512, 256
+    taper = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+    padded = np.pad(audio.astype(np.float64), window // 2)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop] * taper
+    power = np.square(np.abs(np.fft.rfft(windows))) / np.square(taper).sum()
+    return np.log(htk_filters(16_000, window, 64) @ power.T + LOGMEL_FLOOR).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def htk_filters(rate: int, window: int, bands: int) -> np.ndarray:
+    """Triangular filters, evenly spaced on the HTK mel scale, that average the power under them (each row sums to 1).
+
+    Args:
+        rate: sampling rate in Hz; the filters span 0 to ``rate / 2``.
+        window: length of the Fourier transform in samples.
+        bands: number of filters.
+
+    Returns:
+        ``(bands, window // 2 + 1)`` float64.
+
+    Raises:
+        ValueError: so many bands for so short a window that a filter falls between two frequencies.
+    """
+    top = 2595.0 * math.log10(1.0 + rate / 2 / 700.0)
+    edges = 700.0 * (10.0 ** (np.linspace(0.0, top, bands + 2) / 2595.0) - 1.0)
+    frequencies = np.linspace(0.0, rate / 2, window // 2 + 1)
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising, falling = (frequencies - low) / (centre - low), (high - frequencies) / (high - centre)
+    triangles = np.maximum(0.0, np.minimum(rising, falling))
+    total = triangles.sum(axis=1, keepdims=True)
+    if not total.all():
+        raise ValueError(f"{bands} mel bands are too many for a window of {window} samples at {rate} Hz")
+    return triangles / total
+
+
+AUDIO_RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        AudioRecipe("logmel64", 16_000, 64, 256, False, logmel64, lambda samples: 1 + samples // 256),
+        AudioRecipe("stft257", 22_050, 257, 353, False, stft257, lambda samples: 1 + samples // 353),
+        # 1,024 frames for 10.24 s: of the last window only the beginning lies inside.
+        AudioRecipe("fbank128", 16_000, 128, 160, True, fbank128, lambda samples: round(samples / 160)),
+    )
+}

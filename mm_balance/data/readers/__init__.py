@@ -1,0 +1,37 @@
+"""Raw downloads of published data sets -> the contract's manifest. One data set = one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mm_balance.data.readers import ave, cremad, kinetics_sounds
+from mm_balance.data.readers.base import RawRow, RawSet, write_manifest
+from mm_balance.errors import UserError
+
+READERS: Mapping[str, Callable[[Path, str], RawSet]] = {
+    module.NAME: module.read for module in (cremad, ave, kinetics_sounds)
+}
+PROTOCOLS: Mapping[str, tuple[str, ...]] = {module.NAME: module.PROTOCOLS for module in (cremad, ave, kinetics_sounds)}
+
+__all__ = ["PROTOCOLS", "READERS", "RawRow", "RawSet", "check_protocol", "read_raw", "write_manifest"]
+
+
+def check_protocol(name: str, protocol: str) -> None:
+    """Raises UserError where the data set has no such split."""
+    if protocol not in PROTOCOLS[name]:
+        raise UserError(f"protocol={protocol}: {name} has {', '.join(PROTOCOLS[name])} only")
+
+
+def read_raw(name: str, source: Path, *, protocol: str) -> RawSet:
+    """The raw download of the data set ``name`` in the folder ``source``.
+
+    Raises:
+        UserError: an unknown name or protocol, no such folder, or not that download.
+    """
+    if name not in READERS:
+        raise UserError(f"dataset={name} is not known; give {', '.join(READERS)}")
+    check_protocol(name, protocol)
+    if not source.is_dir():
+        raise UserError(f"source={source}: no such folder")
+    return READERS[name](source, protocol)

@@ -1,0 +1,100 @@
+"""Samples of a data set at a glance: frames beside spectrograms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mm_balance.figures.style import DARK_GREY, DOTS_PER_INCH, STYLE
+
+COLUMNS = 3
+MOST_FRAMES = 3
+CELL = (4.2, 1.7)
+"""Width and height of a sample, inches."""
+NAME_LENGTH = 44
+
+
+@dataclass(frozen=True)
+class SheetSample:
+    """One sample to draw.
+
+    Attributes:
+        name: its id.
+        label: its class.
+        pictures: modality -> ``(frames, channels, height, width)`` uint8.
+        spectrograms: modality -> ``(bins, frames)`` float.
+    """
+
+    name: str
+    label: str
+    pictures: dict[str, np.ndarray]
+    spectrograms: dict[str, np.ndarray]
+
+
+@matplotlib.rc_context(STYLE)
+def contact_sheet(samples: Sequence[SheetSample], *, title: str) -> Figure:
+    """Up to a dozen samples or so in a grid; of each, its first frames and its spectrograms.
+
+    Raises:
+        ValueError: no sample.
+    """
+    if not samples:
+        raise ValueError("there is nothing to draw: give at least one sample")
+    columns = min(COLUMNS, len(samples))
+    lines = -(-len(samples) // columns)
+    figure = Figure(figsize=(columns * CELL[0], lines * CELL[1] + 0.5), dpi=DOTS_PER_INCH)
+    height = figure.get_figheight()
+    figure.text(0.08 / figure.get_figwidth(), 1 - 0.3 / height, title, fontsize=12, va="center")
+    for number, sample in enumerate(samples):
+        line, column = divmod(number, columns)
+        top = height - 0.5 - line * CELL[1]
+        _draw(figure, sample, column * CELL[0], top)
+    return figure
+
+
+def _draw(figure: Figure, sample: SheetSample, left: float, top: float) -> None:
+    """One cell, in inches from the left and the bottom."""
+    width, height = figure.get_figwidth(), figure.get_figheight()
+    figure.text((left + 0.08) / width, (top - 0.12) / height, _short(sample.label), fontweight="bold", va="center")
+    figure.text(
+        (left + 0.08) / width, (top - 0.3) / height, _short(sample.name), fontsize=8, color=DARK_GREY, va="center"
+    )
+    edge, gap = CELL[1] - 0.5, 0.06
+    frames = [picture for pictures in sample.pictures.values() for picture in pictures[:MOST_FRAMES]]
+    room = CELL[0] - 0.16
+    # Frames take at most two thirds of the cell, so that the sound is seen.
+    edge_x = min(edge, (2 / 3 * room) / max(len(frames), 1) - gap)
+    place = left + 0.08
+    for picture in frames:
+        axes = _axes(figure, place, top - 0.42 - edge_x, edge_x, edge_x)
+        axes.imshow(_rgb(picture), interpolation="nearest", aspect="auto")
+        place += edge_x + gap
+    share = (left + CELL[0] - 0.08 - place) / max(len(sample.spectrograms), 1)
+    for values in sample.spectrograms.values():
+        axes = _axes(figure, place, top - 0.42 - edge, share - gap, edge)
+        axes.imshow(values, origin="lower", aspect="auto", cmap="cividis", interpolation="nearest")
+        place += share
+
+
+def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    whole, tall = figure.get_figwidth(), figure.get_figheight()
+    axes: Axes = figure.add_axes((left / whole, bottom / tall, width / whole, height / tall))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return axes
+
+
+def _rgb(picture: np.ndarray) -> np.ndarray:
+    """``(channels, height, width)`` as matplotlib wants it; one channel becomes grey."""
+    return np.repeat(picture, 3, axis=0).transpose(1, 2, 0) if len(picture) == 1 else picture.transpose(1, 2, 0)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= NAME_LENGTH else text[: NAME_LENGTH - 1] + "…"

@@ -1,0 +1,88 @@
+"""The data card of a prepared set: numbers, a contact sheet, the table of samples. Made once, beside the store."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from mm_balance import names
+from mm_balance.data import MultimodalData, Split
+from mm_balance.data.card import CardSample, data_card
+from mm_balance.figures import SheetSample, contact_sheet, save_png
+
+SHEET_SAMPLES = 12
+
+
+def ensure_card(data: MultimodalData) -> None:
+    """Write ``data.card`` where it is missing; nothing for data without a store."""
+    if data.card is None or (data.card / names.CARD_FILE).is_file():
+        return
+    data.card.mkdir(exist_ok=True)
+    pq.write_table(pa.table(data.table), data.card / names.SAMPLES_FILE)
+    save_png(contact_sheet(sheet_samples(data), title=f"{data.name}: training samples"), data.card / names.SHEET_FILE)
+    text = data_card(
+        data.name,
+        card_samples(data),
+        recipe=data.recipe,
+        digest=data.digest,
+        source=data.source,
+        lists=data.lists,
+        notes=data.notes,
+        excluded=data.excluded,
+        skipped=data.skipped,
+    )
+    partial = data.card / f".{names.CARD_FILE}"  # last and in one step: it says that the card is whole
+    partial.write_text(text, "utf-8")
+    os.replace(partial, data.card / names.CARD_FILE)
+
+
+def card_samples(data: MultimodalData) -> list[CardSample]:
+    """What the card counts, from the table of samples."""
+    table = data.table
+    heard = [name for name in data.specs if f"{name}_channels" in table]
+    seen = [name for name in data.specs if f"{name}_frames" in table]
+
+    def facts(modalities: list[str], column: str, place: int) -> dict[str, Any]:
+        found = {name: table[f"{name}_{column}"][place] for name in modalities}
+        return {name: value for name, value in found.items() if value is not None}
+
+    return [
+        CardSample(
+            split=table["split"][place],
+            label=table["label"][place],
+            seconds=facts([*heard, *seen], "seconds", place),
+            rate=facts(heard, "rate", place),
+            size={name: (table[f"{name}_width"][place], table[f"{name}_height"][place]) for name in seen},
+            frames=facts(seen, "frames", place),
+        )
+        for place in range(len(table["sample"]))
+    ]
+
+
+def sheet_samples(data: MultimodalData) -> list[SheetSample]:
+    """Training samples of as many classes as there is room for, the first ones of each."""
+    train = data.splits["train"]
+    by_class = [(train.labels == label).nonzero().flatten() for label in range(len(data.classes))]
+    rounds = range(max(len(places) for places in by_class))
+    chosen = [int(places[turn]) for turn in rounds for places in by_class if turn < len(places)][:SHEET_SAMPLES]
+    return [_sheet_sample(data, train, place) for place in chosen]
+
+
+def _sheet_sample(data: MultimodalData, train: Split, place: int) -> SheetSample:
+    row = place if train.rows is None else int(train.rows[place])
+    pictures, spectrograms = {}, {}
+    for name, value in train.inputs.items():
+        if name in train.views:
+            pictures[name] = value[row][: int(train.views[name].counts[place])].numpy()
+        else:
+            spectrograms[name] = torch.flatten(value[row], 0, -2).numpy()
+    return SheetSample(
+        name=train.samples[place],
+        label=data.classes[int(train.labels[place])],
+        pictures=pictures,
+        spectrograms=spectrograms,
+    )

@@ -1,0 +1,307 @@
+"""The store: what is decoded once stays decoded, whatever happens; rows are right; bad clips are named."""
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from mm_balance.data import store as stores
+from mm_balance.data.features import AUDIO_RECIPES
+from mm_balance.data.recipe import Recipe
+from mm_balance.data.store import build_store, content_hash, identify, open_store, row_shapes
+from mm_balance.errors import Interrupted, UserError
+
+RECIPE = Recipe(
+    audio="logmel64", clip_seconds=0.2, audio_fit="tile", resampler="soxr_hq", per_sample=False, frames_per_second=10.0,
+    frame_count=2, frame_edge=8,
+)  # fmt: skip
+KINDS = {"audio": "sound", "visual": "image"}
+
+
+def make_clip(folder: Path, number: int) -> stores.Clip:
+    """A tone and a grey picture that both tell the number."""
+    sound, picture = folder / f"clip {number} é.wav", folder / f"{number}.png"
+    if not sound.exists():
+        seconds = np.arange(3200) / 16_000
+        soundfile.write(sound, 0.5 * np.sin(2 * np.pi * (200 + 50 * number) * seconds), 16_000)
+        Image.fromarray(np.full((6, 9, 3), number, np.uint8)).save(picture)
+    files = {"audio": sound, "visual": picture}
+    return identify(f"s{number}", files, {name: path.name for name, path in files.items()})
+
+
+def make_clips(folder: Path, count: int) -> list[stores.Clip]:
+    folder.mkdir(exist_ok=True)
+    return [make_clip(folder, number) for number in range(count)]
+
+
+def build(folder, clips, **options):
+    return build_store(folder, clips, RECIPE, KINDS, **{"workers": 1, "progress": False, **options})
+
+
+def count_decoding(monkeypatch):
+    """How often a clip is decoded, in this process."""
+    seen = []
+    original = stores._decode_clip
+
+    def counted(clip, *rest):
+        seen.append(clip.sample)
+        return original(clip, *rest)
+
+    monkeypatch.setattr(stores, "_decode_clip", counted)
+    return seen
+
+
+def check_rows(store, count):
+    """Every sample's row holds its own picture and its own sound."""
+    assert set(store.places("sample")) == {f"s{number}" for number in range(count)}
+    rows = store.columns["row"].to_pylist()
+    for sample, line in store.places("sample").items():
+        number = int(sample[1:])
+        assert (store.arrays["visual"][rows[line], 0] == number).all()
+        assert (store.arrays["visual"][rows[line], 1] == 0).all(), "a picture has one frame"
+        loudest = store.arrays["audio"][rows[line], 0].mean(1).argmax()
+        bands = AUDIO_RECIPES["logmel64"]
+        seconds = np.arange(3200) / 16_000
+        tone = (0.5 * np.sin(2 * np.pi * (200 + 50 * number) * seconds)).astype(np.float32)
+        assert loudest == bands.compute(tone, 0.2)[0].mean(1).argmax()
+
+
+def test_rows_facts_and_formats(tmp_path):
+    clips = make_clips(tmp_path / "raw", 5)
+    store, failures = build(tmp_path / "store", clips)
+    assert failures == []
+    check_rows(store, 5)
+    assert store.arrays["visual"].dtype == np.uint8
+    assert store.arrays["audio"].dtype == np.float32
+    assert {name: value.shape[1:] for name, value in store.arrays.items()} == {
+        name: shape for name, (shape, _) in row_shapes(RECIPE, KINDS).items()
+    }
+    columns = {name: value.to_pylist() for name, value in store.columns.items()}
+    assert columns["audio_rate"] == [16_000] * 5
+    assert columns["audio_seconds"] == pytest.approx([0.2] * 5)
+    assert columns["visual_width"] == [9] * 5
+    assert columns["visual_height"] == [6] * 5
+    assert columns["visual_frames"] == [1] * 5
+    line = store.places("sample")["s3"]
+    assert columns["visual_mean"][line] == pytest.approx([3 / 255] * 3)
+    assert columns["visual_square"][line] == pytest.approx([(3 / 255) ** 2] * 3)
+    values = store.arrays["audio"][columns["row"][line]].astype(float)
+    assert columns["audio_mean"][line] == pytest.approx([values.mean()], rel=1e-5)
+    assert columns["audio_square"][line] == pytest.approx([(values**2).mean()], rel=1e-5)
+    assert columns["audio_sha256"][line] == content_hash(tmp_path / "raw" / "clip 3 é.wav")
+    described = json.loads((tmp_path / "store" / "store.json").read_text("utf-8"))
+    assert described["clips"] == 5
+    assert np.load(tmp_path / "store" / "visual.npy").shape == (5, 2, 3, 8, 8), "any NumPy reads it"
+
+
+def test_the_second_time_nothing_is_done(tmp_path, monkeypatch):
+    clips = make_clips(tmp_path / "raw", 4)
+    build(tmp_path / "store", clips)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()}
+    seen = count_decoding(monkeypatch)
+    build(tmp_path / "store", make_clips(tmp_path / "raw", 4))
+    assert seen == []
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()}
+    assert {name for name in before if before[name] != after[name]} <= {"lock", "writers"}
+
+
+def test_new_and_changed_clips_alone_are_decoded_and_an_open_store_is_not_disturbed(tmp_path, monkeypatch):
+    clips = make_clips(tmp_path / "raw", 3)
+    opened, _ = build(tmp_path / "store", clips)
+    before = opened.arrays["visual"][:].copy()
+    Image.fromarray(np.full((6, 9, 3), 77, np.uint8)).save(tmp_path / "raw" / "1.png")
+    seen = count_decoding(monkeypatch)
+    store, _ = build(tmp_path / "store", make_clips(tmp_path / "raw", 5))
+    assert sorted(seen) == ["s1", "s3", "s4"]
+    assert np.array_equal(opened.arrays["visual"], before)
+    rows = store.columns["row"].to_pylist()
+    assert (store.arrays["visual"][rows[store.places("sample")["s1"]], 0] == 77).all()
+
+
+def test_workers_give_the_same_as_one_process(tmp_path):
+    clips = make_clips(tmp_path / "raw", 40)
+    alone, _ = build(tmp_path / "alone", clips)
+    together, failures = build(tmp_path / "together", clips, workers=2)
+    assert failures == []
+    check_rows(together, 40)
+    for name in KINDS:
+        ours = {sample: together.columns["row"][line].as_py() for sample, line in together.places("sample").items()}
+        theirs = {sample: alone.columns["row"][line].as_py() for sample, line in alone.places("sample").items()}
+        for sample in ours:
+            assert np.array_equal(together.arrays[name][ours[sample]], alone.arrays[name][theirs[sample]])
+
+
+def test_a_bad_clip_is_named_remembered_and_tried_again_when_it_changes(tmp_path, monkeypatch):
+    clips = make_clips(tmp_path / "raw", 3)
+    (tmp_path / "raw" / "1.png").write_bytes(b"no picture")
+    clips = make_clips(tmp_path / "raw", 3)
+    store, failures = build(tmp_path / "store", clips)
+    assert [(failure.sample, failure.modality) for failure in failures] == [("s1", "visual")]
+    assert "PNG" in failures[0].reason
+    assert set(store.places("sample")) == {"s0", "s2"}
+    seen = count_decoding(monkeypatch)
+    assert build(tmp_path / "store", clips)[1] == failures
+    assert seen == []
+    Image.fromarray(np.full((6, 9, 3), 1, np.uint8)).save(tmp_path / "raw" / "1.png")
+    store, failures = build(tmp_path / "store", make_clips(tmp_path / "raw", 3))
+    assert (seen, failures) == (["s1"], [])
+    check_rows(store, 3)
+
+
+def test_an_unreadable_file_is_tried_again_without_changing(tmp_path, monkeypatch):
+    clips = make_clips(tmp_path / "raw", 2)
+    original = stores._decode
+
+    def denied(path, *rest):
+        if path.name == "1.png":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path, *rest)
+
+    monkeypatch.setattr(stores, "_decode", denied)
+    _, failures = build(tmp_path / "store", clips)
+    assert "cannot be read (Permission denied)" in failures[0].reason
+    monkeypatch.setattr(stores, "_decode", original)
+    store, failures = build(tmp_path / "store", clips)
+    assert failures == []
+    check_rows(store, 2)
+
+
+def test_a_stop_keeps_what_was_decoded(tmp_path, monkeypatch):
+    clips = make_clips(tmp_path / "raw", 3 * stores.CHUNK)
+    asked = []
+
+    def stop():
+        asked.append(1)
+        return len(asked) == 2
+
+    with pytest.raises(Interrupted):
+        build(tmp_path / "store", clips, stop=stop)
+    with pytest.raises(UserError, match="no prepared store"):
+        open_store(tmp_path / "store")
+    seen = count_decoding(monkeypatch)
+    store, _ = build(tmp_path / "store", clips)
+    assert len(seen) == stores.CHUNK
+    check_rows(store, 3 * stores.CHUNK)
+
+
+def _build_slowly(folder, raw, count):
+    original = stores._decode_clip
+
+    def slow(*words):
+        time.sleep(0.02)
+        return original(*words)
+
+    stores._decode_clip = slow
+    build(folder, make_clips(raw, count))
+
+
+def test_a_killed_process_loses_no_more_than_the_clips_under_way(tmp_path, monkeypatch):
+    count = 6 * stores.CHUNK
+    make_clips(tmp_path / "raw", count)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_build_slowly, args=(tmp_path / "store", tmp_path / "raw", count)
+    )
+    process.start()
+    journal = tmp_path / "store" / "journal.jsonl"
+    for _ in range(6000):
+        if journal.is_file() and len(journal.read_text("utf-8").splitlines()) > 2 * stores.CHUNK:
+            break
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    done = len(journal.read_text("utf-8").splitlines()) - 1
+    assert 2 * stores.CHUNK <= done < count
+    with journal.open("a") as file:
+        file.write('{"identity": "torn')
+    seen = count_decoding(monkeypatch)
+    store, _ = build(tmp_path / "store", make_clips(tmp_path / "raw", count))
+    assert len(seen) == count - done
+    check_rows(store, count)
+
+
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path, monkeypatch):
+    clips = make_clips(tmp_path / "raw", 2 * stores.CHUNK)
+    written = []
+    original = os.pwrite
+
+    def full(*words):
+        written.append(1)
+        if len(written) > 2 * stores.CHUNK + 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(*words)
+
+    monkeypatch.setattr(stores.os, "pwrite", full)
+    with pytest.raises(UserError, match=r"No space left on device.*what was decoded is kept"):
+        build(tmp_path / "store", clips)
+    monkeypatch.setattr(stores.os, "pwrite", original)
+    seen = count_decoding(monkeypatch)
+    store, _ = build(tmp_path / "store", clips)
+    assert len(seen) == stores.CHUNK
+    check_rows(store, 2 * stores.CHUNK)
+
+
+def test_too_little_room_is_said_before_anything_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10})())
+    with pytest.raises(UserError, match=r"3 clips need .* GB, 0.0 GB are free; give another data_dir"):
+        build(tmp_path / "store", make_clips(tmp_path / "raw", 3))
+
+
+def test_a_short_write_is_continued(tmp_path, monkeypatch):
+    original = os.pwrite
+    monkeypatch.setattr(stores.os, "pwrite", lambda file, content, place: original(file, content[:100], place))
+    store, _ = build(tmp_path / "store", make_clips(tmp_path / "raw", 2))
+    check_rows(store, 2)
+
+
+def test_a_process_that_dies_is_one_clear_error(tmp_path):
+    clips = make_clips(tmp_path / "raw", 40)
+    broken = replace(clips[30], files={**clips[30].files, "visual": _Deadly()})
+    with pytest.raises(UserError, match=r"a decoding process died.*workers=1"):
+        build(tmp_path / "store", [*clips[:30], broken, *clips[31:]], workers=2)
+    store, _ = build(tmp_path / "store", clips, workers=2)
+    check_rows(store, 40)
+
+
+class _Deadly:
+    """A path whose use ends the process, as a crash in a decoder would."""
+
+    def __reduce__(self):
+        return _die, ()
+
+
+def _die():
+    os._exit(9)
+
+
+def test_another_recipe_is_another_key_and_a_renamed_store_is_refused(tmp_path):
+    larger = replace(RECIPE, frame_edge=16)
+    assert larger.key(KINDS) != RECIPE.key(KINDS) != RECIPE.key({"audio": "sound"})
+    assert RECIPE.key(KINDS) == RECIPE.key(dict(reversed(KINDS.items())))
+    clips = make_clips(tmp_path / "raw", 1)
+    build(tmp_path / "store", clips)
+    with pytest.raises(UserError, match="prepared otherwise"):
+        build_store(tmp_path / "store", clips, larger, KINDS, workers=1, progress=False)
+
+
+def test_a_folder_of_frames_is_identified_and_hashed_by_its_frames(tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in (1, 2):
+        Image.fromarray(np.full((6, 9, 3), number, np.uint8)).save(folder / f"{number}.png")
+    first = identify("s", {"visual": folder}, {"visual": "frames"})
+    assert first == identify("s", {"visual": folder}, {"visual": "frames"})
+    hashed = content_hash(folder)
+    Image.fromarray(np.full((6, 9, 3), 9, np.uint8)).save(folder / "2.png")
+    os.utime(folder / "2.png", (1, 1))
+    assert identify("s", {"visual": folder}, {"visual": "frames"}) != first
+    assert content_hash(folder) != hashed
