@@ -8,6 +8,7 @@ from torch import nn
 
 from mm_balance.errors import UserError
 from mm_balance.models import ENCODERS, build_encoder
+from mm_balance.models.encoders import EverySecondPixel
 from mm_balance.types import InputSpec
 
 WIDTHS = {"resnet18": 512, "resnet_narrow": 64}
@@ -16,6 +17,23 @@ WIDTHS = {"resnet18": 512, "resnet_narrow": 64}
 def spec(*shape: int) -> InputSpec:
     channels = shape[-3]
     return InputSpec("image", shape, (0.0,) * channels, (1.0,) * channels)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 5, 13])
+def test_every_second_pixel_is_the_strided_convolution(batch):
+    """In both passes, at the batch sizes where oneDNN's own crashes (uxlfoundation/oneDNN#6035)."""
+    torch.set_num_threads(2)
+    ours = EverySecondPixel(8, 16).to(memory_format=torch.channels_last)
+    theirs = torch.nn.Conv2d(8, 16, kernel_size=1, stride=2, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    samples = torch.randn(batch, 8, 33, 94, generator=torch.Generator().manual_seed(0))
+    found = ours(samples.contiguous(memory_format=torch.channels_last))
+    expected = theirs.double()(samples.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(ours.weight.grad.double(), theirs.weight.grad, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
