@@ -4,7 +4,8 @@ from mm_balance import names
 from mm_balance.config import entry_point_options, options
 
 COMMON = """dataset data_dir preset modalities visual_difficulty corruption train_fraction protocol recipe clip_seconds audio_fit
-resampler audio_normalization image_size frames frames_per_second frame_choice augment visual_normalization on_error encoder fusion batch_size learning_rate learning_rate_schedule learning_rate_step learning_rate_decay optimizer momentum
+resampler audio_normalization image_size frames frames_per_second frame_choice augment visual_normalization on_error
+encoder fusion batch_size learning_rate learning_rate_schedule learning_rate_step learning_rate_decay optimizer momentum
 weight_decay selection seed device precision resume_run""".split()
 WARMUP = ["warmup_epochs", "warmup_unimodal_weight"]
 STAGE2 = """adaptive_epochs refit_every adaptive_learning_rate optimizer_state mixture loss_form unimodal_weight gap_weight
