@@ -46,6 +46,7 @@ for _name in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment", "m
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 METRICS_PER_BATCH = 1000
+INPUT_ATTEMPTS = 6
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
@@ -80,21 +81,14 @@ class TrackedRun:
 
     def log_data(self, data: MultimodalData, context: str) -> None:
         """The data set as an MLflow input (it shows in the table of runs), ``data.json``, and its card."""
-        self.client.log_inputs(
-            self.run_id,
-            datasets=[
-                DatasetInput(
-                    dataset=Dataset(
-                        name=data.name,
-                        digest=data.digest[:36],
-                        source_type="code" if data.name == "digits" else "local",
-                        source=json.dumps({"description": data.source, "recipe": data.recipe}),
-                        profile=json.dumps(data.counts),
-                    ),
-                    tags=[InputTag("mlflow.data.context", context)],
-                )
-            ],
+        dataset = Dataset(
+            name=data.name,
+            digest=data.digest[:36],
+            source_type="code" if data.name == "digits" else "local",
+            source=json.dumps({"description": data.source, "recipe": data.recipe}),
+            profile=json.dumps(data.counts),
         )
+        self._log_input(DatasetInput(dataset=dataset, tags=[InputTag("mlflow.data.context", context)]))
         self.log_json(
             {
                 "name": data.name,
@@ -114,6 +108,17 @@ class TrackedRun:
         if data.card is not None and data.card.is_dir() and context != "evaluation":
             for file in (names.CARD_FILE, names.SHEET_FILE, names.SAMPLES_FILE):
                 self.client.log_artifact(self.run_id, str(data.card / file), names.DATA_FOLDER)
+
+    def _log_input(self, item: DatasetInput) -> None:
+        """MLflow looks for the data set and then adds it, so of two runs that log it at the same moment one fails."""
+        for attempt in range(INPUT_ATTEMPTS):
+            try:
+                self.client.log_inputs(self.run_id, datasets=[item])
+                return
+            except MlflowException:
+                if attempt == INPUT_ATTEMPTS - 1:
+                    raise
+                time.sleep(0.1 * 2**attempt)
 
     def log_points(self, points: Iterable[Point]) -> None:
         """Send points, in one call for up to a thousand numbers."""

@@ -1,0 +1,43 @@
+"""Runs when several processes write at once."""
+
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from mm_balance.tracking import runs
+from tests.conftest import make_tiny_data
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(runs.time, "sleep", lambda seconds: None)
+    return runs.open_run("some run")
+
+
+class Racing(MlflowClient):
+    """Another process adds the data set between look and insertion, some times."""
+
+    def __init__(self, losses):
+        super().__init__()
+        self.losses = losses
+
+    def log_inputs(self, *words, **more):
+        if self.losses:
+            self.losses -= 1
+            raise MlflowException("UNIQUE constraint failed: datasets.experiment_id, datasets.name, datasets.digest")
+        super().log_inputs(*words, **more)
+
+
+def test_a_lost_race_for_the_data_set_is_run_again(run):
+    run.client = Racing(losses=3)
+    run.log_data(make_tiny_data(), "training")
+    (found,) = run.read().inputs.dataset_inputs
+    assert found.dataset.name == "tiny"
+
+
+def test_a_lasting_failure_is_not_hidden(run):
+    run.client = Racing(losses=100)
+    with pytest.raises(MlflowException, match="UNIQUE"):
+        run.log_data(make_tiny_data(), "training")
