@@ -6,6 +6,7 @@ Figures are plain ``matplotlib.figure.Figure`` objects: no pyplot, no global sta
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,10 @@ def epoch_ticks(axes: Axes, epochs: Sequence[int]) -> None:
 def save_png(figure: Figure, path: Path | None = None) -> bytes:
     """``figure`` as the bytes of a PNG, also written to ``path`` where one is given."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; it is in the tables as well.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        FigureCanvasAgg(figure).print_png(buffer)
     data = buffer.getvalue()
     if path is not None:
         path.write_bytes(data)
