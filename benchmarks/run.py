@@ -6,19 +6,20 @@ Timings of one machine in one run; compare ratios, not seconds. Each line is the
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the entry points do
 
 import numpy as np
 import torch
 
+from benchmarks import data as reading
+from benchmarks.timing import median_seconds
 from mm_balance.config import resolve
 from mm_balance.data import BatchLoader, load_digits
 from mm_balance.engine import survey as surveys
@@ -27,19 +28,6 @@ from mm_balance.figures import mixture_density, save_png
 from mm_balance.functional.mixture import fit_mixture
 from mm_balance.types import Clock
 from mm_balance.workflow.stage import _build
-
-
-def median_seconds(action: Callable[[], object], repetitions: int) -> float:
-    """Median wall time of ``action``, one warm-up not counted."""
-    action()
-    times = []
-    for _ in range(repetitions):
-        started = time.perf_counter()
-        action()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
 
 
 def main() -> None:
@@ -65,8 +53,9 @@ def main() -> None:
         ("draw a density plot", median_seconds(lambda: save_png(mixture_density(gaps, mixture, title="t")), 5), "s")
     )
     rows += tracking_rows()
+    rows += reading.rows()
     for name, value, unit in rows:
-        print(f"{name:58s} {value:10.4g} {unit}")
+        print(f"{name:72s} {value:10.4g} {unit}")
 
 
 def training_rows(data) -> list[tuple[str, float, str]]:

@@ -112,14 +112,14 @@ def _sampled(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
 
 def _cut(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
     count, channels, height, width = images.shape
+    images = images.contiguous(memory_format=torch.channels_last)  # torch has a fast path for bytes in that order
     sides = torch.tensor([width, height, width, height])
     edges = (boxes * sides).round().long()
     edges[:, :2] = torch.minimum(edges[:, :2], sides[:2] - 1)
     edges[:, 2:] = torch.maximum(edges[:, 2:], edges[:, :2] + 1)
-    result = torch.empty(count, channels, size, size, dtype=torch.uint8)
+    result = torch.empty(count, channels, size, size, dtype=torch.uint8, memory_format=torch.channels_last)
     for number, ((left, top, right, bottom), flip) in enumerate(zip(edges.tolist(), flips.tolist(), strict=True)):
-        # Channels last: torch has a fast path for bytes in that order.
-        part = images[number : number + 1, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
+        part = images[number : number + 1, :, top:bottom, left:right]
         if part.shape[2:] != (size, size):
             part = functional.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
         result[number] = part[0].flip(2) if flip else part[0]
@@ -132,7 +132,7 @@ def resize(images: Tensor, size: int) -> Tensor:
         return images
     if images.device.type == "cpu":
         images = images.contiguous(memory_format=torch.channels_last)
-        return functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True).contiguous()
+        return functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
     found = functional.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True)
     return found.round_().clamp_(0, 255).to(torch.uint8)
 

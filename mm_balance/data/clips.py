@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,7 +260,10 @@ def _assemble(
         for fact in FACTS[kind]
     }
     places = torch.from_numpy(store.columns["row"].take(taken).to_numpy().astype(np.int64))
-    inputs = {modality: torch.from_numpy(store.arrays[modality]) for modality in columns.kinds}
+    with warnings.catch_warnings():
+        # The arrays are read-only, and torch warns of writing to them; they are only ever indexed.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        inputs = {modality: torch.from_numpy(store.arrays[modality]) for modality in columns.kinds}
     views = {
         modality: _frame_view(modality, facts, columns.moving[modality], options)
         for modality, kind in columns.kinds.items()

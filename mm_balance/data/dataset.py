@@ -44,7 +44,7 @@ class Split:
     Attributes:
         name: ``train``, ``val`` or ``test``.
         inputs: modality -> decoded values, float32 or uint8: ``(samples, *spec.shape)``; or, where ``rows`` is given, the
-            arrays of a store, which are mapped rather than read; under a view ``(rows, frames, 3, edge, edge)``.
+            arrays of a store, which are mapped rather than read; under a view ``(rows, frames, edge, edge, 3)``.
         labels: ``(samples,)`` int64.
         samples: stable ids.
         corrupted: per sample the modality corrupted on purpose; ``""`` = clean or unknown.
@@ -80,7 +80,8 @@ class Split:
         )
 
     def read(self, index: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """Stored values of the samples at ``index``: of clips, the frames that the network will see.
+        """Stored values of the samples at ``index``; of clips, the frames that the network will see, ``(batch, frames, 3, edge,
+        edge)`` with channels last in memory.
 
         Args:
             index: ``(batch,)`` int64 positions.
@@ -97,7 +98,7 @@ class Split:
             flat = (places.unsqueeze(1) * value.shape[1] + chosen).flatten()
             # index_select copies whole frames; indexing by two tensors is several times slower.
             frames = value.flatten(0, 1).index_select(0, flat)
-            found[name] = frames.unflatten(0, chosen.shape)
+            found[name] = frames.unflatten(0, chosen.shape).permute(0, 1, 4, 2, 3)
         return found
 
     def finish(self, inputs: dict[str, Tensor], index: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:

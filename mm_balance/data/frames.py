@@ -64,13 +64,13 @@ def read_frames(path: Path, *, frames_per_second: float, count: int, size: int) 
         size: edge of the result, pixels.
 
     Returns:
-        ``(count, 3, size, size)`` uint8, of which the first ``valid`` are pictures and the rest 0; and the facts.
+        ``(count, size, size, 3)`` uint8, of which the first ``valid`` are pictures and the rest 0; and the facts.
 
     Raises:
         Undecodable: no picture, truncated, or another reason in words.
         OSError: the file cannot be opened.
     """
-    result = np.zeros((count, 3, size, size), np.uint8)
+    result = np.zeros((count, size, size, 3), np.uint8)
     if path.is_dir():
         files = sorted((item for item in path.iterdir() if item.suffix.lower() in IMAGE_EXTENSIONS), key=_natural)
         if not files:
@@ -188,9 +188,9 @@ def open_image(content: bytes) -> Image.Image:
 
 
 def to_square(image: Image.Image, size: int) -> np.ndarray:
-    """The whole picture as ``(3, size, size)`` uint8."""
+    """The whole picture as ``(size, size, 3)`` uint8."""
     square = image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(square).transpose(2, 0, 1)
+    return np.asarray(square)
 
 
 def read_gray_image(content: bytes) -> np.ndarray:

@@ -127,7 +127,8 @@ def frames_of(folder: Path) -> list[Path]:
 def row_shapes(recipe: Recipe, kinds: Mapping[str, str]) -> dict[str, tuple[tuple[int, ...], str]]:
     """Modality -> shape of a stored row, and its type."""
     sound = (AUDIO_RECIPES[recipe.audio].shape(recipe.clip_seconds), "<f4")
-    picture = ((recipe.frame_count, 3, recipe.frame_edge, recipe.frame_edge), "|u1")
+    # Colours last, as pictures are decoded and as convolutions are fastest.
+    picture = ((recipe.frame_count, recipe.frame_edge, recipe.frame_edge, 3), "|u1")
     return {name: sound if kind == SOUND else picture for name, kind in kinds.items()}
 
 
@@ -193,8 +194,8 @@ def open_store(folder: Path) -> Store:
             f"{folder} is a store of version {described['version']}, not {VERSION}: delete it and prepare again"
         )
     table = pq.read_table(folder / TABLE_FILE)
-    # Copy on write: nothing is written back, and torch takes the array without complaint.
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in described["kinds"]}
+    # Read-only: a mapping that could be written to would have to find room in memory for the whole file.
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in described["kinds"]}
     return Store(folder, described["recipe_text"], arrays, {name: table[name] for name in table.column_names})
 
 
@@ -339,7 +340,7 @@ def _decode(path: Path, kind: str, recipe: Recipe) -> tuple[np.ndarray, dict[str
     return frames, {
         "seconds": picture.seconds, "rate": picture.rate, "width": picture.width, "height": picture.height,
         "frames": picture.valid,
-        "mean": valid.mean((0, 2, 3)).tolist(), "square": np.square(valid).mean((0, 2, 3)).tolist(),
+        "mean": valid.mean((0, 1, 2)).tolist(), "square": np.square(valid).mean((0, 1, 2)).tolist(),
     }  # fmt: skip
 
 

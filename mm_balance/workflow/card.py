@@ -77,7 +77,7 @@ def _sheet_sample(data: MultimodalData, train: Split, place: int) -> SheetSample
     pictures, spectrograms = {}, {}
     for name, value in train.inputs.items():
         if name in train.views:
-            pictures[name] = value[row][: int(train.views[name].counts[place])].numpy()
+            pictures[name] = value[row][: int(train.views[name].counts[place])].permute(0, 3, 1, 2).numpy()
         else:
             spectrograms[name] = torch.flatten(value[row], 0, -2).numpy()
     return SheetSample(

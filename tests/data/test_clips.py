@@ -145,7 +145,7 @@ def test_ave_has_ten_frames_of_which_three_are_seen(tmp_path, monkeypatch):
     assert data.specs["visual"].shape == (3, 3, 28, 28)
     assert data.specs["audio"].shape == (1, 128, 1024)
     assert (data.specs["audio"].mean, data.specs["audio"].std) == AUDIOSET
-    assert data.splits["train"].inputs["visual"].shape[1:] == (10, 3, 32, 32)
+    assert data.splits["train"].inputs["visual"].shape[1:] == (10, 32, 32, 3)
     batch = next(iter(BatchLoader(data.splits["val"], 4).ordered(CPU)))
     assert batch.inputs["visual"].shape == (4, 3, 3, 28, 28)
 
@@ -174,7 +174,7 @@ def test_videos_with_sound_train_through_a_manifest(tmp_path, films):
     data = manifest(
         films, tmp_path, recipe="logmel64", frames=2, clip_seconds=2.0, augment="none", frames_per_second=2.0
     )
-    assert data.splits["train"].inputs["visual"].shape[1:] == (4, 3, 28, 28)
+    assert data.splits["train"].inputs["visual"].shape[1:] == (4, 28, 28, 3)
     (batch,) = BatchLoader(data.splits["test"], 4).ordered(CPU)
     assert batch.inputs["visual"].shape == (2, 2, 3, 28, 28)
     seen = batch.inputs["visual"].float().mean((2, 3, 4))
@@ -207,7 +207,7 @@ def test_statistics_of_the_training_split_are_those_of_its_pixels(tmp_path, film
     mean, std = channel_statistics(stored["audio"], channel=1)
     assert data.specs["audio"].mean == pytest.approx(mean, rel=1e-5)
     assert data.specs["audio"].std == pytest.approx(std, rel=1e-4)
-    mean, std = channel_statistics(stored["visual"].flatten(0, 1), channel=1)
+    mean, std = channel_statistics(stored["visual"].flatten(0, 1), channel=3)
     assert data.specs["visual"].mean == pytest.approx(mean, rel=1e-5)
     assert data.specs["visual"].std == pytest.approx(std, rel=1e-4)
 

@@ -29,7 +29,7 @@ def encode(audio, rate=16_000, container="WAV", subtype=None):
 
 
 def decode_image(content, *, size):
-    return torch.from_numpy(to_square(open_image(content), size).copy())
+    return torch.from_numpy(to_square(open_image(content), size).transpose(2, 0, 1).copy())
 
 
 def features(content, folder, name="logmel64", seconds=0.25, fit="tile", resampler="soxr_hq", normalization="none"):

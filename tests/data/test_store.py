@@ -100,7 +100,7 @@ def test_rows_facts_and_formats(tmp_path):
     assert columns["audio_sha256"][line] == content_hash(tmp_path / "raw" / "clip 3 é.wav")
     described = json.loads((tmp_path / "store" / "store.json").read_text("utf-8"))
     assert described["clips"] == 5
-    assert np.load(tmp_path / "store" / "visual.npy").shape == (5, 2, 3, 8, 8), "any NumPy reads it"
+    assert np.load(tmp_path / "store" / "visual.npy").shape == (5, 2, 8, 8, 3), "any NumPy reads it"
 
 
 def test_the_second_time_nothing_is_done(tmp_path, monkeypatch):

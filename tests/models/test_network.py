@@ -149,3 +149,18 @@ def test_names_that_torch_or_the_output_need_are_refused(name):
 def test_contradictory_specs_are_refused(spec):
     with pytest.raises(ValueError, match="modality 'visual'"):
         network({"audio": AUDIO, "visual": spec})
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_bytes_are_normalised_alike_in_every_layout(layout):
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    specs = {
+        "audio": InputSpec("sound", (1, 8, 8), (0.0,), (1.0,)),
+        "visual": InputSpec("image", (3, 6, 10), mean, std),
+    }
+    network = MultimodalNetwork(specs, 2, encoder="resnet_narrow", fusion="concat")
+    pixels = torch.randint(0, 256, (4, 3, 6, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = network._normalise("visual", pixels.contiguous(memory_format=layout))
+    expected = (pixels.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    assert found.is_contiguous(memory_format=layout)

@@ -1,0 +1,210 @@
+"""Reading data: from files as the official loader does each epoch, against the store. On one core, CREMA-D-shaped files.
+
+Official: GeWu-Lab/OGM-GE_CVPR2022@343dc1d, dataset/CramedDataset.py: for every sample of every epoch, librosa loads and
+resamples the WAV and computes the transform, and Pillow opens one extracted JPEG frame (480 x 360), which torchvision crops,
+resizes, mirrors and normalises. The same work is written here in our own words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the entry points do
+
+import numpy as np
+import torch
+
+from benchmarks.timing import median_seconds
+from mm_balance.data import BatchLoader, FileOptions, Work, load_manifest
+from mm_balance.data.store import build_store
+from mm_balance.models import MultimodalNetwork
+
+CLIPS = 192
+BATCH = 64
+OPTIONS = FileOptions(
+    recipe="stft257", clip_seconds=3.0, audio_fit="tile", resampler="soxr_hq", audio_normalization="none", image_size=224,
+    frames=1, frames_per_second=1.0, frame_choice="random", augment="resized_crop_flip", visual_normalization="imagenet",
+)  # fmt: skip
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def make_files(folder: Path) -> Path:
+    """WAV of 2-3 s at 16 kHz, JPEG and video of 480 x 360, and a manifest for each kind of picture."""
+    import soundfile
+    from PIL import Image
+
+    from tests.data.media import write_video
+
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (CLIPS, 30, 40, 3), dtype=np.uint8)
+    lines = {"jpg": ["sample,split,label,audio,visual"], "flv": ["sample,split,label,audio,visual"]}
+    for number in range(CLIPS):
+        seconds = 2 + (number % 10) / 10
+        soundfile.write(folder / f"{number}.wav", 0.2 * rng.standard_normal(int(16_000 * seconds)), 16_000)
+        picture = Image.fromarray(small[number]).resize((480, 360), Image.Resampling.BICUBIC)
+        picture.save(folder / f"{number}.jpg", quality=90)
+        if number < 24:
+            write_video(folder / f"{number}.flv", seconds=seconds, rate=30, size=(480, 360))
+        else:
+            os.link(folder / f"{number % 24}.flv", folder / f"{number}.flv")
+        split = "train" if number < CLIPS - 8 else "val" if number < CLIPS - 4 else "test"
+        for kind, table in lines.items():
+            table.append(f"{number},{split},{'abcdef'[number % 6]},{number}.wav,{number}.{kind}")
+    for kind, table in lines.items():
+        (folder / f"{kind}.csv").write_text("\n".join(table) + "\n")
+    return folder
+
+
+def official_sample(folder: Path, number: int, transform: Callable) -> tuple[np.ndarray, torch.Tensor]:
+    """One training sample as the official loader makes it."""
+    import librosa
+    from PIL import Image
+
+    audio, rate = librosa.load(folder / f"{number}.wav", sr=22_050)
+    repeated = np.clip(np.tile(audio, 3)[: rate * 3], -1.0, 1.0)
+    spectrum = np.log(np.abs(librosa.stft(repeated, n_fft=512, hop_length=353)) + 1e-7)
+    return spectrum, transform(Image.open(folder / f"{number}.jpg").convert("RGB"))
+
+
+def rows() -> list[tuple[str, float, str]]:
+    """The lines of the table. One thread while it runs."""
+    from torchvision import transforms
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(224),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+    found: list[tuple[str, float, str]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = make_files(Path(temporary))
+        official = CLIPS / median_seconds(
+            lambda: [official_sample(folder, number, transform) for number in range(CLIPS)], 3
+        )
+        found.append(("official loader, WAV + JPEG, each epoch", official, "samples/s on a core"))
+        for kind in ("jpg", "flv"):
+            spent = prepare_seconds(folder, kind)
+            found.append((f"prepare, WAV + .{kind}, one process", CLIPS / spent, "samples/s on a core"))
+        found += store_rows(folder, official)
+    torch.set_num_threads(threads)
+    return [*found, *large_store_rows()]
+
+
+def prepare_seconds(folder: Path, kind: str) -> float:
+    """Seconds to fill a new store."""
+    from mm_balance.data.manifest import Rejected, find_files, read_rows
+
+    path = folder / f"{kind}.csv"
+    table = read_rows(path, ("audio", "visual"), Rejected())
+    _, columns, clips = find_files(folder, table, ("audio", "visual"), Rejected())
+    recipe = OPTIONS.stored(moving=kind == "flv")
+    started = time.perf_counter()
+    build_store(folder / f"timed-{kind}", list(clips.values()), recipe, columns.kinds, workers=1, progress=False)
+    return time.perf_counter() - started
+
+
+def store_rows(folder: Path, official: float) -> list[tuple[str, float, str]]:
+    """Batches from the store, and a plain copy of as many bytes."""
+    work = Work(folder / "data", workers=1, progress=False)
+    data = load_manifest(
+        folder / "jpg.csv", modalities=("audio", "visual"), seed=0, on_error="fail", options=OPTIONS, work=work
+    )
+    train = data.splits["train"]
+    network = MultimodalNetwork(data.specs, 6, encoder="resnet_narrow", fusion="concat")
+    indices = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).split(BATCH)
+    block = train.read(indices[0], torch.Generator().manual_seed(0))
+
+    def read() -> None:
+        for index in indices:
+            train.read(index, torch.Generator().manual_seed(0))
+
+    def copy() -> None:
+        for _ in indices:
+            for value in block.values():
+                value.clone()
+
+    def epoch(augment: str) -> None:
+        view = train.views["visual"]
+        view.transform = replace(view.transform, augment=augment)
+        for batch in BatchLoader(train, BATCH, seed=0).epoch(0, torch.device("cpu")):
+            network._normalise("visual", batch.inputs["visual"])
+
+    reading, copying = (median_seconds(action, 7) for action in (read, copy))
+    speeds = {
+        name: len(train) / median_seconds(lambda name=name: epoch(name), 7)
+        for name in ("resized_crop_flip", "crop_flip")
+    }
+    copied = copying * len(train) / (len(indices) * BATCH)  # the last batch is smaller than the others
+    return [
+        ("store -> uint8 batch", len(train) / reading, "samples/s on a core"),
+        ("  against a plain copy of the same bytes", reading / copied, "times as long"),
+        *(
+            row
+            for name, speed in speeds.items()
+            for row in (
+                (f"store -> augmented float batch, `{name}`", speed, "samples/s on a core"),
+                ("  against the official loader", speed / official, "times as fast"),
+            )
+        ),
+    ]
+
+
+OPENING = """
+import json, resource, sys, time
+from pathlib import Path
+from mm_balance.data.store import open_store
+import pyarrow.parquet, numpy
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+started = time.perf_counter()
+store = open_store(Path(sys.argv[1]))
+places = store.places("sample")
+seconds = time.perf_counter() - started
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"seconds": seconds, "before": before, "after": after, "clips": len(places)}))
+"""
+
+
+def large_store_rows(clips: int = 100_000) -> list[tuple[str, float, str]]:
+    """A synthetic store of many clips (sparse files): time and memory of opening it, in a process of its own."""
+    from mm_balance.data import store as stores
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        recipe, kinds = OPTIONS.stored(moving=True), {"audio": "sound", "visual": "image"}
+        journal = stores._Journal.read(folder, recipe, kinds)
+        sound = {"seconds": 2.5, "rate": 16_000, "channels": 1, "mean": [-5.0], "square": [30.0], "sha256": "0" * 64}
+        picture = {"seconds": 2.5, "rate": 30.0, "width": 480, "height": 360, "frames": 3, "mean": [0.5] * 3,
+                   "square": [0.3] * 3, "sha256": "0" * 64}  # fmt: skip
+        for number in range(clips):
+            journal._take({"identity": f"{number:024x}", "sample": f"clip {number}", "row": number, "ok": True,
+                           "audio": sound, "visual": picture})  # fmt: skip
+        for name, (shape, dtype) in stores.row_shapes(recipe, kinds).items():
+            stores._write_header(folder / f"{name}.npy", clips, shape, dtype)
+        stores._finish(folder, journal, recipe, kinds)
+        done = subprocess.run([sys.executable, "-c", OPENING, str(folder)], capture_output=True, text=True, check=True)
+        told = json.loads(done.stdout)
+    megabyte = 1024 if sys.platform != "darwin" else 1024**2
+    assert told["clips"] == clips
+    return [
+        (f"open a store of {clips:,} clips", told["seconds"], "s"),
+        ("  memory that it adds", (told["after"] - told["before"]) / megabyte, "MB resident"),
+        ("  the whole process, torch included", told["after"] / megabyte, "MB resident"),
+    ]
+
+
+if __name__ == "__main__":
+    for name, value, unit in rows():
+        print(f"{name:72s} {value:10.4g} {unit}")
