@@ -92,7 +92,7 @@ class Split:
         for name, value in self.inputs.items():
             view = self.views.get(name)
             if view is None:
-                found[name] = value[places]
+                found[name] = value.index_select(0, places)
                 continue
             chosen = choose_frames(view.counts[index], view.transform.frames, view.transform.how, generator)
             flat = (places.unsqueeze(1) * value.shape[1] + chosen).flatten()

@@ -177,14 +177,14 @@ def open_image(content: bytes) -> Image.Image:
         # Pillow does not miss the end of a file whose last pixels happen to be there.
         raise Undecodable("cannot be decoded as PNG or JPEG (truncated: the end of the PNG is missing)")
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as file:
-            file.load()
-            image = ImageOps.exif_transpose(file)
+        image: Image.Image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # a copy would cost as much as decoding
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise Undecodable(f"cannot be decoded as PNG or JPEG ({one_line(error)})") from error
     if image.mode.startswith("I"):  # converting would clip 16-bit values at 255
         image = Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def to_square(image: Image.Image, size: int) -> np.ndarray:

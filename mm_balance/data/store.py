@@ -290,19 +290,14 @@ def _decode_chunk(task: _Task) -> list[dict[str, Any]]:
     with ExitStack() as stack:
         writers = stack.enter_context((task.folder / WRITERS_FILE).open("w"))
         fcntl.flock(writers, fcntl.LOCK_SH)
-        files = {name: stack.enter_context((task.folder / f"{name}.npy").open("r+b")) for name in task.kinds}
-        return [
-            _decode_clip(clip, task.first_row + place, task, shapes, files) for place, clip in enumerate(task.clips)
-        ]
+        arrays = {
+            name: _Rows(stack.enter_context((task.folder / f"{name}.npy").open("r+b")), *shapes[name])
+            for name in task.kinds
+        }
+        return [_decode_clip(clip, task.first_row + place, task, arrays) for place, clip in enumerate(task.clips)]
 
 
-def _decode_clip(
-    clip: Clip,
-    row: int,
-    task: _Task,
-    shapes: Mapping[str, tuple[tuple[int, ...], str]],
-    files: Mapping[str, BinaryIO],
-) -> dict[str, Any]:
+def _decode_clip(clip: Clip, row: int, task: _Task, arrays: Mapping[str, _Rows]) -> dict[str, Any]:
     entry: dict[str, Any] = {"identity": clip.identity, "sample": clip.sample, "row": row, "ok": True}
     hashes: dict[Path, str] = {}
     for name, kind in task.kinds.items():
@@ -316,8 +311,7 @@ def _decode_clip(
         except OSError as error:  # rights and cables can be put right without the file changing
             reason = f"cannot be read ({error.strerror or error})"
             return entry | {"ok": False, "modality": name, "reason": reason, "lasting": False}
-        shape, dtype = shapes[name]
-        _write_row(files[name], row, np.ascontiguousarray(values, dtype=dtype).reshape(shape))
+        arrays[name].write(row, values)
         entry[name] = facts | {"sha256": hashes[path]}
     return entry
 
@@ -328,20 +322,31 @@ def _decode(path: Path, kind: str, recipe: Recipe) -> tuple[np.ndarray, dict[str
             path, AUDIO_RECIPES[recipe.audio], recipe.clip_seconds, recipe.audio_fit, recipe.resampler,
             "sample" if recipe.per_sample else "none",
         )  # fmt: skip
-        exact = values.astype(np.float64)
-        return values, {
-            "seconds": sound.seconds, "rate": sound.rate, "channels": sound.channels,
-            "mean": [float(exact.mean())], "square": [float(np.square(exact).mean())],
-        }  # fmt: skip
+        mean, square = _moments(values.reshape(-1, 1))
+        heard = {"seconds": sound.seconds, "rate": sound.rate, "channels": sound.channels}
+        return values, heard | {"mean": mean, "square": square}
     frames, picture = read_frames(
         path, frames_per_second=recipe.frames_per_second, count=recipe.frame_count, size=recipe.frame_edge
     )
-    valid = frames[: picture.valid].astype(np.float64) / 255
-    return frames, {
-        "seconds": picture.seconds, "rate": picture.rate, "width": picture.width, "height": picture.height,
-        "frames": picture.valid,
-        "mean": valid.mean((0, 1, 2)).tolist(), "square": np.square(valid).mean((0, 1, 2)).tolist(),
-    }  # fmt: skip
+    mean, square = _moments(frames[: picture.valid].reshape(-1, 3))
+    seen = {
+        "seconds": picture.seconds,
+        "rate": picture.rate,
+        "width": picture.width,
+        "height": picture.height,
+    }
+    scaled = {"mean": [value / 255 for value in mean], "square": [value / 255**2 for value in square]}
+    return frames, seen | {"frames": picture.valid} | scaled
+
+
+def _moments(values: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and mean square of each column of ``(numbers, columns)``; column by column, which is ten times faster here."""
+    means, squares = [], []
+    for number in range(values.shape[1]):
+        column = values[:, number].astype(np.float64)
+        means.append(float(column.mean()))
+        squares.append(float(np.square(column, out=column).mean()))
+    return means, squares
 
 
 def content_hash(path: Path) -> str:
@@ -368,20 +373,25 @@ def _write_header(path: Path, rows: int, shape: tuple[int, ...], dtype: str) -> 
         file.truncate(offset + rows * row_bytes)
 
 
-def _write_row(file: BinaryIO, row: int, values: np.ndarray) -> None:
-    """Write by ``pwrite``: on a full disk it raises, where writing through a mapping would kill the process."""
-    content = memoryview(values.data).cast("B")
-    place = _data_offset(file) + row * values.nbytes
-    while content:
-        written = os.pwrite(file.fileno(), content, place)
-        content, place = content[written:], place + written
+class _Rows:
+    """An array on disk whose rows are written one by one.
 
+    By ``pwrite``: on a full disk it raises, where writing through a mapping would kill the process.
+    """
 
-def _data_offset(file: BinaryIO) -> int:
-    file.seek(0)
-    np.lib.format.read_magic(file)
-    np.lib.format.read_array_header_1_0(file)
-    return file.tell()
+    def __init__(self, file: BinaryIO, shape: tuple[int, ...], dtype: str) -> None:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        self._file, self._start = file, file.tell()
+        self._shape, self._dtype = shape, dtype
+
+    def write(self, row: int, values: np.ndarray) -> None:
+        whole = np.ascontiguousarray(values, dtype=self._dtype).reshape(self._shape)
+        content = memoryview(whole.data).cast("B")
+        place = self._start + row * whole.nbytes
+        while content:
+            written = os.pwrite(self._file.fileno(), content, place)
+            content, place = content[written:], place + written
 
 
 def _check_room(folder: Path, clips: int, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
