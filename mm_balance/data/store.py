@@ -23,12 +23,12 @@ import multiprocessing
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -239,7 +239,8 @@ def _results(tasks: list[_Task], workers: int, stop: Callable[[], bool]) -> Iter
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mm_balance.data.store"])
-    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
+    theirs, ours = context.Pipe(duplex=False)
+    with ours, theirs, ProcessPoolExecutor(workers, context, _start_worker, (theirs,)) as pool:
         waiting = iter(tasks)
         running: set[Future[list[dict[str, Any]]]] = set()
         try:
@@ -263,14 +264,13 @@ def _results(tasks: list[_Task], workers: int, stop: Callable[[], bool]) -> Iter
             pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
-    parent = os.getppid()
-
+def _start_worker(alive: Connection) -> None:
     def watch() -> None:
-        # A killed parent cannot end its workers, and they would wait for tasks for ever.
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
+        # A killed parent cannot end its workers, and they would wait for tasks for ever: its end of the pipe closes.
+        try:
+            alive.recv()
+        except EOFError:
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -160,7 +160,7 @@ def _prepare(config: Config, stop: StopRequest) -> None:
     run.terminate("FINISHED")
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
     print(
-        f"\n{data.name}: {sizes}; skipped {len(data.skipped)}, excluded {len(data.excluded)}; digest {data.digest[:12]}"
+        f"\n{data.name}: {sizes}; skipped {len(data.skipped):,}, excluded {len(data.excluded):,}; digest {data.digest[:12]}"
     )
     for line in (*data.excluded, *data.skipped[:10]):
         print(f"  {line}")
