@@ -2,12 +2,13 @@
 
 from mm_balance.config.options import AUTO, ENTRY_POINTS, NONE, Config, Option, entry_point_options, option_of, options
 from mm_balance.config.parse import format_value, parse_arguments, parse_value
-from mm_balance.config.resolve import fingerprint_settings, read_preset, resolve, restore
+from mm_balance.config.resolve import SEEN_BY_THE_NETWORK, fingerprint_settings, read_preset, resolve, restore
 
 __all__ = [
     "AUTO",
     "ENTRY_POINTS",
     "NONE",
+    "SEEN_BY_THE_NETWORK",
     "Config",
     "Option",
     "entry_point_options",

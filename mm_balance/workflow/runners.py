@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mm_balance import names
-from mm_balance.config import Config, entry_point_options, format_value, resolve
+from mm_balance.config import SEEN_BY_THE_NETWORK, Config, entry_point_options, format_value, resolve
 from mm_balance.data import MultimodalData
 from mm_balance.engine.evaluate import split_metrics
 from mm_balance.engine.survey import survey
@@ -168,9 +168,8 @@ def choose_warmup(config: Config, data: MultimodalData) -> TrackedRun:
             f"warmup_run={run.run_id} was trained on other data (digest differs from that of {config.dataset})"
         )
     saved = run.read_json(names.CONFIG_FILE)
-    differing = [
-        name for name in ("encoder", "fusion", "modalities", "train_fraction") if saved[name] != getattr(config, name)
-    ]
+    compared = ("encoder", "fusion", "modalities", *SEEN_BY_THE_NETWORK)
+    differing = [name for name in compared if saved.get(name, getattr(config, name)) != getattr(config, name)]
     if differing:
         told = ", ".join(f"{name}={format_value(saved[name])}" for name in differing)
         raise UserError(f"warmup_run={run.run_id} was trained with {told}; give the same here")
