@@ -399,7 +399,7 @@ def _check_room(folder: Path, clips: int, shapes: Mapping[str, tuple[tuple[int, 
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"{folder}: {clips} clips need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; give another data_dir, a "
+            f"{folder}: {clips} clips need {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; give another data_dir, a "
             "smaller image_size or fewer frames_per_second"
         )
 

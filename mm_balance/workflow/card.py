@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,18 +13,32 @@ import torch
 from mm_balance import names
 from mm_balance.data import MultimodalData, Split
 from mm_balance.data.card import CardSample, data_card
+from mm_balance.errors import UserError
 from mm_balance.figures import SheetSample, contact_sheet, save_png
 
 SHEET_SAMPLES = 12
 
 
 def ensure_card(data: MultimodalData) -> None:
-    """Write ``data.card`` where it is missing; nothing for data without a store."""
+    """Write ``data.card`` where it is missing; nothing for data without a store.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     if data.card is None or (data.card / names.CARD_FILE).is_file():
         return
-    data.card.mkdir(exist_ok=True)
-    pq.write_table(pa.table(data.table), data.card / names.SAMPLES_FILE)
-    save_png(contact_sheet(sheet_samples(data), title=f"{data.name}: training samples"), data.card / names.SHEET_FILE)
+    try:
+        _write_card(data, data.card)
+    except OSError as error:
+        raise UserError(
+            f"{data.card}: cannot be written ({error.strerror or error}); the store itself is whole"
+        ) from error
+
+
+def _write_card(data: MultimodalData, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.table(data.table), folder / names.SAMPLES_FILE)
+    save_png(contact_sheet(sheet_samples(data), title=f"{data.name}: training samples"), folder / names.SHEET_FILE)
     text = data_card(
         data.name,
         card_samples(data),
@@ -35,9 +50,9 @@ def ensure_card(data: MultimodalData) -> None:
         excluded=data.excluded,
         skipped=data.skipped,
     )
-    partial = data.card / f".{names.CARD_FILE}"  # last and in one step: it says that the card is whole
+    partial = folder / f".{names.CARD_FILE}"  # last and in one step: it says that the card is whole
     partial.write_text(text, "utf-8")
-    os.replace(partial, data.card / names.CARD_FILE)
+    os.replace(partial, folder / names.CARD_FILE)
 
 
 def card_samples(data: MultimodalData) -> list[CardSample]:

@@ -252,7 +252,7 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path, monkeypatch)
 
 def test_too_little_room_is_said_before_anything_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(stores.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10})())
-    with pytest.raises(UserError, match=r"3 clips need .* GB, 0.0 GB are free; give another data_dir"):
+    with pytest.raises(UserError, match=r"3 clips need .* MB, 0.0 MB are free; give another data_dir"):
         build(tmp_path / "store", make_clips(tmp_path / "raw", 3))
 
 
