@@ -108,7 +108,7 @@ def _durations(samples: Sequence[CardSample]) -> list[str]:
         f"{statistics.fmean(seconds):.2f} | {max(seconds):.2f} |"
         for (modality, split), seconds in sorted(found.items(), key=lambda item: (item[0][0], SPLITS.index(item[0][1])))
     ]
-    head = ["| seconds of | split | files | least | median | mean | most |", "|---|---|--:|--:|--:|--:|--:|"]
+    head = ["| length in s | split | files | least | median | mean | most |", "|---|---|--:|--:|--:|--:|--:|"]
     return ["\n".join([*head, *rows, ""])]
 
 
