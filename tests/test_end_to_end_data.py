@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -96,6 +98,16 @@ def decoded(cache):
     return len(journals[0].read_text("utf-8").splitlines()) - 1 if journals else 0
 
 
+def processes_with(text):
+    """Ids of the processes whose environment holds ``text`` (where the system tells)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if text.encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_prepare_killed_half_way_goes_on(store, tmp_path, number):
     source = make_cremad(tmp_path / "CREMA-D", clips=clips(400))
@@ -104,14 +116,14 @@ def test_prepare_killed_half_way_goes_on(store, tmp_path, number):
     while decoded(cache) < 64:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
+    assert len(processes_with(str(cache))) > 2, "the check below sees workers"
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 128 + signal.SIGTERM), errors
     time.sleep(2)
     kept = decoded(cache)
     assert 64 <= kept < 500, "it was not half-way"
-    workers = subprocess.run(["pgrep", "-f", str(source)], capture_output=True, text=True).stdout.split()
-    assert not workers, "processes outlive their parent"
+    assert not processes_with(str(cache)), "processes outlive their parent"
     done = python_run(
         store, "prepare", "--dataset", "cremad", "--source", str(source), "--image_size", "28", "--on_error", "skip"
     )
