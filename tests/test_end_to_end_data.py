@@ -41,9 +41,6 @@ def artifacts(env, run, folder):
 
 def test_prepare_and_train_cremad_through_mlflow_run(store, tmp_path):
     source = make_cremad(tmp_path / "CREMA-D", clips=clips(120))
-    refused = mlflow_run(store, *parameters(dataset="cremad"), entry_point="main", cwd=tmp_path)
-    assert refused.returncode == 1
-    assert "is not prepared by this recipe" in refused.stderr
     strict = mlflow_run(
         store, *parameters(dataset="cremad", source=source, image_size=28), entry_point="prepare", cwd=tmp_path
     )
@@ -158,11 +155,9 @@ def test_videos_with_sound_train_through_a_manifest(store, tmp_path):
     assert parent.info.status == "FINISHED"
     assert artifacts(store, parent, "data") == {"data/card.md", "data/contact_sheet.png", "data/samples.parquet"}
     (folder / "clip 3.mpg").write_bytes(b"broken")
-    again = mlflow_run(store, *parameters(dataset=folder / "manifest.csv", preset="quick", **words), cwd=tmp_path)
+    words = [word for name, value in {**words, "preset": "quick"}.items() for word in (f"--{name}", value)]
+    again = python_run(store, "warmup", "--dataset", str(folder / "manifest.csv"), *words)
     assert again.returncode == 1
     assert "line 5, sample '3', file 'clip 3.mpg'" in again.stderr
-    skipped = mlflow_run(
-        store, *parameters(dataset=folder / "manifest.csv", preset="quick", on_error="skip", train_fraction="1.0", **words),
-        cwd=tmp_path,
-    )  # fmt: skip
+    skipped = python_run(store, "warmup", "--dataset", str(folder / "manifest.csv"), "--on_error", "skip", *words)
     assert skipped.returncode == 0, skipped.stderr[-3000:]
