@@ -233,17 +233,26 @@ def wait_for_steps(env, stage, step, process, seconds=120):
     raise AssertionError("it never got there")
 
 
+EPOCHS = ["--warmup_epochs", "2", "--adaptive_epochs", "4"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The series of a run that nobody killed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    whole = environment(folder / "whole", f"sqlite:///{folder}/whole.db")
+    assert python_run(whole, "main", "--preset", "quick", "--device", "cpu", *EPOCHS).returncode == 0
+    return series(whole)
+
+
 @pytest.mark.parametrize(("stage", "step", "number"), [("warmup", 1, signal.SIGKILL), ("adaptive", 4, signal.SIGKILL),
                                                        ("adaptive", 3, signal.SIGTERM)])  # fmt: skip
-def test_killed_and_resumed_is_the_same_to_the_last_bit(tmp_path, monkeypatch, stage, step, number):
-    epochs = ["--warmup_epochs", "2", "--adaptive_epochs", "4"]
-    whole = environment(tmp_path / "whole", f"sqlite:///{tmp_path}/whole.db")
+def test_killed_and_resumed_is_the_same_to_the_last_bit(tmp_path, monkeypatch, unbroken, stage, step, number):
     broken = environment(tmp_path / "broken", f"sqlite:///{tmp_path}/broken.db")
-    assert python_run(whole, "main", "--preset", "quick", "--device", "cpu", *epochs).returncode == 0
     # Whoever asks first makes the store, and its artifact folder under the working folder: here, before both ask.
     monkeypatch.chdir(broken["WORKING_FOLDER"])
     client(broken).search_experiments()
-    process = start(broken, *epochs)
+    process = start(broken, *EPOCHS)
     wait_for_steps(broken, stage, step, process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -268,7 +277,7 @@ def test_killed_and_resumed_is_the_same_to_the_last_bit(tmp_path, monkeypatch, s
     assert [run.data.tags["resumed_run"] for run in extra] == [parent.info.run_id]
     assert {run.info.status for run in all_runs(broken)} == {"FINISHED"}
     client(broken).delete_run(extra[0].info.run_id)
-    assert series(broken) == series(whole)
+    assert series(broken) == unbroken
     reader = client(broken)
     adaptive = by_stage(broken)["adaptive"].info.run_id
     images = [item.path for item in reader.list_artifacts(adaptive, "images") if item.path.endswith(".png")]

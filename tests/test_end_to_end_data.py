@@ -72,15 +72,6 @@ def test_prepare_and_train_cremad_through_mlflow_run(store, tmp_path):
     assert parent.data.tags["mm.data_digest"] == run.data.tags["mm.data_digest"]
     assert artifacts(store, parent, "data") >= {"data/card.md", "data/contact_sheet.png"}
 
-    before = len(all_runs(store))
-    other = mlflow_run(
-        store, *parameters(dataset="cremad", protocol="speaker", source=source, image_size=28, on_error="skip"),
-        entry_point="prepare", cwd=tmp_path,
-    )  # fmt: skip
-    assert other.returncode == 0, other.stderr[-3000:]
-    assert "decoding" not in other.stderr
-    assert len(all_runs(store)) == before + 1
-
 
 def start_prepare(env, source):
     return subprocess.Popen(
@@ -121,6 +112,9 @@ def test_prepare_killed_half_way_goes_on(store, tmp_path, number):
     kept = decoded(cache)
     assert 64 <= kept < 500, "it was not half-way"
     assert not processes_with(str(cache)), "processes outlive their parent"
+    assert not [run for run in all_runs(store) if run.info.status == "RUNNING"]
+    if number == signal.SIGTERM:
+        return
     done = python_run(
         store, "prepare", "--dataset", "cremad", "--source", str(source), "--image_size", "28", "--on_error", "skip"
     )
