@@ -1,4 +1,4 @@
-"""Named features of sounds: a waveform -> a picture of it. NumPy only: decoding processes import it."""
+"""Named features of sounds: a waveform -> a picture of it."""
 
 from __future__ import annotations
 

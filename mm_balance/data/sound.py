@@ -1,4 +1,4 @@
-"""Files -> sounds. The only place that knows about formats of sound; NumPy only: decoding processes import it.
+"""Files -> sounds. The only place that knows about formats of sound.
 
 Every function raises ``Undecodable`` with a reason that fits on one line; the caller adds which file and which sample.
 """
@@ -123,7 +123,8 @@ def _read_sound(content: bytes) -> tuple[np.ndarray, int, int]:
         raise Undecodable(f"truncated: {len(channels)} of {declared} samples can be read")
     if not np.isfinite(channels).all():
         raise Undecodable("the sound holds NaN or infinite samples")
-    return channels.mean(axis=1), rate, channels.shape[1]
+    audio = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
+    return audio, rate, channels.shape[1]
 
 
 def _check_whole(content: bytes) -> None:
@@ -251,7 +252,7 @@ def fit_length(audio: np.ndarray, samples: int, how: str = "tile") -> np.ndarray
 
 
 def _audible(audio: np.ndarray) -> bool:
-    return bool(np.abs(audio).max() >= SILENCE)
+    return bool(audio.max() >= SILENCE or audio.min() <= -SILENCE)
 
 
 def one_line(error: Any) -> str:

@@ -122,7 +122,7 @@ class MultimodalNetwork(nn.Module):
             # On a CPU, numbers that repeat every third byte are slow; a whole line of them is fast.
             lines = value.permute(0, 2, 3, 1).flatten(2).to(mean.dtype)
             width = value.shape[3]
-            lines.mul_(scale.flatten().repeat(width)).add_(shift.flatten().repeat(width))
+            torch.addcmul(shift.flatten().repeat(width), lines, scale.flatten().repeat(width), out=lines)
             return lines.unflatten(2, (width, -1)).permute(0, 3, 1, 2)
         return value.to(mean.dtype).mul_(scale).add_(shift)
 
