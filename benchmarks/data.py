@@ -16,11 +16,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the entry points do
-
 import numpy as np
 import torch
 
+import entrypoints  # noqa: F401 - their settings of memory
 from benchmarks.timing import median_seconds
 from mm_balance.data import BatchLoader, FileOptions, Work, load_manifest
 from mm_balance.data.store import build_store

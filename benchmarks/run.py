@@ -13,7 +13,6 @@ from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the entry points do
 
 import numpy as np
 import torch
