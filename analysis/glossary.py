@@ -25,7 +25,8 @@ def glossary() -> str:
     parts.append(_table("`val/...` each epoch, `test/...` by evaluation only", names.SPLIT_METRICS))
     parts.append(_table("at each refit, over the training split in eval mode", names.REFIT_METRICS))
     parts.append(_table("at each refit, where corruption was planted (`digits`)", names.TRUTH_METRICS))
-    parts.append(_table("at the end of a stage", names.SELECTION_METRICS | names.TRACKING_METRICS))
+    parts.append(_table("at the end of a stage", names.SELECTION_METRICS | names.COST_METRICS | names.TRACKING_METRICS))
+    parts.append(_table("by `evaluate` with `probe=true`", names.PROBE_METRICS))
     parts.append(_table("by `prepare`", names.DATA_METRICS))
     parts += ["## Artifacts\n", _table("path", names.ARTIFACTS), "## Tags\n", _table("tag", names.TAGS)]
     return "\n".join(parts)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -21,12 +20,13 @@ from benchmarks import data as reading
 from benchmarks.timing import median_seconds
 from mm_balance.config import resolve
 from mm_balance.data import BatchLoader, load_digits
+from mm_balance.engine import loop
 from mm_balance.engine import survey as surveys
 from mm_balance.engine.recorder import Point
 from mm_balance.figures import mixture_density, save_png
 from mm_balance.functional.mixture import fit_mixture
 from mm_balance.types import Clock
-from mm_balance.workflow.stage import _build
+from mm_balance.workflow.stage import StagePlan, build_stage
 
 
 def main() -> None:
@@ -62,12 +62,11 @@ def training_rows(data) -> list[tuple[str, float, str]]:
     config = resolve({})
     rows = []
     for method in ("concat", "concat_unimodal", "gap_mixture"):
-        stage = _build(
-            config, data, method=method, settings=asdict(config), epochs=1, refit_every=1, mixture="two",
-            learning_rate=config.learning_rate, title="bench",
-        )  # fmt: skip
+        plan = StagePlan(method, {}, epochs=1, refit_every=1, mixture="two", learning_rate=config.learning_rate)
+        stage = build_stage(config, data, plan, title="bench")
         seen = surveys.survey(stage.model, stage.method, data.splits["train"], stage.device)
-        stage.method.refresh(surveys.refit(seen, 0, "two"), Clock(0, 0, 1))
+        progress = loop.Progress(refit=surveys.refit(seen, 0, "two"))
+        loop.plan_epoch(stage, progress, Clock(0, 0, 1), lambda: False)
         stage.model.train()
         batches = list(BatchLoader(data.splits["train"], config.batch_size).epoch(0, stage.device))[:20]
 

@@ -21,12 +21,20 @@ SPLIT_METRICS = {
     "loss": "cross-entropy of the fused prediction",
     "accuracy": "share of samples whose fused prediction is right, 0 to 1",
     "accuracy_<modality>": "the same for one modality alone (its unimodal logits)",
+    "shapley_<modality>": "Shapley value of a modality for the accuracy; outside a coalition, features are zero",
+    "imbalance_degree": "largest minus smallest Shapley value",
     "macro_f1": "unweighted mean over classes of F1, 0/0 = 0",
     "mean_average_precision": "mean over classes of one-versus-rest average precision",
     "gap_mean": "mean modality gap; positive = the first modality is ahead",
     "gap_mean_abs": "mean absolute modality gap",
 }
 """Logged as ``val/...`` each epoch and as ``test/...`` by evaluation only (no choice is ever made on test)."""
+
+PROBE_METRICS = {
+    "probe_accuracy_<modality>": "accuracy of a linear classifier on the modality's frozen encoder, trained on train",
+    "probe_gap": "that of the first modality minus the best of the others",
+}
+"""Logged as ``test/...`` (or another split) by ``evaluate`` with ``probe=true``."""
 
 REFIT_METRICS = {
     "gmm/balanced_mean": "mean of the balanced component (smaller second moment about zero)",
@@ -54,6 +62,15 @@ TRUTH_METRICS = {
     "truth/auc_sign_<modality>": "how well the signed gap finds samples corrupted in that modality (it lags behind)",
 }
 """Logged at each refit where the data set knows which samples are corrupted (``digits``)."""
+
+COST_METRICS = {
+    "cost/forward_passes": "passes through the encoders of all modalities, per training sample of the stage and epoch",
+    "cost/backward_passes": "the same backward",
+    "cost/relative": "(forward + 2 backward) / 3: encoder work as a multiple of joint training's",
+    "cost/step_milliseconds": "training time per update, mean over the stage (waiting for data included)",
+    "cost/peak_memory_megabytes": "most memory held by tensors of a GPU; on a CPU, by the process",
+}
+"""At the end of a stage. Validation, and surveys that only measure, are not counted."""
 
 SELECTION_METRICS = {
     "selection/last_epoch": "last epoch of the run",
@@ -90,6 +107,7 @@ TAGS = {
     "mm.version": "version of MM-Balance",
     "mm.git_dirty": "whether the working tree had uncommitted changes",
     "mm.warmup_run": "run id of the warm-up",
+    "mm.fresh_weights": "parameters that a method's own head has and the warm-up had not",
     "mm.evaluated_run": "run id whose model was evaluated",
     "mm.error": "why the run failed",
     "resumed_run": "this run only continued that one",

@@ -6,7 +6,7 @@ leading modality of the gap). Shapes: ``batch`` = samples in a batch, ``classes`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -42,18 +42,28 @@ class Batch:
         inputs: modality -> ``(batch, *spec.shape)``, float32 or uint8 (uint8 is scaled to 0-1 by the network).
         labels: ``(batch,)`` int64.
         index: ``(batch,)`` int64, each sample's stable position in its split.
+        present: modality -> ``(batch,)`` bool, whether the sample is shown with it (see ``Plan``); empty = all are.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     index: Tensor
+    present: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``; the copies do not block where the source is pinned."""
+        return self._mapped(lambda value: value.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same batch in memory from which a GPU can copy without waiting."""
+        return self._mapped(lambda value: value.pin_memory())
+
+    def _mapped(self, move: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(
-            {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()},
-            self.labels.to(device, non_blocking=True),
-            self.index.to(device, non_blocking=True),
+            {name: move(value) for name, value in self.inputs.items()},
+            move(self.labels),
+            move(self.index),
+            {name: move(value) for name, value in self.present.items()},
         )
 
 
@@ -96,12 +106,14 @@ class Clock:
         stage_epoch: epochs finished in this stage.
         stage_epochs: length of this stage in epochs.
         batch: batches finished in the current epoch.
+        batches: batches of the current epoch.
     """
 
     epoch: int
     stage_epoch: int
     stage_epochs: int
     batch: int = 0
+    batches: int = 1
 
     @property
     def fraction(self) -> float:
@@ -117,11 +129,15 @@ class Survey:
         labels: ``(samples,)`` int64.
         fused: ``(samples, classes)`` logits.
         unimodal: modality -> ``(samples, classes)`` logits.
+        features: modality -> ``(samples, width)``, of the modalities that the network encodes.
+        alone: frozenset of modalities -> ``(samples, classes)`` fused logits where the features of all others are zero.
     """
 
     labels: Tensor
     fused: Tensor
     unimodal: dict[str, Tensor]
+    features: dict[str, Tensor] = field(default_factory=dict)
+    alone: dict[frozenset[str], Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -147,12 +163,38 @@ class Refit:
     posterior_imbalanced: Tensor
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a method costs, in passes of one sample through the encoders of all modalities.
+
+    Joint training is one pass forward and one backward per sample and step, and nothing beside it. A modality's own encoder
+    is a share of 1 / M. Validation and the surveys that only measure are not counted: all methods have them.
+
+    Attributes:
+        forward: per sample and step.
+        backward: per sample and step.
+        refresh: forward passes per training sample and epoch outside the steps, where that is a constant.
+        extra: what the numbers leave out, in words.
+    """
+
+    forward: float = 1.0
+    backward: float = 1.0
+    refresh: float = 0.0
+    extra: str = ""
+
+
 @dataclass
 class Plan:
-    """What a method asks of the engine after a refresh. Data, never a callback.
+    """What a method asks of the engine for the coming epoch. Data, never a callback.
 
     Attributes:
         notes: numbers worth logging that the method computed, metric name -> value.
+        samples: ``(n,)`` int64, which training samples the epoch shows, with repetitions; None = each once.
+        present: modality -> ``(n,)`` bool beside ``samples``: whether that showing has the modality; empty = all have all.
+        reset_optimizer: start the epoch with a fresh optimiser state.
     """
 
     notes: Mapping[str, float] = field(default_factory=dict)
+    samples: Tensor | None = None
+    present: Mapping[str, Tensor] = field(default_factory=dict)
+    reset_optimizer: bool = False

@@ -16,7 +16,7 @@ LAYERS = [
     {"data", "models"},
     {"methods"},
     {"engine", "figures"},
-    {"tracking"},
+    {"tracking", "testing"},
     {"workflow", "study"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

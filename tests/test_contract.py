@@ -17,7 +17,10 @@ def test_entry_points_and_their_parameters():
     assert list(entry_point_options("main")) == [*COMMON, *WARMUP, *STAGE2]
     assert list(entry_point_options("warmup")) == [*COMMON, *WARMUP]
     assert list(entry_point_options("adaptive")) == [*COMMON, "warmup_run", *STAGE2]
-    assert list(entry_point_options("evaluate")) == ["data_dir", "device", "run_id", "split"]
+    assert list(entry_point_options("train")) == [
+        *COMMON, "warmup_run", "method", "method_options", "epochs", "refit_every", "optimizer_state", "mixture",
+    ]  # fmt: skip
+    assert list(entry_point_options("evaluate")) == ["data_dir", "device", "run_id", "split", "probe"]
     assert (
         list(entry_point_options("prepare"))
         == """dataset data_dir preset modalities protocol recipe clip_seconds audio_fit
@@ -30,7 +33,7 @@ def test_defaults():
     expected_auto = set(
         """data_dir preset visual_difficulty train_fraction image_size clip_seconds encoder batch_size learning_rate
         learning_rate_schedule learning_rate_step learning_rate_decay device warmup_epochs warmup_unimodal_weight
-        adaptive_epochs refit_every adaptive_learning_rate balanced_fusion_weight recipe audio_fit audio_normalization frames
+        adaptive_epochs refit_every adaptive_learning_rate balanced_fusion_weight epochs recipe audio_fit audio_normalization frames
         frames_per_second frame_choice augment visual_normalization workers""".split()
     )
     assert {name for name, value in defaults.items() if value == "auto"} == expected_auto
@@ -41,7 +44,8 @@ def test_defaults():
         "mixture": "two", "loss_form": "reconstructed", "unimodal_weight": 1.0, "gap_weight": 0.5, "shift_weight": 0.5,
         "hard_weight": 1.0, "posterior_weighting": "posterior", "posterior_source": "refit", "gap_gradient": "both",
         "anneal": "cosine", "anneal_start": 1.0, "anneal_end": 0.1, "run_id": "none", "split": "test",
-        "protocol": "published", "resampler": "soxr_hq", "source": "none",
+        "protocol": "published", "resampler": "soxr_hq", "source": "none", "method": "concat",
+        "method_options": "none", "probe": False,
     }  # fmt: skip
     assert {name: value for name, value in defaults.items() if value != "auto"} == fixed
 
@@ -82,12 +86,18 @@ def test_metric_and_artifact_names():
         "gmm/posterior_monotone", "gap/mean", "gap/std", "gap/mean_abs", "gap/fraction_imbalanced",
     }  # fmt: skip
     assert set(names.SPLIT_METRICS) == {
-        "loss", "accuracy", "accuracy_<modality>", "macro_f1", "mean_average_precision", "gap_mean", "gap_mean_abs"
+        "loss", "accuracy", "accuracy_<modality>", "macro_f1", "mean_average_precision", "gap_mean", "gap_mean_abs",
+        "shapley_<modality>", "imbalance_degree",
     }  # fmt: skip
     assert set(names.TRAIN_METRICS) == {
         "train/loss", "train/loss_fusion", "train/loss_unimodal", "train/loss_gap", "train/loss_shift",
         "train/loss_hard", "train/samples_per_second", "learning_rate", "anneal",
     }  # fmt: skip
+    assert set(names.COST_METRICS) == {
+        "cost/forward_passes", "cost/backward_passes", "cost/relative", "cost/step_milliseconds",
+        "cost/peak_memory_megabytes",
+    }  # fmt: skip
+    assert set(names.PROBE_METRICS) == {"probe_accuracy_<modality>", "probe_gap"}
     assert names.refit_folder(12) == "refits/epoch_0012"
     assert (names.GAP_FIGURE, names.EVOLUTION_FIGURE, names.ACCURACY_FIGURE) == (
         "figures/gap_mixture.png", "figures/mixture_evolution.png", "figures/unimodal_accuracy.png"

@@ -1,14 +1,12 @@
 """What `digits` is made for: joint training lets one modality run ahead, and which one is a matter of difficulty."""
 
-from dataclasses import asdict
-
 import pytest
 
 from mm_balance.config import resolve
 from mm_balance.data import load_digits
 from mm_balance.engine import loop
 from mm_balance.engine.recorder import ListRecorder
-from mm_balance.workflow.stage import _build
+from mm_balance.workflow.stage import StagePlan, build_stage
 
 
 @pytest.mark.slow
@@ -17,17 +15,16 @@ def test_mean_gap_after_joint_warm_up(visual_difficulty, low, high):
     """The default preset's warm-up (unimodal weight 0), seed 0."""
     config = resolve({"visual_difficulty": visual_difficulty, "device": "cpu"})
     assert config.warmup_unimodal_weight == 0.0
-    stage = _build(
-        config,
-        load_digits(visual_difficulty=visual_difficulty),
-        method="concat_unimodal",
-        settings=asdict(config) | {"unimodal_weight": 0.0},
+    plan = StagePlan(
+        "concat_unimodal",
+        {"unimodal_weight": 0.0},
         epochs=config.warmup_epochs,
         refit_every=None,
         mixture="two",
         learning_rate=config.learning_rate,
-        title="warm-up",
+        anneal_rate=False,
     )
+    stage = build_stage(config, load_digits(visual_difficulty=visual_difficulty), plan, title="warm-up")
     progress = loop.Progress()
     loop.fit(stage, progress, ListRecorder(), lambda: False)
     assert low < progress.points[-1].metrics["gap/mean"] < high

@@ -13,7 +13,7 @@ conda_env: conda.yaml
 entry_points:
 """
 
-TYPES = {int: "int", float: "float", str: "string"}
+TYPES = {int: "int", float: "float", str: "string", bool: "string"}
 
 
 def mlproject() -> str:

@@ -26,7 +26,7 @@ class Option:
 
     Attributes:
         name: its name everywhere.
-        kind: ``int``, ``float`` or ``str``: the type of a resolved value.
+        kind: ``int``, ``float``, ``bool`` or ``str``: the type of a resolved value.
         default: the declared default: a value of ``kind``, ``"auto"`` or ``"none"``.
         group: which part of the program it belongs to (see ``ENTRY_POINTS``).
         help: one sentence.
@@ -258,8 +258,19 @@ class Config:
     )
 
     warmup_run: str | None = _option(
-        NONE, group="adaptive", help="id of the warm-up run; `none` = the newest finished one of the same fingerprint"
+        NONE,
+        group="adaptive",
+        help="id of the warm-up run; `none` = the newest finished one of the same fingerprint (`train`: where the method needs "
+        "one, else a start from scratch)",
     )
+    method: str = _option("concat", group="train", help="a name of `METHODS`, see docs/methods.md")
+    method_options: str | None = _option(
+        NONE,
+        group="train",
+        help="the method's own options, `name=value,name=value`; `python -m entrypoints.train --method NAME --help` lists them",
+    )
+    epochs: int = _option(AUTO, group="train", help="length of the stage", minimum=1)
+
     adaptive_epochs: int = _option(AUTO, group="stage2", help="length of stage 2", minimum=1)
     refit_every: int = _option(
         AUTO, group="stage2", help="epochs between two surveys with a mixture fit", minimum=1, search=(1, 6, "linear")
@@ -355,6 +366,11 @@ class Config:
 
     run_id: str | None = _option(NONE, group="evaluate", help="a finished run (of `warmup`, `adaptive` or `main`)")
     split: str = _option("test", group="evaluate", help="which split", choices=("train", "val", "test"))
+    probe: bool = _option(
+        False,
+        group="evaluate",
+        help="also train a linear classifier on each frozen encoder (on the training split) and score it on the split",
+    )
 
 
 _COMMON = ("data", "model", "optimization", "run")
@@ -363,12 +379,14 @@ ENTRY_POINTS: dict[str, tuple[str, ...]] = {
     "main": (*_COMMON, "warmup", "stage2"),
     "warmup": (*_COMMON, "warmup"),
     "adaptive": (*_COMMON, "adaptive", "stage2"),
+    "train": (*_COMMON, "train"),
     "evaluate": ("evaluate",),
     "prepare": ("prepare",),
 }
 """Entry point -> groups of its parameters. Also see ``ENTRY_POINT_EXTRA``."""
 
 ENTRY_POINT_EXTRA: dict[str, tuple[str, ...]] = {
+    "train": ("warmup_run", "refit_every", "mixture", "optimizer_state"),
     "evaluate": ("data_dir", "device"),
     "prepare": (
         "dataset", "data_dir", "preset", "modalities", "protocol", "recipe", "clip_seconds", "audio_fit", "resampler",
@@ -381,11 +399,12 @@ ENTRY_POINT_HELP: dict[str, str] = {
     "main": "The whole recipe: warm-up, adaptive training, evaluation, as one run with nested runs.",
     "warmup": "Stage 1, then the first survey of gaps and the first mixture fit.",
     "adaptive": "Stage 2 from a finished warm-up run.",
+    "train": "Any method of the comparison, one stage, from scratch or after a warm-up run.",
     "evaluate": "The model of a finished run on one split.",
     "prepare": "From a raw download, or a manifest, to a verified, decoded store; does nothing the second time.",
 }
 
-_KINDS = {"int": int, "float": float, "str": str, "str | None": str}
+_KINDS = {"bool": bool, "int": int, "float": float, "str": str, "str | None": str}
 
 
 def options() -> dict[str, Option]:

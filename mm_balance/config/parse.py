@@ -36,6 +36,10 @@ def parse_value(option: Option, text: str) -> Any:
                 f"{option.name}={text} is not known; {_allowed(option)}{_did_you_mean(text, option.choices)}"
             )
         return text
+    if option.kind is bool:
+        if text not in ("true", "false"):
+            raise UserError(f"{option.name}={text} is neither true nor false")
+        return text == "true"
     try:
         value = option.kind(text)
     except ValueError:
@@ -49,13 +53,20 @@ def format_value(value: Any) -> str:
     """The text of a value as one writes it on the command line; floats in decimal, never with an exponent."""
     if value is None:
         return NONE
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         return f"{value:.12f}".rstrip("0") + ("0" if value == int(value) else "")
     return str(value)
 
 
-def parse_arguments(entry_point: str, arguments: Sequence[str]) -> dict[str, Any]:
+def parse_arguments(entry_point: str, arguments: Sequence[str], epilog: str = "") -> dict[str, Any]:
     """The values given on the command line (declared defaults where nothing was given), by parameter name.
+
+    Args:
+        entry_point: whose parameters.
+        arguments: without the program's name.
+        epilog: what ``--help`` says below the parameters.
 
     Raises:
         UserError: an unknown parameter, or a bad value.
@@ -64,6 +75,7 @@ def parse_arguments(entry_point: str, arguments: Sequence[str]) -> dict[str, Any
     parser = _Parser(
         prog=f"python -m entrypoints.{entry_point}",
         description=ENTRY_POINT_HELP[entry_point],
+        epilog=epilog,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -102,7 +114,7 @@ def _in_range(option: Option, value: float) -> bool:
 
 
 def _noun(option: Option) -> str:
-    return {int: "a whole number", float: "a number", str: "a word"}[option.kind]
+    return {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}[option.kind]
 
 
 def _allowed(option: Option) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -169,6 +169,27 @@ class MultimodalData:
         smaller = train.subset(torch.cat(kept).sort().values)
         return replace(self, splits={**self.splits, "train": smaller}, counts={**self.counts, "train": len(smaller)})
 
+    def with_held_out(self, fraction: float, *, seed: int) -> MultimodalData:
+        """The same data with a stratified share of train as a split of its own, ``held_out``, for methods that need one.
+
+        A class with one training sample keeps it. Validation and test are not touched; the digest stays.
+        """
+        if fraction == 0.0:
+            return self
+        train = self.splits["train"]
+        generator = torch.Generator().manual_seed(seed)
+        taken = []
+        for label in train.labels.unique():
+            places = (train.labels == label).nonzero().squeeze(1)
+            share = min(len(places) - 1, max(1, round(fraction * len(places))))
+            taken.append(places[torch.randperm(len(places), generator=generator)[:share]])
+        held_out = torch.cat(taken).sort().values
+        rest = torch.ones(len(train), dtype=torch.bool)
+        rest[held_out] = False
+        parts = {"train": train.subset(rest.nonzero().squeeze(1)), "held_out": train.subset(held_out)}
+        sizes = {name: len(part) for name, part in parts.items()}
+        return replace(self, splits={**self.splits, **parts}, counts={**self.counts, **sizes})
+
 
 class BatchLoader:
     """Batches of a split. The order of an epoch depends on the seed and the epoch alone, so it needs no saved state.
@@ -186,19 +207,44 @@ class BatchLoader:
         self._seed = seed
 
     def __len__(self) -> int:
-        return len(self._chunks(torch.arange(len(self._split))))
+        return self.batches(len(self._split))
 
-    def epoch(self, epoch: int, device: torch.device, *, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of a shuffled epoch, from ``start_batch`` on. What is random in a batch depends on its place alone."""
+    def batches(self, samples: int) -> int:
+        """Batches of an epoch that shows so many samples."""
+        return len(self._chunks(torch.arange(samples)))
+
+    def epoch(
+        self,
+        epoch: int,
+        device: torch.device,
+        *,
+        start_batch: int = 0,
+        samples: Tensor | None = None,
+        present: Mapping[str, Tensor] | None = None,
+    ) -> Iterator[Batch]:
+        """The batches of a shuffled epoch, from ``start_batch`` on. What is random in a batch depends on its place alone.
+
+        Args:
+            epoch: with the loader's seed, decides the order.
+            device: where batches go.
+            start_batch: batches to leave out.
+            samples: ``(n,)`` int64, what to show; None = each sample once.
+            present: beside ``samples``, see ``Plan``.
+        """
         first = (self._seed * 1_000_003 + epoch) % 2**63
-        order = torch.randperm(len(self._split), generator=torch.Generator().manual_seed(first))
-        chunks = list(enumerate(self._chunks(order)))[start_batch:]
-        yield from self._batches([(index, (first * 100_003 + number) % 2**63) for number, index in chunks], device)
+        count = len(self._split) if samples is None else len(samples)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(first))
+        batches: list[tuple[Tensor, int | None, dict[str, Tensor]]] = []
+        for number, places in list(enumerate(self._chunks(order)))[start_batch:]:
+            shown = {name: value[places] for name, value in (present or {}).items()}
+            index = places if samples is None else samples[places]
+            batches.append((index, (first * 100_003 + number) % 2**63, shown))
+        yield from self._batches(batches, device)
 
     def ordered(self, device: torch.device) -> Iterator[Batch]:
         """Every sample once, in index order, without augmentation."""
         chunks = torch.arange(len(self._split)).split(self._batch_size)
-        yield from self._batches([(index, None) for index in chunks], device)
+        yield from self._batches([(index, None, {}) for index in chunks], device)
 
     def _chunks(self, order: Tensor) -> tuple[Tensor, ...]:
         chunks = order.split(self._batch_size)
@@ -206,29 +252,27 @@ class BatchLoader:
             chunks = (*chunks[:-2], torch.cat(chunks[-2:]))
         return chunks
 
-    def _batches(self, chunks: list[tuple[Tensor, int | None]], device: torch.device) -> Iterator[Batch]:
+    def _batches(
+        self, chunks: list[tuple[Tensor, int | None, dict[str, Tensor]]], device: torch.device
+    ) -> Iterator[Batch]:
         if self._split.rows is None:  # in memory: a thread would cost more than it hides
-            for index, seed in chunks:
-                yield self._finish(*self._read(index, seed, device), device)
+            for chunk in chunks:
+                yield self._finish(*self._read(*chunk, device), device)
             return
         with ThreadPoolExecutor(1) as reader:
-            ahead = [reader.submit(self._read, index, seed, device) for index, seed in chunks[:READ_AHEAD]]
+            ahead = [reader.submit(self._read, *chunk, device) for chunk in chunks[:READ_AHEAD]]
             for number in range(len(chunks)):
                 ready = ahead.pop(0).result()
                 if number + READ_AHEAD < len(chunks):
                     ahead.append(reader.submit(self._read, *chunks[number + READ_AHEAD], device))
                 yield self._finish(*ready, device)
 
-    def _read(self, index: Tensor, seed: int | None, device: torch.device) -> tuple[Batch, torch.Generator | None]:
+    def _read(
+        self, index: Tensor, seed: int | None, present: dict[str, Tensor], device: torch.device
+    ) -> tuple[Batch, torch.Generator | None]:
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        batch = Batch(self._split.read(index, generator), self._split.labels[index], index)
-        if device.type == "cuda":
-            batch = Batch(
-                {name: value.pin_memory() for name, value in batch.inputs.items()},
-                batch.labels.pin_memory(),
-                batch.index.pin_memory(),
-            )
-        return batch, generator
+        batch = Batch(self._split.read(index, generator), self._split.labels[index], index, present)
+        return batch.pinned() if device.type == "cuda" else batch, generator
 
     def _finish(self, batch: Batch, generator: torch.Generator | None, device: torch.device) -> Batch:
         moved = batch.to(device)

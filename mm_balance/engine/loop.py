@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from mm_balance.data import BatchLoader, MultimodalData
 from mm_balance.engine import survey as surveys
 from mm_balance.engine.checkpoint import refit_from_state, refit_to_state
 from mm_balance.engine.evaluate import split_metrics
+from mm_balance.engine.look import EngineLook
 from mm_balance.engine.recorder import Point, Recorder
 from mm_balance.engine.step import Stepper
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import Method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import random_state, restore_random_state
-from mm_balance.types import Clock, Refit
+from mm_balance.types import Clock, Plan, Refit
 
 
 @dataclass
@@ -34,6 +36,7 @@ class Stage:
         mixture: kind of mixture to fit at each survey.
         learning_rate: the rate at a time.
         title: what the progress bar says.
+        new_stepper: network -> a fresh optimiser for it, at the stage's initial rate.
     """
 
     model: MultimodalNetwork
@@ -48,6 +51,7 @@ class Stage:
     mixture: str
     learning_rate: Callable[[Clock], float]
     title: str
+    new_stepper: Callable[[nn.Module], Stepper]
 
 
 @dataclass
@@ -62,6 +66,9 @@ class Progress:
         seconds: training time of the epoch under way.
         points: everything published so far.
         refit: the latest one.
+        plan: what the method asked for the epoch under way.
+        steps: updates made in this stage, and ``step_seconds`` the training time they took.
+        passes: through encoders in this stage, see ``PassCounter``.
         best_accuracy: best validation accuracy so far (-1 before the first), and its epoch.
     """
 
@@ -72,6 +79,10 @@ class Progress:
     seconds: float = 0.0
     points: list[Point] = field(default_factory=list)
     refit: Refit | None = None
+    plan: Plan = field(default_factory=Plan)
+    steps: int = 0
+    step_seconds: float = 0.0
+    passes: dict[str, dict[str, int]] = field(default_factory=lambda: {"forward": {}, "backward": {}})
     best_accuracy: float = -1.0
     best_epoch: int = 0
 
@@ -83,13 +94,15 @@ class Progress:
 
 def capture(stage: Stage, progress: Progress) -> dict[str, Any]:
     """The whole state as tensors and primitives."""
-    plain = {name: value for name, value in vars(progress).items() if name not in ("points", "refit")}
+    progress.passes = stage.model.passes.state_dict()
+    plain = {name: value for name, value in vars(progress).items() if name not in ("points", "refit", "plan")}
     return {
         "model": stage.model.state_dict(),
         "method": stage.method.state_dict(),
         "stepper": stage.stepper.state_dict(),
         "random": random_state(),
         "progress": plain,
+        "plan": asdict(progress.plan),
         "points": [asdict(point) for point in progress.points],
         "refit": None if progress.refit is None else refit_to_state(progress.refit),
     }
@@ -103,9 +116,11 @@ def restore(stage: Stage, state: dict[str, Any]) -> Progress:
     restore_random_state(state["random"])
     progress = Progress(
         **state["progress"],
+        plan=Plan(**state["plan"]),
         points=[Point(**point) for point in state["points"]],
         refit=None if state["refit"] is None else refit_from_state(state["refit"]),
     )
+    stage.model.passes.load_state_dict(progress.passes)
     progress.sums = {name: value.to(stage.device) for name, value in progress.sums.items()}
     return progress
 
@@ -130,17 +145,21 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
     with bar:
         while progress.stage_epoch < stage.epochs:
             clock = Clock(progress.epoch, progress.stage_epoch, stage.epochs)
+            if progress.batch == 0:
+                plan_epoch(stage, progress, clock, stop_requested)
             metrics = _train_epoch(stage, progress, loader, recorder, clock, stop_requested, bar)
+            metrics |= progress.plan.notes
             progress.stage_epoch += 1
             progress.batch, progress.sums, progress.seconds = 0, {}, 0.0
-            seen = surveys.survey(stage.model, stage.method, stage.data.splits["val"], stage.device)
+            with stage.model.passes.paused():
+                seen = surveys.survey(
+                    stage.model, stage.method, stage.data.splits["val"], stage.device, coalitions=True
+                )
             metrics |= dict(split_metrics(seen, "val"))
             fresh = None
             if _refit_due(stage, progress.stage_epoch):
                 fresh = progress.refit = _refit(stage, progress.epoch)
                 metrics |= _refit_point(stage, fresh)
-                after = Clock(progress.epoch, progress.stage_epoch, stage.epochs)
-                metrics |= stage.method.refresh(fresh, after).notes
             bar.set_postfix(val=f"{metrics['val/accuracy']:.3f}", refresh=False)
             if metrics["val/accuracy"] > progress.best_accuracy:
                 progress.best_accuracy, progress.best_epoch = metrics["val/accuracy"], progress.epoch
@@ -149,6 +168,24 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
             progress.points.append(point)
             recorder.save(capture(stage, progress))
             recorder.publish(point, fresh)
+
+
+def plan_epoch(stage: Stage, progress: Progress, clock: Clock, stop_requested: Callable[[], bool]) -> None:
+    """Let the method look, and plan the epoch."""
+
+    def new_stepper(network: nn.Module) -> Stepper:
+        stepper = stage.new_stepper(network)
+        stepper.set_learning_rate(stage.learning_rate(clock))
+        return stepper
+
+    seed = stage.seed + 7919 * (clock.epoch + 1)
+    look = EngineLook(
+        model=stage.model, refit=progress.refit, method=stage.method, data=stage.data, device=stage.device,
+        batch_size=stage.batch_size, seed=seed, new_stepper=new_stepper, stop_requested=stop_requested,
+    )  # fmt: skip
+    progress.plan = stage.method.refresh(stage.model, look, clock)
+    if progress.plan.reset_optimizer:
+        stage.stepper.reset()
 
 
 def _train_epoch(
@@ -164,8 +201,14 @@ def _train_epoch(
     stage.stepper.set_learning_rate(learning_rate)
     stage.model.train()
     started = time.perf_counter()
-    for batch in loader.epoch(clock.epoch, stage.device, start_batch=progress.batch):
-        objective = stage.method.update(stage.model, batch, stage.stepper, clock)
+    plan = progress.plan
+    samples = len(stage.data.splits["train"] if plan.samples is None else plan.samples)
+    batches = loader.batches(samples)
+    for batch in loader.epoch(
+        clock.epoch, stage.device, start_batch=progress.batch, samples=plan.samples, present=plan.present
+    ):
+        now = replace(clock, batch=progress.batch, batches=batches)
+        objective = stage.method.update(stage.model, batch, stage.stepper, now)
         _accumulate(progress.sums, objective.total, objective.parts, len(batch.labels))
         progress.batch += 1
         bar.update()
@@ -173,9 +216,10 @@ def _train_epoch(
             progress.seconds += time.perf_counter() - started
             recorder.save(capture(stage, progress))
             raise Interrupted
-    samples = len(stage.data.splits["train"])
     means = {name: float(value) / samples for name, value in progress.sums.items()}  # the epoch's one host sync
     seconds = progress.seconds + time.perf_counter() - started
+    progress.steps += progress.batch
+    progress.step_seconds += seconds
     if not all(abs(value) < float("inf") for value in means.values()):
         raise UserError(
             f"the training loss is no longer finite in epoch {clock.epoch + 1}: lower learning_rate "
@@ -206,7 +250,8 @@ def _refit_due(stage: Stage, stage_epoch: int) -> bool:
 
 
 def _refit(stage: Stage, epoch: int) -> Refit:
-    seen = surveys.survey(stage.model, stage.method, stage.data.splits["train"], stage.device)
+    with nullcontext() if stage.method.needs_warmup else stage.model.passes.paused():
+        seen = surveys.survey(stage.model, stage.method, stage.data.splits["train"], stage.device)
     return surveys.refit(seen, epoch, stage.mixture)
 
 
@@ -220,7 +265,6 @@ def _refit_point(stage: Stage, fresh: Refit) -> dict[str, float]:
 def _publish_first_refit(stage: Stage, progress: Progress, recorder: Recorder) -> None:
     """The fit that the stage starts from is its first point."""
     assert progress.refit is not None
-    stage.method.refresh(progress.refit, Clock(progress.epoch, 0, stage.epochs))
     point = Point(progress.epoch, int(time.time() * 1000), _refit_point(stage, progress.refit))
     progress.points.append(point)
     recorder.save(capture(stage, progress))

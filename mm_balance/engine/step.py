@@ -40,6 +40,10 @@ class Stepper:
         """The context of every forward pass."""
         return torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32)
 
+    def reset(self) -> None:
+        """Forget momentum and the like; the learning rate stays."""
+        self.optimizer.state.clear()
+
     def set_learning_rate(self, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

@@ -8,33 +8,59 @@ import torch
 from torch import Tensor
 
 from mm_balance.data import BatchLoader, Split
+from mm_balance.functional.contribution import subsets
 from mm_balance.functional.gap import gap_from_probabilities, true_class_probability
 from mm_balance.functional.metrics import binary_auc
 from mm_balance.functional.mixture import fit_mixture
 from mm_balance.methods import Method
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Refit, Survey
+from mm_balance.types import Output, Refit, Survey
 
 EVALUATION_BATCH = 256
 
 
 @torch.no_grad()
-def survey(model: MultimodalNetwork, method: Method, split: Split, device: torch.device) -> Survey:
+def survey(
+    model: MultimodalNetwork,
+    method: Method,
+    split: Split,
+    device: torch.device,
+    *,
+    features: bool = False,
+    coalitions: bool = False,
+) -> Survey:
     """Predictions for every sample of ``split``, in index order, in eval mode, float32, on the CPU.
 
     The model's training mode is put back afterwards; no random number is drawn.
+
+    Args:
+        features: keep the features too.
+        coalitions: also predict from every subset of the modalities, the features of the others set to zero.
     """
     was_training = model.training
     model.eval()
-    outputs = [method.predict(model, batch) for batch in BatchLoader(split, EVALUATION_BATCH).ordered(device)]
+    batches = BatchLoader(split, EVALUATION_BATCH).ordered(device)
+    parts = [_seen(method.predict(model, batch), model, features, coalitions) for batch in batches]
     model.train(was_training)
+    joined = {name: torch.cat([part[name] for part in parts]).float().cpu() for name in parts[0]}
     return Survey(
         labels=split.labels,
-        fused=torch.cat([output.fused for output in outputs]).float().cpu(),
-        unimodal={
-            name: torch.cat([output.unimodal[name] for output in outputs]).float().cpu() for name in outputs[0].unimodal
-        },
+        fused=joined["fused",],
+        unimodal={name: joined["unimodal", name] for name in model.modalities},
+        features={name: joined["features", name] for name in model.fusion.uses} if features else {},
+        alone={key[1]: value for key, value in joined.items() if key[0] == "alone"},
     )
+
+
+def _seen(output: Output, model: MultimodalNetwork, features: bool, coalitions: bool) -> dict[tuple, Tensor]:
+    found: dict[tuple, Tensor] = {("fused",): output.fused}
+    found |= {("unimodal", name): value for name, value in output.unimodal.items()}
+    if features:
+        found |= {("features", name): value for name, value in output.features.items()}
+    for members in subsets(model.modalities) if coalitions else ():
+        shown = {name: value if name in members else torch.zeros_like(value) for name, value in output.features.items()}
+        found["alone", members] = model.fuse(shown).fused
+    return found
 
 
 def refit(seen: Survey, epoch: int, kind: str) -> Refit:

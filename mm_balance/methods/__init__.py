@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mm_balance.errors import UserError
-from mm_balance.methods.base import Method
+from mm_balance.methods.base import Look, Method
 from mm_balance.methods.concat import Concat
 from mm_balance.methods.concat_unimodal import ConcatUnimodal
 from mm_balance.methods.gap_mixture import GapMixture
+from mm_balance.methods.options import complete, option_lines, parse_options
 
 METHODS: dict[str, type[Method]] = {
     method.name: method  # the registry: one line per method
@@ -22,20 +22,21 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def build_method(name: str, settings: Mapping[str, Any], modalities: Sequence[str], train_samples: int) -> Method:
-    """The method called ``name``, its options taken from ``settings`` by field name.
-
-    Raises:
-        UserError: an unknown name, or an option that ``settings`` lacks.
-    """
+def find_method(name: str) -> type[Method]:
+    """The class of the method called ``name``. Raises UserError for an unknown one."""
     if name not in METHODS:
         raise UserError(f"method={name} is not known; give one of {', '.join(METHODS)}")
-    method = METHODS[name]
-    wanted = [item.name for item in dataclasses.fields(method.Options)]
-    missing = [item for item in wanted if item not in settings]
-    if missing:
-        raise UserError(f"method {name} needs the option(s) {', '.join(missing)}")
-    return method(method.Options(**{item: settings[item] for item in wanted}), modalities, train_samples)
+    return METHODS[name]
 
 
-__all__ = ["METHODS", "Method", "build_method"]
+def build_method(name: str, settings: Mapping[str, Any], modalities: Sequence[str], train_samples: int) -> Method:
+    """The method called ``name``; ``settings`` gives its options by name, those it lacks have their defaults.
+
+    Raises:
+        UserError: an unknown name, or more modalities than the method can handle.
+    """
+    method = find_method(name)
+    return method(complete(method.Options, settings), modalities, train_samples)
+
+
+__all__ = ["METHODS", "Look", "Method", "build_method", "find_method", "option_lines", "parse_options"]

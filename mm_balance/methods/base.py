@@ -1,32 +1,29 @@
 """The interface of a method: six seams, each with a default. Override the weakest that suffices.
 
-The engine makes model and optimiser and lends them; a method owns only its own state (buffers), so that saving and
-resuming come for free.
+The engine makes model and optimiser and lends them; a method owns only its own state (buffers and modules), so that saving
+and resuming come for free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mm_balance.types import Batch, Clock, Objective, Output, Plan, Refit
+from mm_balance.errors import UserError
+from mm_balance.models import MultimodalNetwork
+from mm_balance.types import Batch, Clock, Cost, Objective, Output, Plan, Refit, Survey
 
-
-class Network(Protocol):
-    """What a method may ask of a model (``mm_balance.models.MultimodalNetwork`` is one)."""
-
-    modalities: tuple[str, ...]
-
-    def __call__(self, inputs: Mapping[str, Tensor]) -> Output: ...
-
-    def encoder_parameters(self, modality: str) -> Iterator[nn.Parameter]: ...
-
-    def head_parameters(self, modality: str) -> Iterator[nn.Parameter]: ...
+FUSIONS = ("concat", "sum", "film", "gated")
+SAME_HEAD = {name: name for name in FUSIONS}
+"""The method trains the fusion that the user has chosen."""
+OWN_HEADS = {name: f"{name}+own" for name in FUSIONS}
+"""The same with a classifier of its own for every modality beside it."""
 
 
 class Step(Protocol):
@@ -41,9 +38,32 @@ class Step(Protocol):
     def step(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class NoOptions:
-    """Options of a method that has none."""
+class Look(Protocol):
+    """What a method may learn between two epochs. Nothing here touches validation or test data.
+
+    Attributes:
+        model: the network that is looked at.
+        refit: the latest survey of gaps with its mixture; None = there is none yet.
+    """
+
+    model: MultimodalNetwork
+    refit: Refit | None
+
+    def survey(self, part: str = "train") -> Survey:
+        """One pass in eval mode over ``train`` or ``held_out`` (see ``Method.held_out``), with features."""
+
+    def trained_copy(
+        self, loss: Callable[[MultimodalNetwork, Batch], Tensor], epochs: int, *, fresh: bool = False
+    ) -> Look:
+        """A look at a copy of the network that was trained on for so many epochs with ``loss`` alone.
+
+        The network itself, its optimiser and the global random numbers stay as they are.
+
+        Args:
+            loss: copy and batch -> scalar.
+            epochs: how long.
+            fresh: start from new weights, not from the network's.
+        """
 
 
 class Method(nn.Module):
@@ -53,55 +73,119 @@ class Method(nn.Module):
         name: key in ``METHODS``.
         title: how tables and run descriptions call it.
         citation: where it comes from.
-        Options: frozen dataclass of its options. Fields that are parameters of ``Config`` are taken from there.
+        Options: frozen dataclass of its options (``mm_balance.methods.options.option``).
+        heads: fusion that the user chose -> head that is trained; a fusion that is missing here cannot be used.
+        interaction: what joins the encoders, see ``MultimodalNetwork``.
+        held_out: share of the training split that is kept back for ``Look.survey("held_out")``.
+        needs_warmup: starts from a warm-up run, from whose refit it learns.
+        most_modalities: how many it can handle; None = any number.
 
     Args:
         options: an instance of ``Options``.
         modalities: their names; the first is the leading one of the gap.
         train_samples: size of the training split, for tables by sample index.
+
+    Raises:
+        UserError: more modalities than it can handle.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     citation: ClassVar[str] = ""
-    Options: ClassVar[type] = NoOptions
+    Options: ClassVar[type]
+    heads: ClassVar[Mapping[str, str]] = SAME_HEAD
+    interaction: ClassVar[str] = "none"
+    held_out: ClassVar[float] = 0.0
+    needs_warmup: ClassVar[bool] = False
+    most_modalities: ClassVar[int | None] = None
 
     def __init__(self, options: Any, modalities: Sequence[str], train_samples: int) -> None:
         super().__init__()
+        if self.most_modalities is not None and len(modalities) > self.most_modalities:
+            raise UserError(
+                f"method {self.name} is defined for {self.most_modalities} modalities, there are {len(modalities)} "
+                f"({', '.join(modalities)})"
+            )
         self.options = options
         self.modalities = tuple(modalities)
         self.train_samples = train_samples
 
-    def prepare(self, model: Network) -> None:
-        """Called once, before the first update: add heads, keep a snapshot, load teachers."""
+    def head(self, fusion: str) -> str:
+        """The head that is trained where the user chose ``fusion``. Raises UserError where the method cannot use it."""
+        if fusion not in self.heads:
+            raise UserError(
+                f"method {self.name} brings a head of its own; leave fusion={' or fusion='.join(self.heads)}"
+            )
+        return self.heads[fusion]
 
-    def loss(self, model: Network, batch: Batch, clock: Clock) -> Objective:
+    def cost(self) -> Cost:
+        """What it costs with these options and modalities."""
+        return Cost()
+
+    def prepare(self, model: MultimodalNetwork) -> None:
+        """Called once, before the first update, with the weights that training starts from: keep a snapshot, set up heads."""
+
+    def refresh(self, model: MultimodalNetwork, look: Look, clock: Clock) -> Plan:
+        """Called before every epoch: look at the data, change weights, plan the epoch."""
+        return Plan()
+
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
         """The loss of a batch, one or more forward passes. Default: mean cross-entropy of the fused logits."""
         output = model(batch.inputs)
-        total = functional.cross_entropy(output.fused.float(), batch.labels)
-        return Objective(total, {"fusion": total.detach()}, output)
+        return objective(output, fusion=cross_entropy(output.fused, batch.labels))
 
-    def modulate(self, model: Network, objective: Objective) -> None:
+    def modulate(self, model: MultimodalNetwork, objective: Objective, batch: Batch, clock: Clock) -> None:
         """Called after the backward pass: may edit gradients in place."""
 
-    def update(self, model: Network, batch: Batch, step: Step, clock: Clock) -> Objective:
+    def update(self, model: MultimodalNetwork, batch: Batch, step: Step, clock: Clock) -> Objective:
         """One update: zero, loss, backward, modulate, step. Override to replace the whole of it."""
         step.zero_grad()
         with step.autocast():
             objective = self.loss(model, batch, clock)
         step.backward(objective.total)
-        self.modulate(model, objective)
+        self.modulate(model, objective, batch, clock)
         step.step()
         return objective
 
-    def refresh(self, refit: Refit, clock: Clock) -> Plan:
-        """Called at each survey of the training split, before the epochs that follow it. Read-only look."""
-        return Plan()
+    def predict(self, model: MultimodalNetwork, batch: Batch) -> Output:
+        """What the method predicts; ``softmax(output.fused)`` are its class probabilities.
 
-    def predict(self, model: Network, batch: Batch) -> Output:
-        """What the method predicts; ``softmax(output.fused)`` are its class probabilities."""
+        The logged model is the network alone: a method that predicts otherwise than joint training brings its own head.
+        """
         return model(batch.inputs)
 
     def strength(self, clock: Clock) -> float:
         """The annealing coefficient of the epoch, for the record; 0 where the method has none."""
         return 0.0
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Options of a method that has none."""
+
+
+Method.Options = NoOptions
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of ``(batch, classes)`` logits, in float32 under autocast too."""
+    return functional.cross_entropy(logits.float(), labels)
+
+
+def objective(output: Output, **parts: Tensor) -> Objective:
+    """The sum of named scalars as the loss of a batch."""
+    total = torch.stack(list(parts.values())).sum()
+    return Objective(total, {name: value.detach() for name, value in parts.items()}, output)
+
+
+def true_scores(output: Output, labels: Tensor) -> dict[str, Tensor]:
+    """Modality -> sum over the batch of its probability of the true class, a constant scalar: how strong it is now."""
+    return {
+        name: logits.detach().float().softmax(dim=1).gather(1, labels.unsqueeze(1)).sum()
+        for name, logits in output.unimodal.items()
+    }
+
+
+def encoder_gradients(model: MultimodalNetwork, modality: str) -> Iterator[nn.Parameter]:
+    """The parameters of an encoder that have a gradient."""
+    return (parameter for parameter in model.encoder_parameters(modality) if parameter.grad is not None)

@@ -7,7 +7,9 @@ The same loss is stage 1 of the paper's method, with ``warmup_unimodal_weight``.
 from dataclasses import dataclass
 
 from mm_balance.functional.adaptive import warmup_loss
-from mm_balance.methods.base import Method, Network
+from mm_balance.methods.base import Method
+from mm_balance.methods.options import parameter
+from mm_balance.models import MultimodalNetwork
 from mm_balance.types import Batch, Clock, Objective
 
 
@@ -15,7 +17,7 @@ from mm_balance.types import Batch, Clock, Objective
 class UnimodalOptions:
     """Attributes: ``unimodal_weight`` (>= 0), the weight w_uni of the unimodal cross-entropies."""
 
-    unimodal_weight: float
+    unimodal_weight: float = parameter("unimodal_weight")
 
 
 class ConcatUnimodal(Method):
@@ -26,7 +28,7 @@ class ConcatUnimodal(Method):
     citation = "arXiv 2510.21797v1, Eq. 5 and 7 (Eq. 7 reconstructed)"
     Options = UnimodalOptions
 
-    def loss(self, model: Network, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
         output = model(batch.inputs)
         result = warmup_loss(output.fused, output.unimodal, batch.labels, unimodal_weight=self.options.unimodal_weight)
         return Objective(result.total, result.parts(), output)

@@ -16,30 +16,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mm_balance.config import AUTO
+from mm_balance.errors import UserError
 from mm_balance.functional.adaptive import LossWeights, adaptive_loss, posterior_weights
 from mm_balance.functional.gap import modality_gap
 from mm_balance.functional.mixture import Mixture
 from mm_balance.functional.schedules import anneal
-from mm_balance.methods.base import Method, Network
-from mm_balance.types import Batch, Clock, Objective, Output, Plan, Refit
+from mm_balance.methods.base import Look, Method
+from mm_balance.methods.options import parameter
+from mm_balance.models import MultimodalNetwork
+from mm_balance.types import Batch, Clock, Cost, Objective, Output, Plan
 
 
 @dataclass(frozen=True)
 class GapMixtureOptions:
     """The parameters of stage 2, named and explained in ``mm_balance.config.options``."""
 
-    loss_form: str
-    unimodal_weight: float
-    gap_weight: float
-    shift_weight: float
-    hard_weight: float
-    balanced_fusion_weight: float
-    posterior_weighting: str
-    posterior_source: str
-    gap_gradient: str
-    anneal: str
-    anneal_start: float
-    anneal_end: float
+    loss_form: str = parameter("loss_form")
+    unimodal_weight: float = parameter("unimodal_weight")
+    gap_weight: float = parameter("gap_weight")
+    shift_weight: float = parameter("shift_weight")
+    hard_weight: float = parameter("hard_weight")
+    balanced_fusion_weight: float = parameter("balanced_fusion_weight")
+    posterior_weighting: str = parameter("posterior_weighting")
+    posterior_source: str = parameter("posterior_source")
+    gap_gradient: str = parameter("gap_gradient")
+    anneal: str = parameter("anneal")
+    anneal_start: float = parameter("anneal_start")
+    anneal_end: float = parameter("anneal_end")
+
+    def __post_init__(self) -> None:
+        if self.balanced_fusion_weight == AUTO:
+            object.__setattr__(self, "balanced_fusion_weight", 1.0 if self.loss_form == "abstract_v2" else 0.0)
 
 
 class GapMixture(Method):
@@ -49,6 +57,7 @@ class GapMixture(Method):
     title = "adaptive loss"
     citation = "arXiv 2510.21797v1 (Eq. 10 reconstructed)"
     Options = GapMixtureOptions
+    needs_warmup = True
 
     posterior_table: Tensor
 
@@ -64,15 +73,20 @@ class GapMixture(Method):
             balanced_fusion=options.balanced_fusion_weight,
         )
 
-    def refresh(self, refit: Refit, clock: Clock) -> Plan:
-        self.mixture = refit.mixture
-        self.posterior_table.copy_(refit.posterior_imbalanced)
+    def cost(self) -> Cost:
+        return Cost(extra="one forward pass over the training split at each refit")
+
+    def refresh(self, model: MultimodalNetwork, look: Look, clock: Clock) -> Plan:
+        if look.refit is None:
+            raise UserError("gap_mixture needs the fit of a warm-up run to start from: give warmup_run")
+        self.mixture = look.refit.mixture
+        self.posterior_table.copy_(look.refit.posterior_imbalanced)
         return Plan()
 
     def strength(self, clock: Clock) -> float:
         return anneal(self.options.anneal, clock.fraction, self.options.anneal_start, self.options.anneal_end)
 
-    def loss(self, model: Network, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
         if self.mixture is None:
             raise RuntimeError("gap_mixture has no mixture yet: call refresh before the first loss")
         output = model(batch.inputs)

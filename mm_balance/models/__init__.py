@@ -2,6 +2,16 @@
 
 from mm_balance.models.encoders import ENCODERS, Encoder, build_encoder
 from mm_balance.models.fusion import FUSIONS, Fusion, build_fusion
+from mm_balance.models.heads import build_head
 from mm_balance.models.network import MultimodalNetwork
 
-__all__ = ["ENCODERS", "FUSIONS", "Encoder", "Fusion", "MultimodalNetwork", "build_encoder", "build_fusion"]
+__all__ = [
+    "ENCODERS",
+    "FUSIONS",
+    "Encoder",
+    "Fusion",
+    "MultimodalNetwork",
+    "build_encoder",
+    "build_fusion",
+    "build_head",
+]

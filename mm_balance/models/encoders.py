@@ -23,9 +23,15 @@ class Encoder(nn.Module):
 
     Attributes:
         width: features per sample.
+        stage_widths: channels of the maps after each stage but the last part.
     """
 
     width: int
+    stage_widths: tuple[int, ...]
+
+    def parts(self) -> list[Callable[[Tensor], Tensor]]:
+        """The encoder as one stage after the other; the last part turns maps into features. Together they are ``forward``."""
+        raise NotImplementedError
 
 
 class ResNet18(Encoder):
@@ -37,7 +43,14 @@ class ResNet18(Encoder):
         self.backbone = resnet18(weights=None)
         self.backbone.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         self.backbone.fc = nn.Identity()
+        self.stage_widths = (64, 128, 256, 512)
         initialise(self.backbone)
+
+    def parts(self) -> list[Callable[[Tensor], Tensor]]:
+        """See ``Encoder.parts``: four stages, the stem belongs to the first."""
+        net = self.backbone
+        first = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1)
+        return [first, net.layer2, net.layer3, net.layer4, nn.Sequential(net.avgpool, nn.Flatten())]
 
     def forward(self, samples: Tensor) -> Tensor:
         """``(batch, channels, height, width)`` or ``(batch, frames, channels, height, width)`` -> ``(batch, 512)``."""
@@ -65,7 +78,12 @@ class ResNetNarrow(Encoder):
             layers += [_first_block(incoming, outgoing), BasicBlock(outgoing, outgoing)]
             incoming = outgoing
         self.backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.stage_widths = NARROW_WIDTHS
         initialise(self.backbone)
+
+    def parts(self) -> list[Callable[[Tensor], Tensor]]:
+        """See ``Encoder.parts``: four stages of two blocks, the stem belongs to the first."""
+        return [self.backbone[:5], self.backbone[5:7], self.backbone[7:9], self.backbone[9:11], self.backbone[11:]]
 
     def forward(self, samples: Tensor) -> Tensor:
         """``(batch, channels, height, width)`` or ``(batch, frames, channels, height, width)`` -> ``(batch, 64)``."""

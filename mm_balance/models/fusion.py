@@ -20,6 +20,7 @@ class Fusion(nn.Module):
     Attributes:
         exact_unimodal: whether the fused logits are exactly the sum of the unimodal ones (Eq. 2-3). Where they are
             not, the unimodal logits of a modality are the head's with every other modality's features set to zero.
+        uses: modalities whose features it reads; the others need not be encoded.
 
     Args:
         widths: modality -> number of features; the order is that of the mapping.
@@ -31,6 +32,7 @@ class Fusion(nn.Module):
     def __init__(self, widths: Mapping[str, int], classes: int) -> None:
         super().__init__()
         self.modalities = tuple(widths)
+        self.uses = tuple(widths)
         self.classes = classes
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -77,7 +79,7 @@ class ConcatFusion(Fusion):
         """See ``Fusion.forward``."""
         share = self.bias / len(self.modalities)
         unimodal = {name: self.blocks[name](features[name]) + share for name in self.modalities}
-        return _total(unimodal), unimodal
+        return total_logits(unimodal), unimodal
 
     def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
         """The block of ``modality``; the bias is shared."""
@@ -96,7 +98,7 @@ class SumFusion(Fusion):
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """See ``Fusion.forward``."""
         unimodal = {name: self.layers[name](features[name]) for name in self.modalities}
-        return _total(unimodal), unimodal
+        return total_logits(unimodal), unimodal
 
     def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
         """The layer of ``modality``; nothing is shared."""
@@ -180,7 +182,8 @@ class GatedFusion(PairFusion):
         return self.layers[modality].parameters()
 
 
-def _total(unimodal: Mapping[str, Tensor]) -> Tensor:
+def total_logits(unimodal: Mapping[str, Tensor]) -> Tensor:
+    """Sum over modalities of ``(batch, classes)`` logits."""
     return torch.stack(list(unimodal.values())).sum(dim=0)
 
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from mm_balance.errors import UserError
 from mm_balance.models.encoders import build_encoder
-from mm_balance.models.fusion import build_fusion
+from mm_balance.models.heads import build_head
+from mm_balance.models.interaction import build_interaction
+from mm_balance.models.passes import PassCounter
 from mm_balance.types import InputSpec, Output
 
 
@@ -23,10 +25,13 @@ class MultimodalNetwork(nn.Module):
             first one leads the gap.
         classes: number of classes.
         encoder: key of ``ENCODERS``, the same for every modality.
-        fusion: key of ``FUSIONS``.
+        fusion: key of ``FUSIONS``, or another head (``build_head``).
+        interaction: ``none``, or ``mmtm``: what joins the encoders between their stages.
 
     Attributes:
         modalities: names in order.
+        widths: modality -> features per sample.
+        passes: how often samples went through the encoders.
         exact_unimodal: whether fused logits are exactly the sum of the unimodal ones (see ``Fusion``).
 
     Raises:
@@ -34,7 +39,9 @@ class MultimodalNetwork(nn.Module):
         ValueError: a spec that contradicts itself.
     """
 
-    def __init__(self, specs: Mapping[str, InputSpec], classes: int, *, encoder: str, fusion: str) -> None:
+    def __init__(
+        self, specs: Mapping[str, InputSpec], classes: int, *, encoder: str, fusion: str, interaction: str = "none"
+    ) -> None:
         super().__init__()
         for name, spec in specs.items():
             _check_spec(name, spec)
@@ -44,8 +51,12 @@ class MultimodalNetwork(nn.Module):
         self.modalities = tuple(specs)
         encoders = {name: build_encoder(encoder, spec) for name, spec in specs.items()}
         self.encoders = nn.ModuleDict(encoders)
-        self.fusion = build_fusion(fusion, {name: module.width for name, module in encoders.items()}, classes)
+        self.widths = {name: module.width for name, module in encoders.items()}
+        self.fusion = build_head(fusion, self.widths, classes)
         self._fusion_name = fusion
+        self.interaction = build_interaction(interaction, encoders)
+        self._interaction_name = interaction
+        self.passes = PassCounter()
         self.exact_unimodal = self.fusion.exact_unimodal
         for name, spec in specs.items():
             # Not part of the state dict: the description carries them, and one place is enough.
@@ -64,15 +75,56 @@ class MultimodalNetwork(nn.Module):
         Raises:
             ValueError: a modality is missing or has another shape, type or batch size.
         """
+        return self.fuse(self.encode(inputs))
+
+    def encode(self, inputs: Mapping[str, Tensor], modalities: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+        """Features of a batch, modality -> ``(batch, width)``.
+
+        Args:
+            inputs: as for ``forward``.
+            modalities: which to encode; None = those that the head reads.
+
+        Raises:
+            ValueError: as ``forward``.
+        """
         self._check(inputs)
+        wanted = self.fusion.uses if modalities is None else modalities
+        normalised = {name: self._normalise(name, inputs[name]) for name in wanted}
+        if self.interaction is None:
+            features = {name: self.encoders[name](normalised[name]) for name in wanted}
+        else:
+            features = self.interaction(self.encoders, normalised)
+        for name in wanted:
+            self.passes.watch(name, features[name])
+        return features
+
+    def fuse(self, features: Mapping[str, Tensor]) -> Output:
+        """Logits from features, modality -> ``(batch, width)``."""
         dtype = self._mean(self.modalities[0]).dtype
-        features = {name: self.encoders[name](self._normalise(name, inputs[name])) for name in self.modalities}
         # The head is tiny and its logits feed a softmax and a difference of probabilities: never in half precision,
         # where the fused logits would differ from the sum of the unimodal ones.
         with torch.autocast(next(iter(features.values())).device.type, enabled=False):
             features = {name: value.to(dtype) for name, value in features.items()}
             fused, unimodal = self.fusion(features)
         return Output(fused, unimodal, features)
+
+    def begin_from(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Take the weights of a network with the same encoders, and of its head what this one has too.
+
+        Args:
+            state: its state dict.
+
+        Returns:
+            Names of the parameters and buffers that keep their fresh values.
+        """
+        own = self.state_dict()
+        taken = {}
+        for name in own:
+            source = name if name in state else name.replace("fusion.joint.", "fusion.", 1)
+            if source in state and state[source].shape == own[name].shape:
+                taken[name] = state[source]
+        self.load_state_dict({**own, **taken})
+        return [name for name in own if name not in taken]
 
     def encoder_parameters(self, modality: str) -> Iterator[nn.Parameter]:
         """All parameters of the encoder of ``modality``."""
@@ -99,6 +151,7 @@ class MultimodalNetwork(nn.Module):
             "classes": self.classes,
             "encoder": self.encoder,
             "fusion": self._fusion_name,
+            "interaction": self._interaction_name,
         }
 
     @classmethod
@@ -108,7 +161,13 @@ class MultimodalNetwork(nn.Module):
             item["modality"]: InputSpec(item["kind"], tuple(item["shape"]), tuple(item["mean"]), tuple(item["std"]))
             for item in description["specs"]
         }
-        return cls(specs, description["classes"], encoder=description["encoder"], fusion=description["fusion"])
+        return cls(
+            specs,
+            description["classes"],
+            encoder=description["encoder"],
+            fusion=description["fusion"],
+            interaction=description["interaction"],
+        )
 
     def _mean(self, modality: str) -> Tensor:
         return self.get_buffer(f"mean_{modality}")

@@ -70,14 +70,17 @@ class TrackedRun:
 
     def log_config(self, config: Config) -> None:
         """The resolved configuration: parameters ``config/<name>`` (only those missing) and ``config.json``."""
+        self.log_params(
+            {f"{names.CONFIG_PARAMETER_PREFIX}{name}": format_value(value) for name, value in asdict(config).items()}
+        )
+        self.log_json(asdict(config), names.CONFIG_FILE)
+
+    def log_params(self, values: Mapping[str, str]) -> None:
+        """Parameters that the run lacks; what it has stays."""
         known = self.read().data.params
-        missing = {
-            f"{names.CONFIG_PARAMETER_PREFIX}{name}": format_value(value) for name, value in asdict(config).items()
-        }
-        parameters = [Param(name, value) for name, value in missing.items() if name not in known]
+        parameters = [Param(name, value) for name, value in values.items() if name not in known]
         if parameters:
             self.client.log_batch(self.run_id, params=parameters)
-        self.log_json(asdict(config), names.CONFIG_FILE)
 
     def log_data(self, data: MultimodalData, context: str) -> None:
         """The data set as an MLflow input (it shows in the table of runs), ``data.json``, and its card."""

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +15,7 @@ from mm_balance import names
 from mm_balance.config import Config, entry_point_options, options, parse_arguments, resolve, restore
 from mm_balance.data import MultimodalData, prepare_raw
 from mm_balance.errors import Interrupted, UserError
+from mm_balance.methods import METHODS, find_method, option_lines
 from mm_balance.tracking.runs import (
     TrackedRun,
     adopted_run_id,
@@ -30,6 +32,7 @@ from mm_balance.workflow.runners import (
     run_evaluate,
     run_main,
     run_stage2,
+    run_train,
     run_warmup,
 )
 from mm_balance.workflow.setup import decoding, file_options, read_data, resolve_device
@@ -74,7 +77,7 @@ def command(entry_point: str, arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None:
-    given = parse_arguments(entry_point, arguments)
+    given = parse_arguments(entry_point, arguments, _method_help(arguments) if entry_point == "train" else "")
     if entry_point == "evaluate":
         _evaluate(given)
         return
@@ -87,8 +90,9 @@ def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None
     data = read_data(config, stop)
     if resumed is not None:
         _check_same_data(resumed, data)
-    warmup = choose_warmup(config, data) if entry_point == "adaptive" else None
-    run = resumed or open_run(f"{entry_point} {data.name} seed {config.seed}")
+    warmup = choose_warmup(config, data) if _follows_warmup(entry_point, config) else None
+    what = config.method if entry_point == "train" else entry_point
+    run = resumed or open_run(f"{what} {data.name} seed {config.seed}")
     if resumed is not None:
         resumed.reopen()
     try:
@@ -96,9 +100,12 @@ def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None
             final = run_main(config, data, run, stop)
             _say(run, accuracies(final, "test", tuple(data.specs)), "test accuracy")
         else:
-            result = (
-                run_warmup(config, data, run, stop) if warmup is None else run_stage2(config, data, run, stop, warmup)
-            )
+            if entry_point == "train":
+                result = run_train(config, data, run, stop, warmup)
+            elif warmup is None:
+                result = run_warmup(config, data, run, stop)
+            else:
+                result = run_stage2(config, data, run, stop, warmup)
             final = result.progress.points[-1].metrics
             _say(run, accuracies(final, "val", tuple(data.specs)), "validation accuracy")
     except Interrupted:
@@ -114,9 +121,26 @@ def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None
         _close_adopted(resumed)
 
 
+def _follows_warmup(entry_point: str, config: Config) -> bool:
+    if entry_point != "train":
+        return entry_point == "adaptive"
+    return config.warmup_run is not None or find_method(config.method).needs_warmup
+
+
+def _method_help(arguments: list[str]) -> str:
+    """What ``--help`` says of the method that is named on the command line, or of all methods."""
+    named = [after for before, after in pairwise(arguments) if before == "--method"]
+    named += [item.removeprefix("--method=") for item in arguments if item.startswith("--method=")]
+    if not named:
+        return "methods:\n" + "\n".join(f"  {name}: {method.title}" for name, method in METHODS.items())
+    method = find_method(named[-1])
+    lines = option_lines(method.Options) or ["none"]
+    return f"{method.name}: {method.title}. {method.citation}\noptions:\n" + "\n".join(f"  {line}" for line in lines)
+
+
 def _evaluate(given: dict[str, Any]) -> None:
     if given["run_id"] is None:
-        raise UserError("run_id is missing; give the id of a finished run of warmup, adaptive or main")
+        raise UserError("run_id is missing; give the id of a finished run of warmup, adaptive, train or main")
     source = existing_run(given["run_id"], "run_id")
     saved = source.read_json(names.CONFIG_FILE)
     config = restore({**saved, "data_dir": given["data_dir"]})
@@ -124,7 +148,7 @@ def _evaluate(given: dict[str, Any]) -> None:
     _check_same_data(source, data)
     run = open_run(f"evaluate {given['split']} {source.read().info.run_name}")
     try:
-        metrics = run_evaluate(source, given["split"], data, run, given["device"])
+        metrics = run_evaluate(source, given["split"], data, run, given["device"], probe=given["probe"])
     except BaseException:
         _end(run, "FAILED")
         raise

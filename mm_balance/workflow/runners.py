@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from mm_balance import names
 from mm_balance.config import SEEN_BY_THE_NETWORK, Config, entry_point_options, format_value, resolve
 from mm_balance.data import MultimodalData
-from mm_balance.engine.evaluate import split_metrics
+from mm_balance.engine.evaluate import probe_metrics, split_metrics
 from mm_balance.engine.survey import survey
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import build_method
@@ -17,7 +18,7 @@ from mm_balance.tracking.model import load_network
 from mm_balance.tracking.runs import TrackedRun, children, existing_run, find_warmup, open_run
 from mm_balance.workflow.report import accuracies, describe_stage, final_validation, publish
 from mm_balance.workflow.setup import fingerprint, resolve_device, run_tags
-from mm_balance.workflow.stage import StageResult, close, saved_points, train_stage2, train_warmup
+from mm_balance.workflow.stage import StageResult, close, saved_points, train_method, train_stage2, train_warmup
 
 Stop = Callable[[], bool]
 
@@ -51,6 +52,20 @@ def run_stage2(
     if not nested:
         spent = publish(result, run, result.progress.points, result.progress.first_epoch)
         run.log_metrics(spent, result.epoch)
+    run.describe(describe_stage(config, result, stage2_headline(config, result)))
+    close(result)
+    return result
+
+
+def run_train(
+    config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, warmup: TrackedRun | None
+) -> StageResult:
+    """One stage of any method as a run, from scratch or after ``warmup``."""
+    result = train_method(config, data, run, stop, warmup=warmup)
+    method = result.stage.method
+    run.log_params({f"method/{name}": format_value(value) for name, value in asdict(method.options).items()})
+    spent = publish(result, run, result.progress.points, result.progress.first_epoch)
+    run.log_metrics(spent, result.epoch)
     run.describe(describe_stage(config, result, stage2_headline(config, result)))
     close(result)
     return result
@@ -116,16 +131,22 @@ def check(stop: Stop) -> None:
 
 
 def run_evaluate(
-    source: TrackedRun, split: str, data: MultimodalData, run: TrackedRun, device: str
+    source: TrackedRun, split: str, data: MultimodalData, run: TrackedRun, device: str, *, probe: bool = False
 ) -> dict[str, float]:
-    """The model that ``source`` logged, on one split; metrics ``<split>/...`` at the model's epoch."""
+    """The model that ``source`` logged, on one split; metrics ``<split>/...`` at the model's epoch.
+
+    With ``probe``, also the accuracy of a linear classifier on each frozen encoder, trained on the training split.
+    """
     model, epoch = load_network(source)
     if set(model.modalities) != set(data.specs):
         raise UserError(f"the model of run {source.run_id} takes {model.modalities}, the data have {tuple(data.specs)}")
     chosen = resolve_device(device)
     method = build_method("concat", {}, model.modalities, 0)
-    seen = survey(model.to(chosen), method, data.splits[split], chosen)
+    seen = survey(model.to(chosen), method, data.splits[split], chosen, features=probe, coalitions=True)
     metrics = dict(split_metrics(seen, split))
+    if probe:
+        trained_on = survey(model, method, data.splits["train"], chosen, features=True)
+        metrics |= dict(probe_metrics(trained_on, seen, split))
     run.set_tags({"mm.stage": "evaluate", "mm.evaluated_run": source.run_id, "mm.data_digest": data.digest})
     run.log_data(data, "evaluation")
     run.log_metrics(metrics, epoch)
@@ -203,7 +224,7 @@ def merge_resumed(config: Mapping[str, Any], saved: Mapping[str, Any], declared:
     for name, value in config.items():
         if name in ("resume_run", "preset", "data_dir") or value == declared[name] or value == saved.get(name):
             continue
-        grows = name in ("warmup_epochs", "adaptive_epochs") and value > saved[name]
+        grows = name in ("warmup_epochs", "adaptive_epochs", "epochs") and value > saved[name]
         if name != "device" and not grows:
             raise UserError(
                 f"resume_run: the run was started with {name}={format_value(saved[name])}, it cannot go on with "

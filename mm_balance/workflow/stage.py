@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from mm_balance import names
 from mm_balance.config import Config
@@ -18,7 +21,7 @@ from mm_balance.engine.step import Stepper, build_optimizer
 from mm_balance.engine.survey import refit_probabilities
 from mm_balance.errors import UserError
 from mm_balance.functional.schedules import learning_rate_factor
-from mm_balance.methods import build_method
+from mm_balance.methods import build_method, find_method, parse_options
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import seed_everything
 from mm_balance.tracking.environment import environment
@@ -28,6 +31,9 @@ from mm_balance.types import Clock
 from mm_balance.workflow.setup import resolve_device, run_tags, work_folder
 
 STAGE2_METHOD = "gap_mixture"
+HELD_OUT_SEED = 0
+"""Which part of train a method keeps back is the same for all runs, like the data themselves."""
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclass
@@ -49,18 +55,16 @@ class StageResult:
 
 def train_warmup(config: Config, data: MultimodalData, run: TrackedRun, stop: Callable[[], bool]) -> StageResult:
     """Stage 1 (Eq. 7, reconstructed), then the first survey and a two-component fit."""
-    settings = asdict(config) | {"unimodal_weight": config.warmup_unimodal_weight}
-    stage = _build(
-        config,
-        data,
+    plan = StagePlan(
         method="concat_unimodal",
-        settings=settings,
+        settings={"unimodal_weight": config.warmup_unimodal_weight},
         epochs=config.warmup_epochs,
         refit_every=None,
         mixture="two",
         learning_rate=config.learning_rate,
-        title="warm-up",
+        anneal_rate=False,  # stage 1 stays constant under `cosine`
     )
+    stage = build_stage(config, data, plan, title="warm-up")
     return _train(config, stage, run, "warmup", stop, lambda: loop.Progress(), select_best=False)
 
 
@@ -78,88 +82,149 @@ def train_stage2(
     Raises:
         UserError: ``optimizer_state=keep`` with another optimiser than the warm-up's.
     """
-    stage = _build(
-        config,
-        data,
+    plan = StagePlan(
         method=method,
         settings=asdict(config),
         epochs=config.adaptive_epochs,
         refit_every=config.refit_every,
         mixture=config.mixture,
         learning_rate=config.adaptive_learning_rate,
-        title="adaptive" if method == STAGE2_METHOD else method,
     )
-    run.set_tags({"mm.warmup_run": warmup.run_id})
-
-    def start() -> loop.Progress:
-        state = _recorder(warmup, data).load()
-        if state is None:
-            raise UserError(f"the warm-up run {warmup.run_id} has no readable checkpoint; run the warm-up again")
-        stage.model.load_state_dict(state["model"])
-        if config.optimizer_state == "keep":
-            try:
-                stage.stepper.load_state_dict(state["stepper"])
-            except ValueError as error:
-                raise UserError(f"optimizer_state=keep: the warm-up used another optimiser ({error})") from error
-        seen = loop.refit_from_state(state["refit"])
-        first = refit_probabilities(seen.probabilities, seen.fused_probability, seen.labels, seen.epoch, config.mixture)
-        return loop.Progress(first_epoch=seen.epoch, refit=first)
-
-    stage_name = "adaptive" if method == STAGE2_METHOD else method
-    return _train(config, stage, run, stage_name, stop, start, select_best=config.selection == "best_validation")
+    name = "adaptive" if method == STAGE2_METHOD else method
+    stage = build_stage(config, data, plan, title=name)
+    start = _start(config, stage, run, warmup)
+    return _train(config, stage, run, name, stop, start, select_best=config.selection == "best_validation")
 
 
-def _build(
+def train_method(
     config: Config,
     data: MultimodalData,
+    run: TrackedRun,
+    stop: Callable[[], bool],
     *,
-    method: str,
-    settings: dict[str, Any],
-    epochs: int,
-    refit_every: int | None,
-    mixture: str,
-    learning_rate: float,
-    title: str,
-) -> loop.Stage:
+    warmup: TrackedRun | None,
+) -> StageResult:
+    """One stage of ``config.method``, from scratch or from the end of ``warmup``.
+
+    Raises:
+        UserError: as ``train_stage2``; an unknown method or option; data or fusion that the method cannot use.
+    """
+    method = find_method(config.method)
+    plan = StagePlan(
+        method=config.method,
+        settings=parse_options(config.method, method.Options, config.method_options),
+        epochs=config.epochs,
+        refit_every=config.refit_every,
+        mixture=config.mixture,
+        learning_rate=config.learning_rate,
+    )
+    stage = build_stage(config, data, plan, title=config.method)
+    start = _start(config, stage, run, warmup)
+    return _train(config, stage, run, "train", stop, start, select_best=config.selection == "best_validation")
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage trains: method, its settings by option name, and the parameters that differ between stages.
+
+    Attributes:
+        anneal_rate: whether ``learning_rate_schedule=cosine`` falls over this stage.
+    """
+
+    method: str
+    settings: Mapping[str, Any]
+    epochs: int
+    refit_every: int | None
+    mixture: str
+    learning_rate: float
+    anneal_rate: bool = True
+
+
+def build_stage(config: Config, data: MultimodalData, plan: StagePlan, *, title: str) -> loop.Stage:
+    """Data, network, method and optimiser of a stage, with fresh weights.
+
+    Raises:
+        UserError: an unknown method; data or fusion that it cannot use.
+    """
     seed_everything(config.seed)
     device = resolve_device(config.device)
-    model = MultimodalNetwork(data.specs, len(data.classes), encoder=config.encoder, fusion=config.fusion)
+    data = data.with_held_out(find_method(plan.method).held_out, seed=HELD_OUT_SEED)
+    method = build_method(plan.method, plan.settings, tuple(data.specs), len(data.splits["train"])).to(device)
+    model = MultimodalNetwork(
+        data.specs,
+        len(data.classes),
+        encoder=config.encoder,
+        fusion=method.head(config.fusion),
+        interaction=method.interaction,
+    )
     # Channels last: made for tensor cores, and 5 to 20 % faster on CPUs too.
     model = model.to(device).to(memory_format=torch.channels_last)
-    chosen = build_method(method, settings, model.modalities, len(data.splits["train"])).to(device)
-    chosen.prepare(model)
-    optimizer = build_optimizer(
-        config.optimizer,
-        model.parameters(),
-        learning_rate=learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
+
+    def stepper(network: nn.Module) -> Stepper:
+        optimizer = build_optimizer(
+            config.optimizer,
+            network.parameters(),
+            learning_rate=plan.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        return Stepper(optimizer, device, config.precision)
 
     def rate(clock: Clock) -> float:
-        fraction = 0.0 if refit_every is None else clock.fraction  # stage 1 stays constant under `cosine`
-        return learning_rate * learning_rate_factor(
+        return plan.learning_rate * learning_rate_factor(
             config.learning_rate_schedule,
             epoch=clock.epoch,
-            fraction=fraction,
+            fraction=clock.fraction if plan.anneal_rate else 0.0,
             step=config.learning_rate_step,
             decay=config.learning_rate_decay,
         )
 
     return loop.Stage(
         model=model,
-        method=chosen,
-        stepper=Stepper(optimizer, device, config.precision),
+        method=method,
+        stepper=stepper(model),
         data=data,
         device=device,
         batch_size=config.batch_size,
         seed=config.seed,
-        epochs=epochs,
-        refit_every=refit_every,
-        mixture=mixture,
+        epochs=plan.epochs,
+        refit_every=plan.refit_every,
+        mixture=plan.mixture,
         learning_rate=rate,
         title=title,
+        new_stepper=stepper,
     )
+
+
+def _start(
+    config: Config, stage: loop.Stage, run: TrackedRun, warmup: TrackedRun | None
+) -> Callable[[], loop.Progress]:
+    """Where a stage begins: at the end of ``warmup``, or from nothing."""
+
+    def start() -> loop.Progress:
+        if warmup is None:
+            return loop.Progress()
+        run.set_tags({"mm.warmup_run": warmup.run_id})
+        state = _recorder(warmup, stage.data).load()
+        if state is None:
+            raise UserError(f"the warm-up run {warmup.run_id} has no readable checkpoint; run the warm-up again")
+        fresh = stage.model.begin_from(state["model"])
+        if fresh:
+            run.set_tags({"mm.fresh_weights": ", ".join(fresh)[:500]})
+        if config.optimizer_state == "keep":
+            if fresh:
+                raise UserError("optimizer_state=keep: the method brings a head that the warm-up did not train")
+            try:
+                stage.stepper.load_state_dict(state["stepper"])
+            except ValueError as error:
+                raise UserError(f"optimizer_state=keep: the warm-up used another optimiser ({error})") from error
+        seen = loop.refit_from_state(state["refit"])
+        if len(seen.labels) != len(stage.data.splits["train"]):
+            return loop.Progress(first_epoch=seen.epoch)  # a part of train is held out: the fit is not of these samples
+        first = refit_probabilities(seen.probabilities, seen.fused_probability, seen.labels, seen.epoch, config.mixture)
+        return loop.Progress(first_epoch=seen.epoch, refit=first)
+
+    return start
 
 
 def _train(
@@ -176,11 +241,13 @@ def _train(
     state = recorder.load()
     if state is None:
         progress = start()
+        stage.method.prepare(stage.model)
         run.set_tags(run_tags(config, stage.data, name, stage.method.name))
         run.log_config(config)
         run.log_data(stage.data, "training")
         run.log_json(environment(), names.ENVIRONMENT_FILE)
     else:
+        stage.method.prepare(stage.model)  # makes the buffers that the saved state fills
         progress = loop.restore(stage, state)
         recorder.reconcile(state)
         run.set_tags({"mm.resumed_from_epoch": progress.epoch})
@@ -193,7 +260,7 @@ def _train(
     if best is not None:
         stage.model.load_state_dict(best["model"])
         epoch = best["epoch"]
-    run.log_metrics(_closing_metrics(progress, recorder, training), progress.epoch)
+    run.log_metrics(_closing_metrics(progress, recorder, training) | _cost_metrics(stage, progress), progress.epoch)
     return StageResult(stage, progress, epoch, run)
 
 
@@ -221,6 +288,24 @@ def _closing_metrics(progress: loop.Progress, recorder: MlflowRecorder, training
         "time/checkpoint_seconds": recorder.checkpoint_seconds,
         "time/tracking_seconds": recorder.seconds,
         **({"time/refit_logging_seconds": sum(refits) / len(refits)} if refits else {}),
+    }
+
+
+def _cost_metrics(stage: loop.Stage, progress: loop.Progress) -> dict[str, float]:
+    """What the stage cost, in units that compare methods."""
+    forward, backward = stage.model.passes.totals()
+    shown = len(stage.data.splits["train"]) * len(stage.model.modalities) * progress.stage_epoch
+    memory = (
+        torch.cuda.max_memory_allocated(stage.device)
+        if stage.device.type == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
+    )
+    return {
+        "cost/forward_passes": forward / shown,
+        "cost/backward_passes": backward / shown,
+        "cost/relative": (forward + 2 * backward) / (3 * shown),
+        "cost/step_milliseconds": 1000 * progress.step_seconds / max(progress.steps, 1),
+        "cost/peak_memory_megabytes": memory / 1e6,
     }
 
 

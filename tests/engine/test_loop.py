@@ -7,33 +7,21 @@ import torch
 from conftest import make_tiny_data
 from torch import nn
 
-from mm_balance.config import resolve
 from mm_balance.engine import loop
 from mm_balance.engine.checkpoint import read_checkpoint, write_checkpoint
 from mm_balance.engine.recorder import ListRecorder
-from mm_balance.engine.step import Stepper, build_optimizer
+from mm_balance.engine.step import Stepper
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.methods import build_method
-from mm_balance.models import MultimodalNetwork
+from mm_balance.methods import METHODS
 from mm_balance.names import REFIT_METRICS, SPLIT_METRICS, TRAIN_METRICS, TRUTH_METRICS
-from mm_balance.seeding import seed_everything
+from mm_balance.testing import tiny_stage
 
 CPU = torch.device("cpu")
 NOT_TIMES = ("train/samples_per_second",)
 
 
 def make_stage(method="gap_mixture", epochs=4, refit_every=2, optimizer="sgd", data=None, **settings):
-    config = vars(resolve({"unimodal_weight": 1.0, **settings}))
-    data = data or make_tiny_data()
-    seed_everything(0)
-    model = MultimodalNetwork(data.specs, len(data.classes), encoder="resnet_narrow", fusion="concat")
-    chosen = build_method(method, config, model.modalities, len(data.splits["train"]))
-    made = build_optimizer(optimizer, model.parameters(), learning_rate=0.05, momentum=0.9, weight_decay=1e-4)
-    return loop.Stage(
-        model=model, method=chosen, stepper=Stepper(made, CPU, "float32"), data=data, device=CPU, batch_size=8, seed=3,
-        epochs=epochs, refit_every=refit_every, mixture="two", learning_rate=lambda clock: 0.05 * (1 - clock.fraction),
-        title="test",
-    )  # fmt: skip
+    return tiny_stage(METHODS[method], settings, data=data, epochs=epochs, refit_every=refit_every, optimizer=optimizer)
 
 
 def start(stage):
@@ -168,8 +156,10 @@ def test_last_batch_of_one_sample_is_no_trouble_for_batch_norm():
 
 def test_the_first_refit_reaches_the_method_before_the_first_loss():
     stage = make_stage(epochs=1)
-    progress, _ = run(stage)
-    assert torch.allclose(stage.method.posterior_table.double(), progress.refit.posterior_imbalanced, atol=1e-6)
+    _, recorder = run(stage)
+    first, last = recorder.refits
+    assert torch.allclose(stage.method.posterior_table.double(), first.posterior_imbalanced, atol=1e-6)
+    assert not torch.allclose(first.posterior_imbalanced, last.posterior_imbalanced, atol=1e-3)
 
 
 def test_gradient_scaler_state_is_kept():

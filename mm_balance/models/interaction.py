@@ -1,0 +1,133 @@
+"""What joins encoders between their stages: multimodal transfer modules (MMTM).
+
+Joze et al., MMTM: Multimodal Transfer Module for CNN Fusion, CVPR 2020, arXiv 1911.08670; here as nyukat/greedy_multimodal_learning
+@a190e03 uses it: after the second, third and fourth stage, a joint layer that halves the joined widths. Its own is the running
+mean of each modality's gates, which stands in for them where a modality is cut off from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mm_balance.errors import UserError
+from mm_balance.models.encoders import Encoder
+
+FIRST_STAGE = 1
+"""The first stage (from 0) that a transfer follows."""
+
+
+class Transfer(nn.Module):
+    """Gates for the maps of every modality from the averages of all.
+
+    Attributes:
+        cut_off: the modality whose gates are replaced by their running mean; None = none.
+
+    Args:
+        widths: modality -> channels of its maps.
+    """
+
+    steps: Tensor
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        total = sum(widths.values())
+        self.shared = nn.Linear(total, total // len(widths))
+        self.own = nn.ModuleDict({name: nn.Linear(total // len(widths), width) for name, width in widths.items()})
+        self.cut_off: str | None = None
+        self.register_buffer("steps", torch.zeros(()))
+        for name, width in widths.items():
+            self.register_buffer(f"mean_{name}", torch.zeros(width))
+
+    def gates(self, averages: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Factors of the maps.
+
+        In training, the running mean takes up the gates of the batch, with equal weight for every batch so far.
+
+        Args:
+            averages: modality -> ``(batch, channels)``.
+
+        Returns:
+            modality -> ``(batch, channels)`` in (0, 1).
+        """
+        joint = torch.relu(self.shared(torch.cat([averages[name] for name in self.own], dim=1)))
+        found = {name: torch.sigmoid(layer(joint)) for name, layer in self.own.items()}
+        if self.training:
+            with torch.no_grad():
+                for name, value in found.items():
+                    mean = self.get_buffer(f"mean_{name}")
+                    mean.copy_((value.mean(dim=0) + mean * self.steps) / (self.steps + 1))
+                self.steps += 1
+        if self.cut_off is not None:
+            constant = self.get_buffer(f"mean_{self.cut_off}")
+            found[self.cut_off] = constant.expand_as(found[self.cut_off])
+        return found
+
+
+class Interaction(nn.Module):
+    """Runs encoders side by side, with a transfer after their second, third and fourth stage.
+
+    Args:
+        encoders: modality -> encoder; all of one layout.
+    """
+
+    def __init__(self, encoders: Mapping[str, Encoder]) -> None:
+        super().__init__()
+        stages = len(next(iter(encoders.values())).stage_widths)
+        made = [
+            Transfer({name: encoder.stage_widths[stage] for name, encoder in encoders.items()})
+            for stage in range(FIRST_STAGE, stages)
+        ]
+        self.transfers: list[Transfer] = made
+        self._registered = nn.ModuleList(made)
+
+    def cut_off(self, modality: str | None) -> None:
+        """Replace the gates of ``modality`` by their running means; None = none."""
+        for transfer in self.transfers:
+            transfer.cut_off = modality
+
+    def own_parameters(self, modality: str) -> list[nn.Parameter]:
+        """The parameters through which other modalities reach ``modality``: its gates, and the shared layers."""
+        return [
+            parameter
+            for transfer in self.transfers
+            for layer in (transfer.own[modality], transfer.shared)
+            for parameter in layer.parameters()
+        ]
+
+    def forward(self, encoders: nn.ModuleDict, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Features of all modalities, ``(batch, width)`` each, from normalised samples as ``Encoder`` takes them."""
+        batch = {name: len(value) for name, value in samples.items()}
+        maps = {name: value.flatten(0, 1) if value.dim() == 5 else value for name, value in samples.items()}
+        parts = {name: _parts(encoders[name]) for name in samples}
+        for stage in range(len(self.transfers) + FIRST_STAGE):
+            maps = {name: parts[name][stage](value) for name, value in maps.items()}
+            if stage < FIRST_STAGE:
+                continue
+            averages = {name: _per_sample(value.mean(dim=(2, 3)), batch[name]) for name, value in maps.items()}
+            gates = self.transfers[stage - FIRST_STAGE].gates(averages)
+            for name, gate in gates.items():
+                frames = len(maps[name]) // batch[name]
+                maps[name] = maps[name] * gate.repeat_interleave(frames, dim=0)[:, :, None, None]
+        return {name: _per_sample(parts[name][-1](value), batch[name]) for name, value in maps.items()}
+
+
+def _parts(encoder: nn.Module) -> list[Callable[[Tensor], Tensor]]:
+    assert isinstance(encoder, Encoder)
+    return encoder.parts()
+
+
+def _per_sample(frames: Tensor, batch: int) -> Tensor:
+    """``(batch * frames, width)`` -> their average per sample, ``(batch, width)``."""
+    return frames if len(frames) == batch else frames.unflatten(0, (batch, -1)).mean(dim=1)
+
+
+def build_interaction(name: str, encoders: Mapping[str, Encoder]) -> Interaction | None:
+    """The interaction called ``name``. Raises UserError for another name than ``none`` and ``mmtm``."""
+    if name == "none":
+        return None
+    if name != "mmtm":
+        raise UserError(f"interaction={name} is not known; give none or mmtm")
+    return Interaction(encoders)
