@@ -7,8 +7,19 @@ from mm_balance.errors import UserError
 from mm_balance.methods import METHODS, build_method
 from mm_balance.testing import MethodConformance, clock_of, planned, update
 
+EARLY = {
+    "opm": {"quiet_epochs": 0},
+    "opm_ogm": {"quiet_epochs": 0},
+    "sample_valuation": {"quiet_epochs": 1},
+    "diagnose_relearn": {"every": 1},
+    "greedy": {"quiet_epochs": 0, "steps": 2},
+    "g_blending": {"horizon": 2},
+    "umt": {"teacher_epochs": 1},
+}
+"""Options that let a method do its work within a tiny stage."""
+
 for _name, _method in METHODS.items():
-    _class = type(f"Test_{_name}", (MethodConformance,), {"method": _method})
+    _class = type(f"Test_{_name}", (MethodConformance,), {"method": _method, "settings": EARLY.get(_name, {})})
     globals()[_class.__name__] = _class
 del MethodConformance, _class
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -54,6 +54,17 @@ class Stepper:
     def backward(self, loss: Tensor) -> None:
         """Backward pass; gradients are unscaled afterwards, so that methods may read and edit them."""
         self._scaler.scale(loss).backward()
+        self.unscale()
+
+    def gradients(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        """Gradients of one loss, still scaled; zero where the loss does not depend on a parameter. The graph is kept."""
+        found = torch.autograd.grad(
+            self._scaler.scale(loss), list(parameters), retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return list(found)
+
+    def unscale(self) -> None:
+        """Undo the scaling of the gradients that the parameters hold now."""
         if self._scaler.is_enabled():
             self._scaler.unscale_(self.optimizer)
 

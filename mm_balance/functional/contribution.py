@@ -42,3 +42,17 @@ def shapley_values(worth: Mapping[Coalition, float]) -> dict[str, float]:
             for members in subsets(others)
         )
     return values
+
+
+def shapley_shares(modalities: Sequence[str]) -> dict[str, dict[Coalition, float]]:
+    """How a modality's Shapley value is made of the worths of coalitions: modality -> coalition -> factor.
+
+    The empty coalition is left out: it is worth nothing here.
+    """
+    found = {}
+    for modality in modalities:
+        chosen = dict.fromkeys(subsets(modalities), 0.0)
+        for members in chosen:
+            chosen[members] = shapley_values({other: float(other == members) for other in chosen})[modality]
+        found[modality] = {members: share for members, share in chosen.items() if members}
+    return found

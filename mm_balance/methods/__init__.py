@@ -6,18 +6,52 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mm_balance.errors import UserError
+from mm_balance.methods.agm import Agm
 from mm_balance.methods.base import Look, Method
 from mm_balance.methods.concat import Concat
 from mm_balance.methods.concat_unimodal import ConcatUnimodal
+from mm_balance.methods.diagnose_relearn import DiagnoseRelearn
+from mm_balance.methods.focal import Focal
+from mm_balance.methods.g_blending import GBlending
 from mm_balance.methods.gap_mixture import GapMixture
+from mm_balance.methods.greedy import Greedy
+from mm_balance.methods.mla import Mla
+from mm_balance.methods.mmcosine import MMCosine
+from mm_balance.methods.mmpareto import MMPareto
+from mm_balance.methods.ogm import Ogm, OgmGe
+from mm_balance.methods.opm import Opm, OpmOgm
 from mm_balance.methods.options import complete, option_lines, parse_options
+from mm_balance.methods.pmr import Pmr
+from mm_balance.methods.purified import Purified
+from mm_balance.methods.sample_valuation import SampleValuation
+from mm_balance.methods.umt import Umt
+from mm_balance.methods.unimodal import AudioOnly, Ensemble, VisualOnly
 
 METHODS: dict[str, type[Method]] = {
     method.name: method  # the registry: one line per method
     for method in (
         Concat,
         ConcatUnimodal,
+        AudioOnly,
+        VisualOnly,
+        Ensemble,
+        GBlending,
+        Ogm,
+        OgmGe,
+        Greedy,
+        Opm,
+        OpmOgm,
+        Pmr,
+        Agm,
+        Mla,
+        DiagnoseRelearn,
+        MMPareto,
+        Umt,
+        SampleValuation,
         GapMixture,
+        Purified,
+        MMCosine,
+        Focal,
     )
 }
 

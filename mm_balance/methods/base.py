@@ -27,13 +27,21 @@ OWN_HEADS = {name: f"{name}+own" for name in FUSIONS}
 
 
 class Step(Protocol):
-    """One optimiser update, with mixed precision where it is on."""
+    """One optimiser update, with mixed precision where it is on.
+
+    ``backward`` leaves true gradients. ``gradients`` gives those of one loss alone, zero where it does not depend on a
+    parameter, and keeps the graph; under float16 they are scaled until, assigned, ``unscale`` puts them right.
+    """
 
     def zero_grad(self) -> None: ...
 
     def autocast(self) -> AbstractContextManager[Any]: ...
 
     def backward(self, loss: Tensor) -> None: ...
+
+    def gradients(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]: ...
+
+    def unscale(self) -> None: ...
 
     def step(self) -> None: ...
 

@@ -33,6 +33,7 @@ class Fusion(nn.Module):
         super().__init__()
         self.modalities = tuple(widths)
         self.uses = tuple(widths)
+        self.widths = dict(widths)
         self.classes = classes
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -45,6 +46,12 @@ class Fusion(nn.Module):
             Fused logits ``(batch, classes)``; modality -> unimodal logits ``(batch, classes)``.
         """
         raise NotImplementedError
+
+    def alone(self, features: Tensor, modality: str) -> Tensor:
+        """Unimodal logits of ``modality`` from its features ``(batch, width)``, where no other modality was encoded."""
+        others = {name: features.new_zeros(len(features), width) for name, width in self.widths.items()}
+        _, unimodal = self(others | {modality: features})
+        return unimodal[modality]
 
     def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
         """The parameters that belong to ``modality`` alone; none for some."""

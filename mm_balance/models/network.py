@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -77,12 +77,19 @@ class MultimodalNetwork(nn.Module):
         """
         return self.fuse(self.encode(inputs))
 
-    def encode(self, inputs: Mapping[str, Tensor], modalities: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+    def encode(
+        self,
+        inputs: Mapping[str, Tensor],
+        modalities: tuple[str, ...] | None = None,
+        *,
+        blank: Collection[str] = (),
+    ) -> dict[str, Tensor]:
         """Features of a batch, modality -> ``(batch, width)``.
 
         Args:
             inputs: as for ``forward``.
             modalities: which to encode; None = those that the head reads.
+            blank: of these, encode zeros in place of the normalised input.
 
         Raises:
             ValueError: as ``forward``.
@@ -90,6 +97,7 @@ class MultimodalNetwork(nn.Module):
         self._check(inputs)
         wanted = self.fusion.uses if modalities is None else modalities
         normalised = {name: self._normalise(name, inputs[name]) for name in wanted}
+        normalised |= {name: torch.zeros_like(normalised[name]) for name in blank}
         if self.interaction is None:
             features = {name: self.encoders[name](normalised[name]) for name in wanted}
         else:
@@ -97,6 +105,12 @@ class MultimodalNetwork(nn.Module):
         for name in wanted:
             self.passes.watch(name, features[name])
         return features
+
+    def alone(self, inputs: Mapping[str, Tensor], modality: str) -> Tensor:
+        """Unimodal logits of one modality, ``(batch, classes)``; no other encoder runs."""
+        features = self.encode(inputs, (modality,))
+        with torch.autocast(features[modality].device.type, enabled=False):
+            return self.fusion.alone(features[modality].to(self._mean(modality).dtype), modality)
 
     def fuse(self, features: Mapping[str, Tensor]) -> Output:
         """Logits from features, modality -> ``(batch, width)``."""

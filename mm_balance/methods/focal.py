@@ -1,0 +1,47 @@
+"""Focal loss on the fused prediction: a control that weighs samples without looking at modalities.
+
+Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv 1708.02002, in its softmax form. Deviations: no class
+weights. ``detach=true`` takes the weight as a constant, which changes gradients, not values.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional
+
+from mm_balance.methods.base import Method, objective
+from mm_balance.methods.options import option
+from mm_balance.models import MultimodalNetwork
+from mm_balance.types import Batch, Clock, Objective
+
+
+@dataclass(frozen=True)
+class FocalOptions:
+    """See the fields' help."""
+
+    focus: float = option(
+        2.0, "gamma: how much less easy samples count; 0 = cross-entropy", minimum=0.0, source="Lin et al.",
+        search=(0.5, 4.0, "linear"),
+    )  # fmt: skip
+    detach: bool = option(False, "no gradient through the weight")
+
+
+class Focal(Method):
+    """Easy samples count less."""
+
+    name = "focal"
+    title = "focal loss (control)"
+    citation = "Lin et al., ICCV 2017, arXiv 1708.02002"
+    Options = FocalOptions
+
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+        output = model(batch.inputs)
+        values = focal_losses(output.fused, batch.labels, self.options.focus, detach=self.options.detach)
+        return objective(output, fusion=values.mean())
+
+
+def focal_losses(logits: Tensor, labels: Tensor, focus: float, *, detach: bool = False) -> Tensor:
+    """``(1 - p_y)^focus (-log p_y)`` of each sample; logits ``(batch, classes)``, labels ``(batch,)``."""
+    cross_entropy = functional.cross_entropy(logits.float(), labels, reduction="none")
+    probability = (-cross_entropy).exp()
+    return (1 - (probability.detach() if detach else probability)) ** focus * cross_entropy

@@ -1,0 +1,99 @@
+"""G-Blending: the losses of all modalities and of the joint head, weighted by generalisation over overfitting squared.
+
+Source: Wang et al., What Makes Training Multi-modal Classification Networks Hard?, CVPR 2020, arXiv 1905.12681. The authors' code
+(facebookresearch/VMZ@4cc542d) has the weighted loss and example weights, **not their estimation**: that is from the paper as
+remembered, and from BalanceBenchmark@4c1482f. Estimation trains throw-away copies, one for each head, and compares their losses on
+train and on a held-out tenth of it. Deviations: losses are means over samples, before any training (BalanceBenchmark: sums of batch
+means, after an epoch); gains below 0 count as 0, squared overfitting is at least 1e-6, and without any gain all weights are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mm_balance.functional.blending import blending_weights
+from mm_balance.methods.base import OWN_HEADS, Look, Method, cross_entropy, objective
+from mm_balance.methods.options import option
+from mm_balance.models import MultimodalNetwork
+from mm_balance.types import Batch, Clock, Cost, Objective, Plan, Survey
+
+JOINT = "joint"
+
+
+@dataclass(frozen=True)
+class GBlendingOptions:
+    """See the fields' help."""
+
+    horizon: int = option(10, "epochs of a super-epoch, and of the copies that estimate its weights", minimum=1,
+                          source="BalanceBenchmark@4c1482f", search=(2, 10, "log"))  # fmt: skip
+    mode: str = option(
+        "online",
+        "estimate at each super-epoch, or once, before training, over all epochs",
+        choices=("online", "offline"),
+    )
+    heads: str = option(
+        "own", "classifiers of the unimodal losses: their own, or the joint head's slices", choices=("own", "shared")
+    )
+
+
+class GBlending(Method):
+    """Gradient blending."""
+
+    name = "g_blending"
+    title = "G-Blending"
+    citation = "Wang et al., CVPR 2020, arXiv 1905.12681 (estimation of the weights not released)"
+    Options = GBlendingOptions
+    held_out = 0.1
+
+    blend: Tensor
+
+    def head(self, fusion: str) -> str:
+        return OWN_HEADS[fusion] if self.options.heads == "own" else fusion
+
+    def cost(self) -> Cost:
+        return Cost(
+            extra="for each super-epoch, as many epochs of M unimodal copies and of a joint one, and M + 2 surveys"
+        )
+
+    def prepare(self, model: MultimodalNetwork) -> None:
+        heads = len(self.modalities) + 1
+        self.register_buffer("blend", torch.full((heads,), 1 / heads, device=next(model.parameters()).device))
+
+    def refresh(self, model: MultimodalNetwork, look: Look, clock: Clock) -> Plan:
+        horizon = clock.stage_epochs if self.options.mode == "offline" else self.options.horizon
+        if clock.stage_epoch % horizon:
+            return Plan()
+        epochs = min(horizon, clock.stage_epochs - clock.stage_epoch)
+        before, after = self._losses(look), {}
+        for name in (*self.modalities, JOINT):
+            after[name] = self._losses(look.trained_copy(_loss_of(name), epochs))[name]
+        weights = blending_weights(before, after)
+        self.blend.copy_(torch.tensor(list(weights.values())))
+        return Plan(notes={f"method/weight_{name}": value for name, value in weights.items()})
+
+    def _losses(self, look: Look) -> dict[str, tuple[float, float]]:
+        held_out, train = (_mean_losses(look.survey(part)) for part in ("held_out", "train"))
+        return {name: (held_out[name], train[name]) for name in held_out}
+
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+        output = model(batch.inputs)
+        losses = [cross_entropy(output.unimodal[name], batch.labels) for name in self.modalities]
+        losses.append(cross_entropy(output.fused, batch.labels))
+        names = [*(f"unimodal_{name}" for name in self.modalities), "fusion"]
+        return objective(output, **dict(zip(names, torch.stack(losses) * self.blend, strict=True)))
+
+
+def _mean_losses(seen: Survey) -> dict[str, float]:
+    logits = {**seen.unimodal, JOINT: seen.fused}
+    return {name: float(functional.cross_entropy(value, seen.labels)) for name, value in logits.items()}
+
+
+def _loss_of(name: str) -> Callable[[MultimodalNetwork, Batch], Tensor]:
+    if name == JOINT:
+        return lambda network, batch: cross_entropy(network(batch.inputs).fused, batch.labels)
+    return lambda network, batch: cross_entropy(network.alone(batch.inputs, name), batch.labels)

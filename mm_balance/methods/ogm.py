@@ -1,0 +1,76 @@
+"""OGM and OGM-GE: the encoder of the stronger modality learns with smaller gradients.
+
+Source: Peng et al., Balanced Multimodal Learning via On-the-fly Gradient Modulation, CVPR 2022, arXiv 2203.15332;
+GeWu-Lab/OGM-GE_CVPR2022@343dc1d, main.py. Deviations: at a tie nobody is damped (``tie=official``: the first modality); the noise
+has one deviation per tensor, as in the code, where the paper has the covariance of the gradient; with more than two modalities
+each is compared with the mean of the others (ours). Adam cancels slowly varying factors: use SGD.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mm_balance.functional.modulation import discrepancy_ratios, modulated_gradient, ogm_coefficients
+from mm_balance.methods.base import Method, encoder_gradients, true_scores
+from mm_balance.methods.options import option
+from mm_balance.models import MultimodalNetwork
+from mm_balance.types import Batch, Clock, Objective
+
+OFFICIAL = "OGM-GE_CVPR2022@343dc1d"
+
+
+@dataclass(frozen=True)
+class OgmOptions:
+    """See the fields' help."""
+
+    alpha: float = option(
+        0.8, "strength", minimum=0.0, source=f"{OFFICIAL}, README: 0.8 CREMA-D, 0.1 VGGSound", search=(0.05, 2.0, "log")
+    )
+    start_epoch: int = option(0, "first epoch of the stage, from 0, with modulation", minimum=0, source=OFFICIAL)
+    end_epoch: int = option(50, "last one", minimum=0, source=OFFICIAL)
+    min_dim: int = option(
+        4, "gradients of fewer dimensions stay: 4 = convolutions alone, 2 for transformers", minimum=1, source=OFFICIAL
+    )
+    tie: str = option("strict", "who is damped at equal scores: nobody, or the first", choices=("strict", "official"))
+
+
+class Ogm(Method):
+    """On-the-fly gradient modulation."""
+
+    name = "ogm"
+    title = "OGM"
+    citation = "Peng et al., CVPR 2022, arXiv 2203.15332; GeWu-Lab/OGM-GE_CVPR2022@343dc1d"
+    Options = OgmOptions
+    noise: ClassVar[bool] = False
+
+    def modulate(self, model: MultimodalNetwork, objective: Objective, batch: Batch, clock: Clock) -> None:
+        if self.options.start_epoch <= clock.stage_epoch <= self.options.end_epoch:
+            ratios = discrepancy_ratios(true_scores(objective.output, batch.labels))
+            damp_encoders(
+                model,
+                ogm_coefficients(ratios, self.options.alpha, first_loses_ties=self.options.tie == "official"),
+                min_dim=self.options.min_dim,
+                noise=self.noise,
+            )
+
+
+class OgmGe(Ogm):
+    """The same with noise of the gradient's own size, which makes up for the generalisation that damping costs."""
+
+    name = "ogm_ge"
+    title = "OGM-GE"
+    noise = True
+
+
+def damp_encoders(model: MultimodalNetwork, coefficients: dict[str, Tensor], *, min_dim: int, noise: bool) -> None:
+    """Scale the gradients of the encoders in place, and add noise: also where the coefficient is 1."""
+    for modality, coefficient in coefficients.items():
+        for parameter in encoder_gradients(model, modality):
+            gradient = parameter.grad
+            if gradient is not None and gradient.dim() >= min_dim:
+                draws = torch.randn_like(gradient) if noise else None
+                gradient.copy_(modulated_gradient(gradient, coefficient, draws))

@@ -1,0 +1,68 @@
+"""Purification: after warm-up, train on with the samples alone that the mixture finds balanced, without the adaptive loss.
+
+Source: arXiv 2510.21797 in its third version, which fine-tunes on a balanced subset; the version that this project follows has no
+equation for it, so **threshold and loss are reconstructed**. A class that would be left without samples keeps its most balanced one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mm_balance.errors import UserError
+from mm_balance.functional.adaptive import warmup_loss
+from mm_balance.methods.base import Look, Method
+from mm_balance.methods.options import option, parameter
+from mm_balance.models import MultimodalNetwork
+from mm_balance.types import Batch, Clock, Cost, Objective, Plan
+
+
+@dataclass(frozen=True)
+class PurifiedOptions:
+    """See the fields' help."""
+
+    threshold: float = option(0.5, "samples with a posterior of imbalance up to this stay", minimum=0.0, maximum=1.0,
+                              source="reconstructed", search=(0.1, 0.9, "linear"))  # fmt: skip
+    unimodal_weight: float = parameter("unimodal_weight")
+
+
+class Purified(Method):
+    """Fine-tuning on the balanced samples."""
+
+    name = "purified"
+    title = "purification"
+    citation = "arXiv 2510.21797v3 (reconstructed)"
+    Options = PurifiedOptions
+    needs_warmup = True
+
+    def cost(self) -> Cost:
+        return Cost(extra="fewer samples per epoch; one forward pass over the training split at each refit")
+
+    def refresh(self, model: MultimodalNetwork, look: Look, clock: Clock) -> Plan:
+        if look.refit is None:
+            raise UserError("purified needs the fit of a warm-up run to start from: give warmup_run")
+        kept = balanced_samples(look.refit.posterior_imbalanced, look.refit.labels, self.options.threshold)
+        return Plan(notes={"method/share_kept": len(kept) / len(look.refit.labels)}, samples=kept)
+
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+        output = model(batch.inputs)
+        result = warmup_loss(output.fused, output.unimodal, batch.labels, unimodal_weight=self.options.unimodal_weight)
+        return Objective(result.total, result.parts(), output)
+
+
+def balanced_samples(posterior_imbalanced: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """Positions with a posterior up to ``threshold``, and the lowest of every class that has none; ascending.
+
+    Args:
+        posterior_imbalanced: ``(samples,)`` in [0, 1].
+        labels: ``(samples,)`` int64.
+        threshold: in [0, 1].
+    """
+    kept = posterior_imbalanced <= threshold
+    for label in labels.unique():
+        places = (labels == label).nonzero().squeeze(1)
+        if not kept[places].any():
+            kept[places[posterior_imbalanced[places].argmin()]] = True
+    return torch.nonzero(kept).squeeze(1)

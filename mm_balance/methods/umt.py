@@ -1,0 +1,75 @@
+"""UMT: encoders learn together and stay near encoders that were trained alone.
+
+Source: Du et al., On Uni-Modal Feature Learning in Supervised Multi-Modal Learning, ICML 2023, arXiv 2305.01233. No official code was
+found: from a description of the paper, and BalanceBenchmark@4c1482f, whose weight is the default. The teachers are trained here,
+before the first epoch, from fresh weights, and keep their last state. Deviations: they predict in eval mode (BalanceBenchmark leaves
+them in training mode, where batch statistics drift) and are not chosen on test data.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mm_balance.methods.base import Look, Method, cross_entropy, objective
+from mm_balance.methods.options import option
+from mm_balance.models import MultimodalNetwork
+from mm_balance.types import Batch, Clock, Cost, Objective, Plan
+
+
+@dataclass(frozen=True)
+class UmtOptions:
+    """See the fields' help."""
+
+    distillation: float = option(10.0, "weight of the distance to the teachers' features", minimum=0.0,
+                                 source="BalanceBenchmark@4c1482f", search=(0.1, 50.0, "log"))  # fmt: skip
+    teacher_epochs: int = option(0, "epochs of each teacher; 0 = as many as the stage has", minimum=0)
+    reduction: str = option("mean", "of squared distances over a feature", choices=("mean", "sum"))
+
+
+class Umt(Method):
+    """Unimodal teachers."""
+
+    name = "umt"
+    title = "UMT"
+    citation = "Du et al., ICML 2023, arXiv 2305.01233 (no official code found)"
+    Options = UmtOptions
+
+    def cost(self) -> Cost:
+        return Cost(forward=2.0, extra="the training of one unimodal teacher per modality")
+
+    def prepare(self, model: MultimodalNetwork) -> None:
+        self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
+
+    def refresh(self, model: MultimodalNetwork, look: Look, clock: Clock) -> Plan:
+        if clock.stage_epoch == 0:
+            epochs = self.options.teacher_epochs or clock.stage_epochs
+            for name in self.modalities:
+                taught = look.trained_copy(_alone(name), epochs, fresh=True).model
+                self.teacher.encoders[name].load_state_dict(taught.encoders[name].state_dict())
+        return Plan()
+
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+        output = model(batch.inputs)
+        with torch.no_grad():
+            wanted = self.teacher.encode(batch.inputs, self.modalities)
+        parts = {
+            f"distillation_{name}": self.options.distillation
+            * feature_distance(output.features[name], wanted[name], self.options.reduction)
+            for name in self.modalities
+        }
+        return objective(output, fusion=cross_entropy(output.fused, batch.labels), **parts)
+
+
+def feature_distance(features: Tensor, wanted: Tensor, reduction: str) -> Tensor:
+    """Mean over the batch of the squared distances, over a feature their ``mean`` or ``sum``; both ``(batch, width)``."""
+    squares = (features.float() - wanted.float()).square()
+    return squares.mean() if reduction == "mean" else squares.sum(dim=1).mean()
+
+
+def _alone(name: str) -> Callable[[MultimodalNetwork, Batch], Tensor]:
+    return lambda network, batch: cross_entropy(network.alone(batch.inputs, name), batch.labels)
