@@ -15,11 +15,16 @@ EARLY = {
     "greedy": {"quiet_epochs": 0, "steps": 2},
     "g_blending": {"horizon": 2},
     "umt": {"teacher_epochs": 1},
+    "reconboost": {"phase_epochs": 1},
 }
 """Options that let a method do its work within a tiny stage."""
 
+STILL = {"reconboost": ("encoders.visual.", "fusion.beta")}
+"""What does not learn in the first epoch."""
+
 for _name, _method in METHODS.items():
-    _class = type(f"Test_{_name}", (MethodConformance,), {"method": _method, "settings": EARLY.get(_name, {})})
+    _facts = {"method": _method, "settings": EARLY.get(_name, {}), "still": STILL.get(_name, ())}
+    _class = type(f"Test_{_name}", (MethodConformance,), _facts)
     globals()[_class.__name__] = _class
 del MethodConformance, _class
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from mm_balance.errors import UserError
 from mm_balance.methods.agm import Agm
+from mm_balance.methods.amco import Amco
 from mm_balance.methods.base import Look, Method
+from mm_balance.methods.cml import Cml
 from mm_balance.methods.concat import Concat
 from mm_balance.methods.concat_unimodal import ConcatUnimodal
 from mm_balance.methods.diagnose_relearn import DiagnoseRelearn
@@ -15,6 +17,8 @@ from mm_balance.methods.focal import Focal
 from mm_balance.methods.g_blending import GBlending
 from mm_balance.methods.gap_mixture import GapMixture
 from mm_balance.methods.greedy import Greedy
+from mm_balance.methods.lfm import Lfm
+from mm_balance.methods.mbsd import Mbsd
 from mm_balance.methods.mla import Mla
 from mm_balance.methods.mmcosine import MMCosine
 from mm_balance.methods.mmpareto import MMPareto
@@ -23,6 +27,7 @@ from mm_balance.methods.opm import Opm, OpmOgm
 from mm_balance.methods.options import complete, option_lines, parse_options
 from mm_balance.methods.pmr import Pmr
 from mm_balance.methods.purified import Purified
+from mm_balance.methods.reconboost import ReconBoost
 from mm_balance.methods.sample_valuation import SampleValuation
 from mm_balance.methods.umt import Umt
 from mm_balance.methods.unimodal import AudioOnly, Ensemble, VisualOnly
@@ -52,6 +57,11 @@ METHODS: dict[str, type[Method]] = {
         Purified,
         MMCosine,
         Focal,
+        Lfm,
+        ReconBoost,
+        Cml,
+        Amco,
+        Mbsd,
     )
 }
 

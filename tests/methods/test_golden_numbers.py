@@ -20,11 +20,16 @@ from mm_balance.functional.modulation import (
 from mm_balance.functional.projection import next_projection
 from mm_balance.functional.prototypes import class_means, moved_prototypes, prototype_logits
 from mm_balance.methods.agm import agm_factors
+from mm_balance.methods.amco import dependence, mask_share, random_mask
 from mm_balance.methods.base import true_scores
+from mm_balance.methods.cml import confidence_rise, counted
 from mm_balance.methods.diagnose_relearn import relearn_weight
 from mm_balance.methods.focal import focal_losses
 from mm_balance.methods.greedy import fastest_branch
+from mm_balance.methods.lfm import alignment, classification_share
+from mm_balance.methods.mbsd import pair_distillation
 from mm_balance.methods.pmr import mean_entropy, prototype_weights
+from mm_balance.methods.reconboost import boosting_losses
 from mm_balance.methods.sample_valuation import copies, modality_share, shapley_of_samples
 from mm_balance.methods.umt import feature_distance
 from mm_balance.models import build_head
@@ -425,3 +430,81 @@ def test_shapley_values_of_the_modalities():
     assert values == {"audio": pytest.approx(0.325), "visual": pytest.approx(0.125)}
     with pytest.raises(ValueError, match="no value for the coalition"):
         shapley_values({frozenset({"audio", "visual"}): 1.0})
+
+
+# LFM
+
+
+def test_lfm_schedule():
+    expected = {0: 0.204624, 1: 0.208099, 10: 0.247759, 50: 0.436681, 100: 0.539155, 150: 0.821314, 199: 0.915989}
+    for epoch, value in expected.items():
+        assert classification_share(epoch) == pytest.approx(value, rel=1e-5)
+    assert classification_share(1000.0) in (0.0, 1.0)
+
+
+LATE = {"audio": tensor([[2, 0, -1], [0, 1, 0]]), "visual": tensor([[0.5, 0.5, 0], [1, -1, 0]])}
+
+
+def test_lfm_loss():
+    fused = functional.cross_entropy((LATE["audio"] + LATE["visual"]) / 2, torch.tensor([0, 1]))
+    near(fused, 0.863616)
+    aligned = alignment(*LATE.values(), "reversed")
+    near(aligned, 0.165051)
+    near(alignment(*LATE.values(), "true"), 0.140087)
+    for epoch, total in ((0, 0.615988), (10, 0.676253)):
+        share = classification_share(epoch)
+        near(2 * (share * fused + (1 - share) * aligned), total)
+
+
+# ReconBoost
+
+
+def test_reconboost_loss_and_gradient():
+    own = tensor([[1, 0, -1], [0.5, 0.5, 0]]).requires_grad_()
+    others, labels = tensor([[2, 0, 0], [0, 1, 0]]), torch.tensor([0, 2])
+    values = boosting_losses(own, others, labels, 5.0, 1.0, "true_class")
+    near(values, [0.572417, 2.32703])
+    values.mean().backward()
+    near(own.grad, [[-0.235057, 0.171841, 0.0632167], [0.306158, 0.306158, -0.612316]])
+    near(boosting_losses(own, others, labels, 5.0, 1.0, "full"), [1.31090, 6.22611])
+
+
+# CML
+
+
+def test_cml_hinge():
+    more, less = tensor([0.6, 0.9, 0.5]), tensor([0.8, 0.7, 0.55])
+    more_right, less_right = torch.tensor([True, True, False]), torch.tensor([False, True, True])
+    hinge = (less - more).relu()
+    near((hinge * counted(more_right, less_right, "all")).sum(), 0.25)
+    near((hinge * counted(more_right, less_right, "cpm")).sum(), 0.2)
+
+
+def test_cml_confidences():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+    rise = confidence_rise(logits.flip(0), logits, torch.tensor([0, 0]), "all")
+    near(rise, [float(torch.sigmoid(torch.tensor(2.0))) - 0.5, 0.0])
+
+
+# AMCo
+
+
+def test_amco_schedule_and_dependence():
+    for epoch, share in ((0, 0.0), (1, 0.5), (2, 0.866025), (3, 1.0), (9, 1.0)):
+        assert mask_share(epoch / 10, 0.3) == pytest.approx(share, rel=1e-5)
+    shares = dependence({"audio": torch.tensor([[2.0, 0, -1]]), "visual": torch.tensor([[0.5, 0.5, 0]])})
+    near(list(shares.values()), [0.670804, 0.329196])
+    mask = random_mask(10, 0.55, torch.device("cpu"))
+    assert sorted(mask.tolist()) == [0.0] * 5 + [1.0] * 5
+
+
+# MBSD
+
+
+def test_mbsd_losses():
+    audio, visual = tensor([[2, 0, -1], [0, 0.2, 0.1]]), tensor([[0.5, 1, 0], [0.3, 0, 0]])
+    labels = torch.tensor([0, 2])
+    found = pair_distillation(audio, visual, labels, "classes")
+    near(found.mean(), 0.380091 + 0.166322)
+    assert float(found[1]) == 0.0
+    near(pair_distillation(audio, visual, labels, "scalars").mean(), 0.380091 - 0.166824)

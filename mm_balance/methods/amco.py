@@ -1,0 +1,80 @@
+"""AMCo: features of the modality that the model depends on are masked more and more, while its own loss keeps it good.
+
+Source: Zhou et al., Adaptive Mask Co-Optimization for Modal Dependence in Multimodal Learning, ICASSP 2023. **No official code was
+found**; from the abstract and BalanceBenchmark@4c1482f (AMCo_trainer.py), which masks class logits, resets its clock at every epoch,
+and puts the masked logits into the unimodal losses. Here: entries of the features are masked, time runs in tenths of epochs, and the
+unimodal losses see whole features. The paper's schedule could not be verified.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mm_balance.methods.base import Method, cross_entropy, objective
+from mm_balance.methods.options import option
+from mm_balance.models import MultimodalNetwork
+from mm_balance.types import Batch, Clock, Objective
+
+
+@dataclass(frozen=True)
+class AmcoOptions:
+    """See the fields' help."""
+
+    threshold: float = option(0.5, "sigma: a modality with a larger share is depended on", minimum=0.0, maximum=1.0,
+                              source="BalanceBenchmark@4c1482f", search=(0.4, 0.7, "linear"))  # fmt: skip
+    limit: float = option(0.3, "epsilon: time (tenths of epochs) at which everything is masked", minimum=0.0, exclusive=True,
+                          source="BalanceBenchmark@4c1482f", search=(0.3, 4.0, "log"))  # fmt: skip
+
+
+class Amco(Method):
+    """Adaptive masks."""
+
+    name = "amco"
+    title = "AMCo"
+    citation = "Zhou et al., ICASSP 2023 (no official code found); BalanceBenchmark@4c1482f"
+    Options = AmcoOptions
+
+    depended: Tensor
+
+    def __init__(self, options: Any, modalities: Sequence[str], train_samples: int) -> None:
+        super().__init__(options, modalities, train_samples)
+        self.register_buffer("depended", torch.zeros(len(modalities)))
+
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+        features = model.encode(batch.inputs)
+        whole = model.fuse(features)
+        masked_share = mask_share(clock.stage_epoch / 10, self.options.limit)
+        shown = {}
+        for place, (name, value) in enumerate(whole.features.items()):
+            mask = random_mask(value.shape[1], masked_share, value.device)
+            shown[name] = value * torch.where(self.depended[place] > 0, mask, torch.ones_like(mask))
+        fused = cross_entropy(model.fuse(shown).fused, batch.labels)
+        losses = {f"unimodal_{name}": cross_entropy(value, batch.labels) for name, value in whole.unimodal.items()}
+        shares = dependence(whole.unimodal)
+        self.depended.copy_(torch.stack([(value > self.options.threshold).float() for value in shares.values()]))
+        return objective(whole, fusion=fused, **losses)
+
+
+def mask_share(time: float, limit: float) -> float:
+    """Share of entries that are masked: ``sin(pi / 2 min(limit, time) / limit)``."""
+    return math.sin(math.pi / 2 * min(limit, time) / limit)
+
+
+def random_mask(width: int, share: float, device: torch.device) -> Tensor:
+    """``(width,)`` of ones, with ``floor(share * width)`` zeros at random places."""
+    order = torch.randperm(width, device=device)
+    return (order >= int(share * width)).float()
+
+
+@torch.no_grad()
+def dependence(unimodal: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Share of each modality in one softmax over all its classes and modalities, batch mean; they sum to 1."""
+    joined = torch.cat([value.float() for value in unimodal.values()], dim=1).softmax(dim=1)
+    parts = joined.split([value.shape[1] for value in unimodal.values()], dim=1)
+    return {name: part.sum(dim=1).mean() for name, part in zip(unimodal, parts, strict=True)}

@@ -1,0 +1,84 @@
+"""LFM: from aligning the modalities' predictions to classifying, along a fixed schedule or one that is learned.
+
+Source: Yang et al., Facilitating Multimodal Classification via Dynamically Learning Modality Gap, NeurIPS 2024;
+njustkmg/NeurIPS24-LFM@ad44fa0, Crema_epoch.py. A classifier per modality, fused logits are their mean. Deviations: the schedule is
+a polynomial for 200 epochs; here it is read at the same fraction of the stage (``stretch=false``: at the epoch's own number). The
+learned schedule of the paper (second derivatives, a weight moved by the first parameter tensor alone) is **not** here. The code
+aligns class distributions and has no contrastive term; with more than two modalities, the mean over pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mm_balance.methods.base import Method, cross_entropy, objective
+from mm_balance.methods.options import option
+from mm_balance.models import MultimodalNetwork
+from mm_balance.types import Batch, Clock, Objective
+
+COEFFICIENTS = (2.04623704e-1, 3.35472727e-3, 1.22989557e-4, -2.92947416e-6, 2.23835486e-8, -5.39717505e-11)
+SCHEDULE_EPOCHS = 200
+
+
+@dataclass(frozen=True)
+class LfmOptions:
+    """See the fields' help."""
+
+    stretch: bool = option(True, "the schedule's 200 epochs are stretched over the stage", search=(True, False))
+    divergence: str = option(
+        "reversed", "between predictions: the code's (arguments the other way round), or Jensen-Shannon's",
+        choices=("reversed", "true"), source="NeurIPS24-LFM@ad44fa0", search=("reversed", "true"),
+    )  # fmt: skip
+
+
+class Lfm(Method):
+    """Learning the modality gap dynamically, fitted schedule."""
+
+    name = "lfm"
+    title = "LFM (fitted schedule)"
+    citation = "Yang et al., NeurIPS 2024; njustkmg/NeurIPS24-LFM@ad44fa0"
+    Options = LfmOptions
+    heads: ClassVar[Mapping[str, str]] = {"concat": "late_logits"}
+
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+        output = model(batch.inputs)
+        share = classification_share(self._epoch(clock))
+        pairs = [
+            alignment(first.float(), second.float(), self.options.divergence)
+            for first, second in combinations(output.unimodal.values(), 2)
+        ]
+        fused = cross_entropy(output.fused, batch.labels)
+        return objective(output, fusion=2 * share * fused, alignment=2 * (1 - share) * torch.stack(pairs).mean())
+
+    def _epoch(self, clock: Clock) -> float:
+        return clock.fraction * SCHEDULE_EPOCHS if self.options.stretch else float(clock.stage_epoch)
+
+
+def classification_share(epoch: float) -> float:
+    """a(e), the weight of classification after ``epoch`` of 200 epochs, kept within [0, 1]."""
+    return min(max(sum(value * epoch**power for power, value in enumerate(COEFFICIENTS)), 0.0), 1.0)
+
+
+def alignment(first: Tensor, second: Tensor, divergence: str) -> Tensor:
+    """How far two predictions are apart, batch mean.
+
+    Args:
+        first: ``(batch, classes)`` logits.
+        second: likewise.
+        divergence: ``true`` = Jensen-Shannon, half of KL(p || m) + KL(q || m), m their mean; ``reversed`` = half of
+            KL(m || p) + KL(m || q).
+    """
+    logarithms = [value.log_softmax(dim=1) for value in (first, second)]
+    middle = torch.stack([value.exp() for value in logarithms]).mean(dim=0)
+    if divergence == "reversed":
+        parts = [functional.kl_div(value, middle, reduction="batchmean") for value in logarithms]
+    else:
+        parts = [functional.kl_div(middle.log(), value.exp(), reduction="batchmean") for value in logarithms]
+    return torch.stack(parts).mean()

@@ -1,0 +1,95 @@
+"""ReconBoost: one modality at a time learns what the others get wrong; then all are put right together.
+
+Source: Hua et al., ReconBoost: Boosting Can Achieve Modality Reconcilement, ICML 2024, arXiv 2405.09321; huacong/ReconBoost@14ab57a,
+train.py and models/dynamic_net.py. One two-layer classifier for all modalities; stages of two phases, each with a fresh optimiser: in
+the first one encoder learns against the others' prediction, in the second everything learns together. Deviations: no start from
+unimodally trained encoders (give ``warmup_run`` for a common one); the term GA has no gradient in the code and is left out; one
+learning rate for both phases, the run's. Compare at equal encoder passes, not at equal epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mm_balance.methods.base import Look, Method, cross_entropy, objective
+from mm_balance.methods.options import option
+from mm_balance.models import MultimodalNetwork
+from mm_balance.types import Batch, Clock, Cost, Objective, Plan
+
+OFFICIAL = "ReconBoost@14ab57a"
+
+
+@dataclass(frozen=True)
+class ReconBoostOptions:
+    """See the fields' help."""
+
+    phase_epochs: int = option(4, "epochs of each phase", minimum=1, source=OFFICIAL, search=(1, 4, "linear"))
+    own_weight: float = option(5.0, "w1, of the modality's own cross-entropy", minimum=0.0, source=OFFICIAL)
+    others_weight: float = option(1.0, "w2, how much less where the others are right", minimum=0.0, source=OFFICIAL)
+    regulariser: str = option(
+        "true_class", "the code's part of it, or the paper's whole divergence", choices=("true_class", "full")
+    )
+
+
+class ReconBoost(Method):
+    """Alternating boosting."""
+
+    name = "reconboost"
+    title = "ReconBoost"
+    citation = "Hua et al., ICML 2024, arXiv 2405.09321; huacong/ReconBoost@14ab57a"
+    Options = ReconBoostOptions
+    heads: ClassVar[Mapping[str, str]] = {"concat": "boosted"}
+
+    def cost(self) -> Cost:
+        alone = 1 / len(self.modalities)
+        return Cost(forward=1.0, backward=alone, extra="every second phase trains all encoders: 1 backward")
+
+    def refresh(self, model: MultimodalNetwork, look: Look, clock: Clock) -> Plan:
+        return Plan(reset_optimizer=clock.stage_epoch % self.options.phase_epochs == 0)
+
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+        phase = clock.stage_epoch // self.options.phase_epochs
+        if phase % 2:
+            output = model(batch.inputs)
+            return objective(output, fusion=cross_entropy(output.fused, batch.labels))
+        learner = self.modalities[phase // 2 % len(self.modalities)]
+        others = tuple(name for name in self.modalities if name != learner)
+        with torch.no_grad():  # in training mode, as in the code: their running statistics move
+            features = model.encode(batch.inputs, others)
+        features |= model.encode(batch.inputs, (learner,))
+        output = model.fuse({name: features[name] for name in self.modalities})
+        beta = model.fusion.get_parameter("beta").detach()
+        known = beta * torch.stack([output.unimodal[name].detach() for name in others]).sum(dim=0)
+        values = boosting_losses(
+            output.unimodal[learner].float(), known.float(), batch.labels,
+            self.options.own_weight, self.options.others_weight, self.options.regulariser,
+        )  # fmt: skip
+        return objective(output, boosting=values.mean())
+
+
+def boosting_losses(
+    own: Tensor, others: Tensor, labels: Tensor, own_weight: float, others_weight: float, regulariser: str
+) -> Tensor:
+    """Loss of each sample, ``(batch,)``, with P the prediction of the others, a constant.
+
+    ``true_class``: ``-(w1 - w2 P[y]) log p[y] / classes``; ``full``: ``-w1 log p[y] + w2 sum_c P[c] log p[c]``.
+
+    Args:
+        own: ``(batch, classes)`` logits of the learner.
+        others: ``(batch, classes)`` logits of all others together.
+        labels: ``(batch,)``.
+        own_weight: w1.
+        others_weight: w2.
+        regulariser: which.
+    """
+    logarithms, known = own.log_softmax(dim=1), others.softmax(dim=1)
+    truth = logarithms.gather(1, labels.unsqueeze(1)).squeeze(1)
+    if regulariser == "full":
+        return -own_weight * truth + others_weight * (known * logarithms).sum(dim=1)
+    weight = own_weight - others_weight * known.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return -weight * truth / own.shape[1]
