@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast ui check format bench mlproject glossary first-result clean
+.PHONY: help install demo test test-fast ui check format bench mlproject glossary methods leaderboard first-result clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,12 @@ mlproject: install ## write MLproject from the declared parameters
 
 glossary: install ## write docs/glossary.md from the declared parameters and names
 	$(BIN)/python -m analysis.glossary > docs/glossary.md
+
+methods: install ## write docs/methods.md from the methods themselves
+	$(BIN)/python -m analysis.methods_page > docs/methods.md
+
+leaderboard: install ## all methods on `digits`: tuned alike, 3 seeds (hours on 2 cores; goes on where it was stopped)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m analysis.leaderboard
 
 first-result: install ## the result table of README: 5 seeds, all settings (about an hour on 2 cores)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m analysis.first_result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from analysis.methods_page import allowed_values
 from mm_balance import names
 from mm_balance.config import ENTRY_POINTS, Option, format_value, options
 
@@ -25,6 +26,7 @@ def glossary() -> str:
     parts.append(_table("`val/...` each epoch, `test/...` by evaluation only", names.SPLIT_METRICS))
     parts.append(_table("at each refit, over the training split in eval mode", names.REFIT_METRICS))
     parts.append(_table("at each refit, where corruption was planted (`digits`)", names.TRUTH_METRICS))
+    parts.append(_table("by some methods, per epoch", names.METHOD_METRICS))
     parts.append(_table("at the end of a stage", names.SELECTION_METRICS | names.COST_METRICS | names.TRACKING_METRICS))
     parts.append(_table("by `evaluate` with `probe=true`", names.PROBE_METRICS))
     parts.append(_table("by `prepare`", names.DATA_METRICS))
@@ -46,19 +48,11 @@ def _parameter_tables() -> list[str]:
         ]
         for option in members:
             default = format_value(None if option.may_be_none else option.default)
-            lines.append(f"| `{option.name}` | `{default}` | {_allowed(option)} | {option.help} | {option.source} |")
+            lines.append(
+                f"| `{option.name}` | `{default}` | {allowed_values(option)} | {option.help} | {option.source} |"
+            )
         tables.append("\n".join(lines) + "\n")
     return tables
-
-
-def _allowed(option: Option) -> str:
-    if option.choices:
-        return ", ".join(f"`{word}`" for word in option.choices)
-    if option.kind is str:
-        return "text"
-    low = "" if option.minimum is None else f"{'>' if option.exclusive else '>='} {option.minimum:g}"
-    high = "" if option.maximum is None else f"<= {option.maximum:g}"
-    return f"{option.kind.__name__} {', '.join(part for part in (low, high) if part)}".strip()
 
 
 def _table(title: str, entries: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ TRAIN_METRICS = {
     "train/loss_gap": "part of it: penalty on the absolute gap (alpha)",
     "train/loss_shift": "part of it: pull of imbalanced samples to the balanced centre (beta)",
     "train/loss_hard": "part of it: extra weight on imbalanced samples (gamma)",
+    "train/loss_<part>": "another part of a method's loss, as weighted in the total (docs/methods.md)",
     "train/samples_per_second": "training samples per second, surveys and validation not counted",
     "learning_rate": "rate used in the epoch",
     "anneal": "lambda(t), the strength of the gap terms in the epoch (0 where a method has none)",
@@ -62,6 +63,15 @@ TRUTH_METRICS = {
     "truth/auc_sign_<modality>": "how well the signed gap finds samples corrupted in that modality (it lags behind)",
 }
 """Logged at each refit where the data set knows which samples are corrupted (``digits``)."""
+
+METHOD_METRICS = {
+    "method/weight_<head>": "G-Blending: weight of a head's loss",
+    "method/pulled_back_<modality>": "Diagnosing & Re-learning: how far the encoder went back to its start, 0 to 1",
+    "method/value_<modality>": "sample-level valuation: mean Shapley value of the training samples",
+    "method/shown_again_<modality>": "sample-level valuation: showings with that modality alone, per training sample",
+    "method/share_kept": "purification: share of the training samples that are trained on",
+}
+"""What a method notes before an epoch."""
 
 COST_METRICS = {
     "cost/forward_passes": "passes through the encoders of all modalities, per training sample of the stage and epoch",

@@ -91,7 +91,7 @@ def test_metric_and_artifact_names():
     }  # fmt: skip
     assert set(names.TRAIN_METRICS) == {
         "train/loss", "train/loss_fusion", "train/loss_unimodal", "train/loss_gap", "train/loss_shift",
-        "train/loss_hard", "train/samples_per_second", "learning_rate", "anneal",
+        "train/loss_hard", "train/loss_<part>", "train/samples_per_second", "learning_rate", "anneal",
     }  # fmt: skip
     assert set(names.COST_METRICS) == {
         "cost/forward_passes", "cost/backward_passes", "cost/relative", "cost/step_milliseconds",
@@ -110,4 +110,9 @@ def test_python_surface():
     import mm_balance
 
     assert set(mm_balance.__all__) >= {"modality_gap", "fit_mixture", "adaptive_loss", "LossWeights", "METHODS"}
-    assert list(mm_balance.METHODS) == ["concat", "concat_unimodal", "gap_mixture"]
+    assert set(mm_balance.METHODS) == {
+        "concat", "concat_unimodal", "audio_only", "visual_only", "ensemble",
+        "g_blending", "ogm", "ogm_ge", "greedy", "pmr", "agm", "mla", "diagnose_relearn", "opm", "opm_ogm", "gap_mixture",
+        "mmcosine", "mmpareto", "umt", "sample_valuation", "focal", "purified",
+        "lfm", "reconboost", "cml", "amco", "mbsd",
+    }  # fmt: skip

@@ -15,7 +15,7 @@ from mm_balance import names
 from mm_balance.config import Config, entry_point_options, options, parse_arguments, resolve, restore
 from mm_balance.data import MultimodalData, prepare_raw
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.methods import METHODS, find_method, option_lines
+from mm_balance.methods import METHODS, find_method, option_lines, parse_options
 from mm_balance.tracking.runs import (
     TrackedRun,
     adopted_run_id,
@@ -87,6 +87,8 @@ def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None
     resumed = existing_run(given["resume_run"], "resume_run") if given["resume_run"] else None
     config = _resumed_config(entry_point, given, resumed) if resumed else resolve(given)
     resolve_device(config.device)
+    if entry_point == "train":  # before anything is read: a misspelt option should not take minutes to find
+        parse_options(config.method, find_method(config.method).Options, config.method_options)
     data = read_data(config, stop)
     if resumed is not None:
         _check_same_data(resumed, data)
