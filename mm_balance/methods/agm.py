@@ -124,8 +124,8 @@ class Agm(Method):
 
     def _multiplier(self, members: Coalition) -> Tensor:
         """What the gradient towards a coalition's logits is multiplied with."""
-        shares = torch.tensor([self.shares[name][members] for name in self.modalities], device=self.factors.device)
-        return (shares * self.factors).sum()
+        weighed = [self.shares[name][members] * self.factors[place] for place, name in enumerate(self.modalities)]
+        return torch.stack(weighed).sum()
 
 
 def agm_factors(losses: Tensor, running: Tensor, alpha: float, clamp: float) -> Tensor:

@@ -63,17 +63,20 @@ def run_train(
     """One stage of any method as a run, from scratch or after ``warmup``."""
     result = train_method(config, data, run, stop, warmup=warmup)
     method = result.stage.method
-    run.log_params({f"method/{name}": format_value(value) for name, value in asdict(method.options).items()})
+    options = {name: format_value(value) for name, value in asdict(method.options).items()}
+    run.log_params({f"method/{name}": value for name, value in options.items()})
     spent = publish(result, run, result.progress.points, result.progress.first_epoch)
     run.log_metrics(spent, result.epoch)
-    run.describe(describe_stage(config, result, stage2_headline(config, result)))
+    told = ", ".join(f"`{name}={value}`" for name, value in options.items()) or "none"
+    text = describe_stage(config, result, stage2_headline(config, result))
+    run.describe(f"{text}\n\nMethod `{method.name}`: {method.citation}. Options: {told}.")
     close(result)
     return result
 
 
 def stage2_headline(config: Config, result: StageResult) -> str:
     """How tables and descriptions call this stage 2."""
-    title = result.stage.method.title.capitalize()
+    title = result.stage.method.title[:1].upper() + result.stage.method.title[1:]
     return f"{title}, form `{config.loss_form}`" if result.stage.method.name == "gap_mixture" else title
 
 
