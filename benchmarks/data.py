@@ -187,21 +187,23 @@ print(json.dumps({"seconds": seconds, "before": before, "after": after, "clips":
 
 def large_store_rows(clips: int = 100_000) -> list[tuple[str, float, str]]:
     """A synthetic store of many clips (sparse files): time and memory of opening it, in a process of its own."""
-    from mm_balance.data import store as stores
+    from mm_balance.data.journal import Journal
+    from mm_balance.data.rows import row_shapes, write_header
+    from mm_balance.data.store import finish
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         recipe, kinds = OPTIONS.stored(moving=True), {"audio": "sound", "visual": "image"}
-        journal = stores._Journal.read(folder, recipe, kinds)
+        journal = Journal.read(folder, recipe, kinds)
         sound = {"seconds": 2.5, "rate": 16_000, "channels": 1, "mean": [-5.0], "square": [30.0], "sha256": "0" * 64}
         picture = {"seconds": 2.5, "rate": 30.0, "width": 480, "height": 360, "frames": 3, "mean": [0.5] * 3,
                    "square": [0.3] * 3, "sha256": "0" * 64}  # fmt: skip
         for number in range(clips):
-            journal._take({"identity": f"{number:024x}", "sample": f"clip {number}", "row": number, "ok": True,
+            journal.take({"identity": f"{number:024x}", "sample": f"clip {number}", "row": number, "ok": True,
                            "audio": sound, "visual": picture})  # fmt: skip
-        for name, (shape, dtype) in stores.row_shapes(recipe, kinds).items():
-            stores._write_header(folder / f"{name}.npy", clips, shape, dtype)
-        stores._finish(folder, journal, recipe, kinds)
+        for name, (shape, dtype) in row_shapes(recipe, kinds).items():
+            write_header(folder / f"{name}.npy", clips, shape, dtype)
+        finish(folder, journal, recipe, kinds)
         done = subprocess.run([sys.executable, "-c", OPENING, str(folder)], capture_output=True, text=True, check=True)
         told = json.loads(done.stdout)
     assert told["clips"] == clips

@@ -15,9 +15,9 @@ from pathlib import Path, PureWindowsPath
 import torch
 
 from mm_balance.data.frames import IMAGE_EXTENSIONS
+from mm_balance.data.journal import Clip, identify
 from mm_balance.data.recipe import PICTURE, SOUND
 from mm_balance.data.sound import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
-from mm_balance.data.store import Clip, identify
 from mm_balance.errors import UserError
 
 SPLITS = ("train", "val", "test")

@@ -82,7 +82,7 @@ def test_preparing_again_does_nothing_and_the_download_may_go(tmp_path, cremad):
 def test_another_split_decodes_nothing_anew_and_keeps_speakers_apart(tmp_path, cremad, monkeypatch):
     prepare(tmp_path, cremad)
     published = load("cremad", tmp_path)
-    monkeypatch.setattr("mm_balance.data.store._decode_clip", None)
+    monkeypatch.setattr("mm_balance.data.decoding._decode_clip", None)
     prepare(tmp_path, cremad, protocol="speaker")
     data = load("cremad", tmp_path, protocol="speaker")
     assert data.folder == published.folder

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -14,10 +15,14 @@ import pytest
 import soundfile
 from PIL import Image
 
+from mm_balance.data import decoding
 from mm_balance.data import store as stores
+from mm_balance.data.decoding import content_hash
 from mm_balance.data.features import AUDIO_RECIPES
+from mm_balance.data.journal import identify
 from mm_balance.data.recipe import Recipe
-from mm_balance.data.store import build_store, content_hash, identify, open_store, row_shapes
+from mm_balance.data.rows import row_shapes
+from mm_balance.data.store import build_store, open_store
 from mm_balance.errors import Interrupted, UserError
 
 RECIPE = Recipe(
@@ -50,13 +55,13 @@ def build(folder, clips, **options):
 def count_decoding(monkeypatch):
     """How often a clip is decoded, in this process."""
     seen = []
-    original = stores._decode_clip
+    original = decoding._decode_clip
 
     def counted(clip, *rest):
         seen.append(clip.sample)
         return original(clip, *rest)
 
-    monkeypatch.setattr(stores, "_decode_clip", counted)
+    monkeypatch.setattr(decoding, "_decode_clip", counted)
     return seen
 
 
@@ -159,17 +164,17 @@ def test_a_bad_clip_is_named_remembered_and_tried_again_when_it_changes(tmp_path
 
 def test_an_unreadable_file_is_tried_again_without_changing(tmp_path, monkeypatch):
     clips = make_clips(tmp_path / "raw", 2)
-    original = stores._decode
+    original = decoding._decode
 
     def denied(path, *rest):
         if path.name == "1.png":
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return original(path, *rest)
 
-    monkeypatch.setattr(stores, "_decode", denied)
+    monkeypatch.setattr(decoding, "_decode", denied)
     _, failures = build(tmp_path / "store", clips)
     assert "cannot be read (Permission denied)" in failures[0].reason
-    monkeypatch.setattr(stores, "_decode", original)
+    monkeypatch.setattr(decoding, "_decode", original)
     store, failures = build(tmp_path / "store", clips)
     assert failures == []
     check_rows(store, 2)
@@ -194,13 +199,13 @@ def test_a_stop_keeps_what_was_decoded(tmp_path, monkeypatch):
 
 
 def _build_slowly(folder, raw, count):
-    original = stores._decode_clip
+    original = decoding._decode_clip
 
     def slow(*words):
         time.sleep(0.02)
         return original(*words)
 
-    stores._decode_clip = slow
+    decoding._decode_clip = slow
     build(folder, make_clips(raw, count))
 
 
@@ -240,10 +245,10 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path, monkeypatch)
             raise OSError(errno.ENOSPC, "No space left on device")
         return original(*words)
 
-    monkeypatch.setattr(stores.os, "pwrite", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(UserError, match=r"No space left on device.*what was decoded is kept"):
         build(tmp_path / "store", clips)
-    monkeypatch.setattr(stores.os, "pwrite", original)
+    monkeypatch.setattr(os, "pwrite", original)
     seen = count_decoding(monkeypatch)
     store, _ = build(tmp_path / "store", clips)
     assert len(seen) == stores.CHUNK
@@ -251,14 +256,14 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path, monkeypatch)
 
 
 def test_too_little_room_is_said_before_anything_is_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(stores.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10})())
     with pytest.raises(UserError, match=r"3 clips need .* MB, 0.0 MB are free; give another data_dir"):
         build(tmp_path / "store", make_clips(tmp_path / "raw", 3))
 
 
 def test_a_short_write_is_continued(tmp_path, monkeypatch):
     original = os.pwrite
-    monkeypatch.setattr(stores.os, "pwrite", lambda file, content, place: original(file, content[:100], place))
+    monkeypatch.setattr(os, "pwrite", lambda file, content, place: original(file, content[:100], place))
     store, _ = build(tmp_path / "store", make_clips(tmp_path / "raw", 2))
     check_rows(store, 2)
 

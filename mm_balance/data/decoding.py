@@ -1,0 +1,164 @@
+"""Clips -> rows of a store, in this process or in several."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mm_balance.data.features import AUDIO_RECIPES
+from mm_balance.data.frames import colour_moments, read_frames
+from mm_balance.data.journal import Clip, frames_of
+from mm_balance.data.recipe import SOUND, Recipe
+from mm_balance.data.rows import Rows, row_shapes
+from mm_balance.data.sound import Undecodable, audio_features
+from mm_balance.errors import Interrupted, UserError
+
+WRITERS_FILE = "writers"
+"""Held, shared, by every process that writes rows."""
+
+
+def results(tasks: list[Task], workers: int, stop: Callable[[], bool]) -> Iterator[list[dict[str, Any]]]:
+    """The journal's entries of each task, as tasks get done.
+
+    Args:
+        tasks: what to decode.
+        workers: processes; 1 = in this one.
+        stop: asked after every task.
+
+    Raises:
+        Interrupted: ``stop`` said so.
+        UserError: a decoding process died.
+    """
+    if workers == 1:
+        for task in tasks:
+            yield decode_chunk(task)
+            if stop():
+                raise Interrupted
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mm_balance.data.decoding"])
+    theirs, ours = context.Pipe(duplex=False)
+    with ours, theirs, ProcessPoolExecutor(workers, context, _start_worker, (theirs,)) as pool:
+        waiting = iter(tasks)
+        running: set[Future[list[dict[str, Any]]]] = set()
+        try:
+            while True:
+                # A few tasks ahead: a stop must not wait for thousands.
+                while len(running) < 2 * workers and (following := next(waiting, None)) is not None:
+                    running.add(pool.submit(decode_chunk, following))
+                if not running:
+                    return
+                done, running = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                if stop():
+                    raise Interrupted
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a decoding process died (out of memory, or a file that crashes the decoder); what was decoded is kept: "
+                "run again, with workers=1 to see at which clip it stops"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(alive: Connection) -> None:
+    def watch() -> None:
+        # A killed parent cannot end its workers, and they would wait for tasks for ever: its end of the pipe closes.
+        try:
+            alive.recv()
+        except EOFError:
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    torch.set_num_threads(1)  # there are as many processes as cores
+
+
+@dataclass(frozen=True)
+class Task:
+    """Some clips and the rows they go to, from ``first_row`` on, in the store in ``folder``."""
+
+    folder: Path
+    recipe: Recipe
+    kinds: dict[str, str]
+    clips: tuple[Clip, ...]
+    first_row: int
+
+
+def decode_chunk(task: Task) -> list[dict[str, Any]]:
+    """Decode some clips into their rows; one entry of the journal for each."""
+    shapes = row_shapes(task.recipe, task.kinds)
+    with ExitStack() as stack:
+        writers = stack.enter_context((task.folder / WRITERS_FILE).open("w"))
+        fcntl.flock(writers, fcntl.LOCK_SH)
+        arrays = {
+            name: Rows(stack.enter_context((task.folder / f"{name}.npy").open("r+b")), *shapes[name])
+            for name in task.kinds
+        }
+        return [_decode_clip(clip, task.first_row + place, task, arrays) for place, clip in enumerate(task.clips)]
+
+
+def _decode_clip(clip: Clip, row: int, task: Task, arrays: Mapping[str, Rows]) -> dict[str, Any]:
+    entry: dict[str, Any] = {"identity": clip.identity, "sample": clip.sample, "row": row, "ok": True}
+    hashes: dict[Path, str] = {}
+    for name, kind in task.kinds.items():
+        path = clip.files[name]
+        try:
+            values, facts = _decode(path, kind, task.recipe)
+            if path not in hashes:
+                hashes[path] = content_hash(path)
+        except Undecodable as error:
+            return entry | {"ok": False, "modality": name, "reason": str(error), "lasting": True}
+        except OSError as error:  # rights and cables can be put right without the file changing
+            reason = f"cannot be read ({error.strerror or error})"
+            return entry | {"ok": False, "modality": name, "reason": reason, "lasting": False}
+        arrays[name].write(row, values)
+        entry[name] = facts | {"sha256": hashes[path]}
+    return entry
+
+
+def _decode(path: Path, kind: str, recipe: Recipe) -> tuple[np.ndarray, dict[str, Any]]:
+    if kind == SOUND:
+        values, sound = audio_features(
+            path, AUDIO_RECIPES[recipe.audio], recipe.clip_seconds, recipe.audio_fit, recipe.resampler,
+            "sample" if recipe.per_sample else "none",
+        )  # fmt: skip
+        exact = values.ravel().astype(np.float64)
+        heard = {"seconds": sound.seconds, "rate": sound.rate, "channels": sound.channels}
+        return values, heard | {"mean": [float(exact.mean())], "square": [float(exact @ exact) / exact.size]}
+    frames, picture = read_frames(
+        path, frames_per_second=recipe.frames_per_second, count=recipe.frame_count, size=recipe.frame_edge
+    )
+    mean, square = colour_moments(frames[: picture.valid])
+    seen = {
+        "seconds": picture.seconds,
+        "rate": picture.rate,
+        "width": picture.width,
+        "height": picture.height,
+    }
+    return frames, seen | {"frames": picture.valid, "mean": mean, "square": square}
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, or of all frames of a folder with their names."""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    whole = hashlib.sha256()
+    for item in frames_of(path):
+        whole.update(f"{item.name}\0{content_hash(item)}\n".encode())
+    return whole.hexdigest()

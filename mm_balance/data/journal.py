@@ -1,0 +1,119 @@
+"""What a store has tried so far: clips, their identity, and the journal that survives a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mm_balance.data.recipe import Recipe
+from mm_balance.errors import UserError
+
+VERSION = 1
+JOURNAL_FILE = "journal.jsonl"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One sample to decode.
+
+    Attributes:
+        sample: its id.
+        files: modality -> file, or folder of frames.
+        identity: hexadecimal digest of id and the files' names, sizes and times.
+    """
+
+    sample: str
+    files: dict[str, Path]
+    identity: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A clip that could not be decoded."""
+
+    sample: str
+    modality: str
+    reason: str
+
+
+def identify(sample: str, files: Mapping[str, Path], names: Mapping[str, str]) -> Clip:
+    """The clip of these files.
+
+    Args:
+        sample: its id.
+        files: modality -> path.
+        names: modality -> the path as the manifest has it, so that a moved folder stays the same store.
+
+    Raises:
+        OSError: a file is not there.
+    """
+    parts: list[Any] = [sample]
+    for modality, path in files.items():
+        for item in frames_of(path) if path.is_dir() else [path]:
+            status = item.stat()
+            parts.append([modality, names[modality], item.name, status.st_size, status.st_mtime_ns])
+    return Clip(sample, dict(files), hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24])
+
+
+def frames_of(folder: Path) -> list[Path]:
+    """The files of a folder of frames, sorted by name."""
+    return sorted(item for item in folder.iterdir() if item.is_file())
+
+
+class Journal:
+    """What was tried so far: a header line that names the recipe, then one line per clip."""
+
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+        self.path = path
+        self.header = header
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.failed: dict[str, Failure] = {}
+        self.next_row = 0
+
+    @classmethod
+    def read(cls, folder: Path, recipe: Recipe, kinds: Mapping[str, str]) -> Journal:
+        """The journal of the store in ``folder``, begun where there is none. Raises UserError where it is of another recipe."""
+        header = {"version": VERSION, "recipe": asdict(recipe), "kinds": dict(kinds)}
+        journal = cls(folder / JOURNAL_FILE, header)
+        if not journal.path.is_file():
+            journal.path.write_text(json.dumps(header) + "\n", "utf-8")
+            return journal
+        text = journal.path.read_text("utf-8")
+        lines = text.splitlines()
+        if text and not text.endswith("\n"):  # torn by a kill: that clip is decoded again
+            lines.pop()
+            journal.path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        if not lines or json.loads(lines[0]) != header:
+            raise UserError(f"{folder} was prepared otherwise than its name says: delete it and prepare again")
+        for line in lines[1:]:
+            entry = json.loads(line)
+            if entry["ok"] or entry["lasting"]:
+                journal.take(entry)
+            else:
+                journal.next_row = max(journal.next_row, entry["row"] + 1)
+        return journal
+
+    @contextmanager
+    def appending(self) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """A function that takes an entry up and writes it down at once."""
+        with self.path.open("a", encoding="utf-8") as file:
+
+            def append(entry: dict[str, Any]) -> None:
+                file.write(json.dumps(entry) + "\n")
+                file.flush()
+                self.take(entry)
+
+            yield append
+
+    def take(self, entry: dict[str, Any]) -> None:
+        """Take an entry up, in memory."""
+        self.next_row = max(self.next_row, entry["row"] + 1)
+        if entry["ok"]:
+            self.rows[entry["identity"]] = entry
+        else:
+            self.failed[entry["identity"]] = Failure(entry["sample"], entry["modality"], entry["reason"])
