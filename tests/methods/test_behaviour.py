@@ -130,6 +130,39 @@ def test_agm_leaves_the_loss_and_the_running_statistics_as_in_joint_training():
     assert stage.model.training
 
 
+def test_agm_against_hooks_on_responses_of_separate_passes():
+    """The released code's way: f, net(audio, 0) and net(0, visual), and hooks that scale the gradient into each response."""
+    stage = stage_of("agm", {"clip": 0.0, "alpha": 1.5})
+    _, batches = planned(stage)
+    stage.method.running.copy_(torch.tensor([0.9, 1.4]))
+    stage.method.steps.fill_(10)
+    batch, other = batches[0], copy.deepcopy(stage.model)
+    found = gradients(stage, batch)
+    blank = {name: torch.full_like(value, 0.8) for name, value in batch.inputs.items()}  # 0.8 is the mean of tiny data
+    fused = other(batch.inputs).fused
+    other.eval()
+    audio = other({"audio": batch.inputs["audio"], "visual": blank["visual"]}).fused
+    visual = other({"audio": blank["audio"], "visual": batch.inputs["visual"]}).fused
+    responses = {"audio": (fused - visual + audio) / 2, "visual": (fused - audio + visual) / 2}
+    for factor, value in zip(stage.method.factors.tolist(), responses.values(), strict=True):
+        value.register_hook(lambda gradient, factor=factor: gradient * factor)
+    functional.cross_entropy(responses["audio"] + responses["visual"], batch.labels).backward()
+    assert max(abs(factor - 1) for factor in stage.method.factors.tolist()) > 0.1
+    for name, value in other.named_parameters():
+        torch.testing.assert_close(found[name], value.grad, rtol=2e-3, atol=2e-6)
+
+
+def test_agm_slices_scale_the_encoders_alone():
+    joint, stage = stage_of("concat"), stage_of("agm", {"clip": 0.0, "responses": "slices"})
+    (_, batches), (_, _) = planned(joint), planned(stage)
+    expected, found = plain_gradients(joint, batches[0], fused_loss), gradients(stage, batches[0])
+    for name, value in expected.items():
+        place = next((number for number, one in enumerate(KEPT) if f"encoders.{one}" in name), None)
+        factor = 1.0 if place is None else stage.method.factors[place]
+        torch.testing.assert_close(found[name], value * factor, rtol=1e-4, atol=1e-6)
+    assert stage.method.cost().forward == 1
+
+
 def test_agm_with_equal_factors_is_joint_training():
     joint, stage = stage_of("concat"), stage_of("agm", {"alpha": 0.0, "clip": 0.0})
     (_, batches), (_, _) = planned(joint), planned(stage)
@@ -265,6 +298,25 @@ def test_umt_teachers_are_trained_alone_and_stay():
     assert changed
     update(stage, batches[0])
     assert all(torch.equal(taught[name], value) for name, value in stage.method.teacher.state_dict().items())
+
+
+def test_pmr_prototypes_are_the_class_means_of_the_training_features():
+    stage = stage_of("pmr", {"momentum": 0.25})
+    _, _ = planned(stage)
+    train = stage.data.splits["train"]
+    stage.model.eval()
+    features = stage.model.encode(train.inputs)
+    for name in KEPT:
+        means = torch.stack([features[name][train.labels == label].mean(dim=0) for label in range(3)])
+        torch.testing.assert_close(stage.method.get_buffer(f"prototypes_{name}"), means.detach(), rtol=1e-4, atol=1e-5)
+        stage.method.get_buffer(f"prototypes_{name}").zero_()
+    loop.plan_epoch(
+        stage, loop.Progress(), loop.Clock(4, 2, 4), lambda: False
+    )  # from the third epoch on, with momentum
+    for name in KEPT:
+        means = torch.stack([features[name][train.labels == label].mean(dim=0) for label in range(3)])
+        found = stage.method.get_buffer(f"prototypes_{name}")
+        torch.testing.assert_close(found, 0.75 * means.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_purification_trains_on_the_balanced_samples():
