@@ -201,13 +201,17 @@ def test_warm_ups_that_do_not_fit_are_refused(store):
     assert not [item for item in all_runs(store) if item.info.status == "RUNNING"]
 
 
+MEASURED = ("train/samples_per_second", "cost/step_milliseconds", "cost/peak_memory_megabytes")
+"""What is of the machine, not of the training, beside ``time/...``."""
+
+
 def series(env):
-    """Every metric of every stage, times left out."""
+    """Every metric of every stage, times and memory left out."""
     reader = client(env)
     found = {}
     for stage, run in by_stage(env).items():
         for name in run.data.metrics:
-            if not name.startswith("time/") and name != "train/samples_per_second":
+            if not name.startswith("time/") and name not in MEASURED:
                 points = [(point.step, point.value) for point in reader.get_metric_history(run.info.run_id, name)]
                 assert len(points) == len({step for step, _ in points}), f"{stage} {name} has a step twice"
                 found[stage, name] = sorted(points)
