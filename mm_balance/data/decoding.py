@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from mm_balance.data.features import AUDIO_RECIPES
 from mm_balance.data.frames import colour_moments, read_frames
@@ -85,7 +86,9 @@ def _start_worker(alive: Connection) -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    torch.set_num_threads(1)  # there are as many processes as cores
+    # There are as many processes as cores: threads of torch and BLAS would only wait for one another.
+    torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 @dataclass(frozen=True)
@@ -137,9 +140,9 @@ def _decode(path: Path, kind: str, recipe: Recipe) -> tuple[np.ndarray, dict[str
             path, AUDIO_RECIPES[recipe.audio], recipe.clip_seconds, recipe.audio_fit, recipe.resampler,
             "sample" if recipe.per_sample else "none",
         )  # fmt: skip
-        exact = values.ravel().astype(np.float64)
+        exact = values.astype(np.float64)
         heard = {"seconds": sound.seconds, "rate": sound.rate, "channels": sound.channels}
-        return values, heard | {"mean": [float(exact.mean())], "square": [float(exact @ exact) / exact.size]}
+        return values, heard | {"mean": [float(exact.mean())], "square": [float(np.square(exact).mean())]}
     frames, picture = read_frames(
         path, frames_per_second=recipe.frames_per_second, count=recipe.frame_count, size=recipe.frame_edge
     )

@@ -157,7 +157,7 @@ class _Frames:
 
 def _upright(frame: Any) -> Image.Image:
     """A frame as a picture; telephones store portraits lying down, with a note to turn them."""
-    image: Image.Image = frame.to_image()
+    image: Image.Image = frame.to_image(threads=1)
     turns = round((frame.rotation or 0) / 90) % 4 if hasattr(frame, "rotation") else 0
     return image.rotate(90 * turns, expand=True) if turns else image
 
