@@ -128,7 +128,7 @@ def restore(stage: Stage, state: dict[str, Any]) -> Progress:
 def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Callable[[], bool]) -> None:
     """Train until the stage's last epoch.
 
-    Per epoch: train, validate, survey and refit where due, save, publish. ``stop_requested`` is asked after every
+    Per epoch: let the method plan, train, validate, survey and refit where due, save, publish. ``stop_requested`` is asked after every
     batch.
 
     Raises:
