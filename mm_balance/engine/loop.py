@@ -147,6 +147,8 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
             clock = Clock(progress.epoch, progress.stage_epoch, stage.epochs)
             if progress.batch == 0:
                 plan_epoch(stage, progress, clock, stop_requested)
+                if progress.plan.samples is not None:
+                    bar.total += loader.batches(len(progress.plan.samples)) - len(loader)
             metrics = _train_epoch(stage, progress, loader, recorder, clock, stop_requested, bar)
             metrics |= progress.plan.notes
             progress.stage_epoch += 1
