@@ -2,7 +2,14 @@
 
 from mm_balance.config.options import AUTO, ENTRY_POINTS, NONE, Config, Option, entry_point_options, option_of, options
 from mm_balance.config.parse import format_value, parse_arguments, parse_value
-from mm_balance.config.resolve import SEEN_BY_THE_NETWORK, fingerprint_settings, read_preset, resolve, restore
+from mm_balance.config.resolve import (
+    SEEN_BY_THE_NETWORK,
+    balanced_fusion_weight,
+    fingerprint_settings,
+    read_preset,
+    resolve,
+    restore,
+)
 
 __all__ = [
     "AUTO",
@@ -11,6 +18,7 @@ __all__ = [
     "SEEN_BY_THE_NETWORK",
     "Config",
     "Option",
+    "balanced_fusion_weight",
     "entry_point_options",
     "fingerprint_settings",
     "format_value",

@@ -43,7 +43,7 @@ def resolve(given: Mapping[str, Any]) -> Config:
     if values["adaptive_learning_rate"] == AUTO:
         values["adaptive_learning_rate"] = values["learning_rate"]
     if values["balanced_fusion_weight"] == AUTO:
-        values["balanced_fusion_weight"] = 1.0 if values["loss_form"] == "abstract_v2" else 0.0
+        values["balanced_fusion_weight"] = balanced_fusion_weight(values["loss_form"])
     missing = [name for name, value in values.items() if value == AUTO and name not in _RESOLVED_LATER]
     if missing:
         raise UserError(
@@ -55,6 +55,11 @@ def resolve(given: Mapping[str, Any]) -> Config:
     config = Config(**values)
     _check(config)
     return config
+
+
+def balanced_fusion_weight(loss_form: str) -> float:
+    """What ``balanced_fusion_weight=auto`` stands for: 1 in the one form that is defined by that term."""
+    return 1.0 if loss_form == "abstract_v2" else 0.0
 
 
 def restore(saved: Mapping[str, Any]) -> Config:

@@ -90,9 +90,8 @@ class Agm(Method):
     def modulate(self, model: MultimodalNetwork, objective: Objective, batch: Batch, clock: Clock) -> None:
         if self.options.responses == "slices":
             for place, name in enumerate(self.modalities):
-                for parameter in encoder_gradients(model, name):
-                    if parameter.grad is not None:
-                        parameter.grad.mul_(self.factors[place])
+                for gradient in encoder_gradients(model, name):
+                    gradient.mul_(self.factors[place])
         if self.options.clip > 0:
             clip_where_head_is_steep(model, self.options.clip)
 

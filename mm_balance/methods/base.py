@@ -194,6 +194,6 @@ def true_scores(output: Output, labels: Tensor) -> dict[str, Tensor]:
     }
 
 
-def encoder_gradients(model: MultimodalNetwork, modality: str) -> Iterator[nn.Parameter]:
-    """The parameters of an encoder that have a gradient."""
-    return (parameter for parameter in model.encoder_parameters(modality) if parameter.grad is not None)
+def encoder_gradients(model: MultimodalNetwork, modality: str) -> Iterator[Tensor]:
+    """The gradients of an encoder's parameters, to be edited in place; parameters without one are left out."""
+    return (parameter.grad for parameter in model.encoder_parameters(modality) if parameter.grad is not None)

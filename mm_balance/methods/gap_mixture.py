@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mm_balance.config import AUTO
+from mm_balance.config import AUTO, balanced_fusion_weight
 from mm_balance.errors import UserError
 from mm_balance.functional.adaptive import LossWeights, adaptive_loss, posterior_weights
 from mm_balance.functional.gap import modality_gap
@@ -47,7 +47,7 @@ class GapMixtureOptions:
 
     def __post_init__(self) -> None:
         if self.balanced_fusion_weight == AUTO:
-            object.__setattr__(self, "balanced_fusion_weight", 1.0 if self.loss_form == "abstract_v2" else 0.0)
+            object.__setattr__(self, "balanced_fusion_weight", balanced_fusion_weight(self.loss_form))
 
 
 class GapMixture(Method):

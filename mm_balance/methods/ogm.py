@@ -69,8 +69,7 @@ class OgmGe(Ogm):
 def damp_encoders(model: MultimodalNetwork, coefficients: dict[str, Tensor], *, min_dim: int, noise: bool) -> None:
     """Scale the gradients of the encoders in place, and add noise: also where the coefficient is 1."""
     for modality, coefficient in coefficients.items():
-        for parameter in encoder_gradients(model, modality):
-            gradient = parameter.grad
-            if gradient is not None and gradient.dim() >= min_dim:
+        for gradient in encoder_gradients(model, modality):
+            if gradient.dim() >= min_dim:
                 draws = torch.randn_like(gradient) if noise else None
                 gradient.copy_(modulated_gradient(gradient, coefficient, draws))
