@@ -106,6 +106,19 @@ DATA_METRICS = {
 }
 """Logged by ``prepare``."""
 
+STUDY_METRICS = {
+    "study/best_value": "best objective so far (of two, the first); step = trials finished",
+    "study/trials_complete": "trials trained to their end",
+    "study/trials_pruned": "trials that the pruner ended",
+    "study/trials_failed": "trials that failed",
+    "study/epochs": "epochs trained by all trials, and by the warm-up where the study made it",
+    "study/epochs_share": "of the epochs that as many full runs would have trained, warm-up included",
+    "study/minutes": "minutes of this command",
+    "study/confirmed_difference": "best trial minus starting configuration on the new seeds: mean of val objective",
+    "study/confirmed_difference_std": "its standard deviation over the new seeds",
+}
+"""On the run of a study."""
+
 TAGS = {
     "mm.stage": "entry point or stage of the run",
     "mm.method": "method in METHODS",
@@ -120,6 +133,13 @@ TAGS = {
     "mm.fresh_weights": "parameters that a method's own head has and the warm-up had not",
     "mm.evaluated_run": "run id whose model was evaluated",
     "mm.error": "why the run failed",
+    "mm.study": "name of the study, on its run and on every trial",
+    "mm.trial": "number of the trial in the study",
+    "mm.device": "device of the worker that trained the trial",
+    "mm.pruned": "true = the pruner ended the trial",
+    "mm.retry_of": "trial that this one takes over, from its checkpoint",
+    "mm.result": "validation accuracies of a trial",
+    "mm.confirms": "`best` or `start`: which configuration the run trains again on a new seed",
     "resumed_run": "this run only continued that one",
     "mm.resumed_from_epoch": "epoch from which the run was last continued",
 }
@@ -138,6 +158,11 @@ GAP_FIGURE = "figures/gap_mixture.png"
 EVOLUTION_FIGURE = "figures/mixture_evolution.png"
 ACCURACY_FIGURE = "figures/unimodal_accuracy.png"
 DENSITY_IMAGE_KEY = "gmm/density"
+STUDY_FOLDER = "study"
+STUDY_TABLE = "study/trials"
+STUDY_SETTINGS = "study/settings.json"
+STUDY_BEST_PRESET = "study/best.yaml"
+STUDY_CONFIRMATION = "study/confirmation.json"
 MODEL_NAME = "model"
 CONFIG_PARAMETER_PREFIX = "config/"
 
@@ -158,6 +183,12 @@ ARTIFACTS = {
     ACCURACY_FIGURE: "validation accuracy per modality over epochs (the paper's Fig. 4)",
     f"{CHECKPOINT_FOLDER}/{CHECKPOINT_LAST}": "state after the last epoch: tensors and primitives, `weights_only=True`",
     f"{CHECKPOINT_FOLDER}/{CHECKPOINT_BEST}": "weights of the best validation epoch",
+    f"{STUDY_TABLE}.csv": "one row per trial: state, values, parameters, epochs, seconds, device, run (`.json`: the UI's table)",
+    f"{STUDY_FOLDER}/<figure>.html": "interactive, self-contained: history, importance, slice, parallel_coordinate, contour, pareto",
+    f"{STUDY_FOLDER}/<figure>.png": "the same as pictures",
+    STUDY_BEST_PRESET: "the best trial's values, for `-P preset=FILE`",
+    STUDY_SETTINGS: "the settings that every worker reads",
+    STUDY_CONFIRMATION: "best trial and starting configuration on new seeds, seed by seed",
     MODEL_NAME: "the evaluated model as an MLflow model (safetensors and our own loader, no pickle)",
 }
 

@@ -21,7 +21,8 @@ from mm_balance.errors import UserError
 
 def test_defaults_resolve_for_every_entry_point():
     for entry_point in ENTRY_POINTS:
-        config = resolve(parse_arguments(entry_point, []))
+        given = parse_arguments(entry_point, [])
+        config = resolve({name: value for name, value in given.items() if name in options()})
         assert config.batch_size == 32
         assert config.encoder == "resnet_narrow"
         assert config.adaptive_learning_rate == config.learning_rate

@@ -1,7 +1,7 @@
 """The public surface, frozen: a change here is deliberate and goes into CHANGELOG.md."""
 
 from mm_balance import names
-from mm_balance.config import entry_point_options, options
+from mm_balance.config import entry_point_options, options, study_options
 
 COMMON = """dataset data_dir preset modalities visual_difficulty corruption train_fraction protocol recipe clip_seconds audio_fit
 resampler audio_normalization image_size frames frames_per_second frame_choice augment visual_normalization on_error
@@ -11,6 +11,8 @@ WARMUP = ["warmup_epochs", "warmup_unimodal_weight"]
 STAGE2 = """adaptive_epochs refit_every adaptive_learning_rate optimizer_state mixture loss_form unimodal_weight gap_weight
 shift_weight hard_weight balanced_fusion_weight posterior_weighting posterior_source gap_gradient anneal anneal_start
 anneal_end""".split()
+STUDY = """study_name search space trials objective sampler pruner workers devices storage worker_restarts
+confirm_seeds""".split()
 
 
 def test_entry_points_and_their_parameters():
@@ -26,6 +28,22 @@ def test_entry_points_and_their_parameters():
         == """dataset data_dir preset modalities protocol recipe clip_seconds audio_fit
     resampler audio_normalization image_size frames_per_second augment on_error source workers""".split()
     )
+
+
+def test_studies_take_all_training_parameters_and_their_own():
+    taken = list(entry_point_options("study"))
+    trained = [*COMMON, *WARMUP, "warmup_run", "method", "method_options", "epochs", *STAGE2]
+    assert taken == [*(name for name in trained if name not in ("device", "resume_run")), *STUDY]
+    assert list(entry_point_options("worker")) == ["device", "study_name", "storage"]
+    assert {name: option.default for name, option in study_options().items()} == {
+        "study_name": "auto", "search": "anneal_and_weights", "space": "none", "trials": 40, "objective": "auto",
+        "sampler": "tpe", "pruner": "hyperband", "workers": "auto", "devices": "auto", "storage": "auto",
+        "worker_restarts": 3, "confirm_seeds": 0,
+    }  # fmt: skip
+    assert entry_point_options("study")["method"].default == "gap_mixture"
+    assert study_options()["search"].choices == (
+        "anneal", "weights", "anneal_and_weights", "form", "optimizer", "method", "space"
+    )  # fmt: skip
 
 
 def test_defaults():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mm_balance.config.options import ENTRY_POINTS, NONE, Option, entry_point_options
+from mm_balance.config.entry_points import ENTRY_POINTS, entry_point_options
+from mm_balance.config.options import NONE, Option
 from mm_balance.config.parse import format_value
 
 HEADER = """\

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from mm_balance.config.options import AUTO, ENTRY_POINT_HELP, NONE, Option, entry_point_options
+from mm_balance.config.entry_points import ENTRY_POINT_HELP, entry_point_options
+from mm_balance.config.options import AUTO, NONE, Option
 from mm_balance.errors import UserError
 
 
@@ -33,7 +34,7 @@ def parse_value(option: Option, text: str) -> Any:
     if option.kind is str:
         if option.choices and text not in option.choices:
             raise UserError(
-                f"{option.name}={text} is not known; {_allowed(option)}{_did_you_mean(text, option.choices)}"
+                f"{option.name}={text} is not known; {_allowed(option)}{did_you_mean(text, option.choices)}"
             )
         return text
     if option.kind is bool:
@@ -89,7 +90,7 @@ def parse_arguments(entry_point: str, arguments: Sequence[str], epilog: str = ""
     given, unknown = parser.parse_known_args(list(arguments))
     if unknown:
         name = unknown[0].split("=")[0].lstrip("-")
-        raise UserError(f"unknown parameter `{name}` of {entry_point}{_did_you_mean(name, tuple(declared))}")
+        raise UserError(f"unknown parameter `{name}` of {entry_point}{did_you_mean(name, tuple(declared))}")
     return {name: parse_value(option, getattr(given, name)) for name, option in declared.items()}
 
 
@@ -133,6 +134,7 @@ def _allowed(option: Option) -> str:
     return f"give {words}"
 
 
-def _did_you_mean(text: str, known: Sequence[str]) -> str:
+def did_you_mean(text: str, known: Sequence[str]) -> str:
+    """`` (did you mean x?)`` where a known word is close, else nothing."""
     close = difflib.get_close_matches(text, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -17,6 +17,7 @@ from mm_balance.errors import UserError
 
 _RESOLVED_LATER = ("data_dir", "preset", "device", "workers")
 """Parameters whose ``auto`` depends on the machine, not on the data set: they keep the word."""
+_TUNED = ("model", "optimization", "warmup", "train", "stage2")
 SEEN_BY_THE_NETWORK = (
     "train_fraction", "image_size", "frames", "frame_choice", "augment", "audio_normalization", "visual_normalization",
 )  # fmt: skip
@@ -32,14 +33,30 @@ def resolve(given: Mapping[str, Any]) -> Config:
     Raises:
         UserError: unknown preset, a preset that sets what it may not, or combinations that cannot work.
     """
+    return finish(fill(given))
+
+
+def fill(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Given values, then the preset, then declared defaults, by name: what ``finish`` makes a configuration of.
+
+    Raises:
+        UserError: unknown preset, or a preset that sets what it may not.
+    """
     declared = options()
-    values: dict[str, Any] = {
-        name: None if option.may_be_none else option.default for name, option in declared.items()
-    } | dict(given)
+    defaults = {name: None if option.may_be_none else option.default for name, option in declared.items()}
+    values: dict[str, Any] = defaults | dict(given)
     preset = read_preset(values["preset"], values["dataset"])
-    for name, option in declared.items():
-        if option.by_preset and values[name] == AUTO and name in preset:
-            values[name] = preset[name]
+    # A preset may set a parameter that has a fixed default in one place only, its `tuned` part.
+    return {name: preset.get(name, value) if value == defaults[name] else value for name, value in values.items()}
+
+
+def finish(filled: Mapping[str, Any]) -> Config:
+    """The configuration of filled values: what follows from others is set, and all is checked.
+
+    Raises:
+        UserError: a value that is missing, or combinations that cannot work.
+    """
+    values = dict(filled)
     if values["adaptive_learning_rate"] == AUTO:
         values["adaptive_learning_rate"] = values["learning_rate"]
     if values["balanced_fusion_weight"] == AUTO:
@@ -82,7 +99,8 @@ def read_preset(preset: str, dataset: str) -> dict[str, Any]:
     """The values of a preset, by parameter name.
 
     ``auto`` is the file named after the data set (``manifest.yaml`` for a manifest); ``quick`` and any YAML path lie on
-    top of it: what they do not set comes from there.
+    top of it: what they do not set comes from there. A file of the user's may have a part ``tuned``, as studies write it,
+    with parameters of training whose default is not ``auto``: it holds where a parameter still has its declared default.
 
     Raises:
         UserError: no such file, not a mapping, or a parameter that no preset may set.
@@ -124,12 +142,17 @@ def _read(text: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{where}: a preset is a mapping of parameter to value")
+    tuned = loaded.pop("tuned", {})
+    if not isinstance(tuned, dict):
+        raise UserError(f"{where}: tuned is a mapping of parameter to value")
+    if wrong := [str(name) for name in tuned if name not in declared or declared[name].group not in _TUNED]:
+        raise UserError(f"{where}: tuned sets {', '.join(wrong)}, which is no parameter of training")
     wrong = [str(name) for name in loaded if name not in declared or not declared[name].by_preset]
     if wrong:
         raise UserError(
             f"{where} sets {', '.join(wrong)}, which no preset may set (only parameters whose default is auto)"
         )
-    return {name: parse_value(declared[name], format_value(value)) for name, value in loaded.items()}
+    return {name: parse_value(declared[name], format_value(value)) for name, value in (loaded | tuned).items()}
 
 
 def _check(config: Config) -> None:

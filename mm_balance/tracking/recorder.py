@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class MlflowRecorder:
         work_folder: local folder of this run's checkpoints; it survives a kill and is removed by ``close``.
         samples: stable ids of the training samples, for the table of gaps.
         corrupted: per training sample the modality corrupted on purpose, or None where unknown.
+        upload: whether checkpoints become artifacts; without, they stay in the working folder.
+        watch: called with every point that was published, those of an earlier process too.
 
     Attributes:
         seconds: time spent on tracking: metrics, refits, uploads of checkpoints.
@@ -39,12 +41,21 @@ class MlflowRecorder:
     """
 
     def __init__(
-        self, run: TrackedRun, work_folder: Path, samples: Sequence[str], corrupted: Sequence[str] | None
+        self,
+        run: TrackedRun,
+        work_folder: Path,
+        samples: Sequence[str],
+        corrupted: Sequence[str] | None,
+        *,
+        upload: bool = True,
+        watch: Callable[[Point], None] = lambda point: None,
     ) -> None:
         self.run = run
         self.work_folder = work_folder
         self.samples = samples
         self.corrupted = corrupted
+        self.upload = upload
+        self.watch = watch
         self.seconds = 0.0
         self.checkpoint_seconds = 0.0
         self.refit_seconds: list[float] = []
@@ -60,6 +71,7 @@ class MlflowRecorder:
             self.run.log_points([point])
             if refit is not None:
                 self._publish_refit(refit)
+        self.watch(point)
 
     def load(self, name: str = names.CHECKPOINT_LAST) -> dict[str, Any] | None:
         """The newest readable checkpoint of the run, from the working folder or the artifacts; None = none yet.
@@ -81,7 +93,10 @@ class MlflowRecorder:
 
     def reconcile(self, state: dict[str, Any]) -> None:
         """After a kill: send the points and the refit of ``state`` that the server lacks."""
-        self.run.send_missing(Point(**point) for point in state["points"])
+        points = [Point(**point) for point in state["points"]]
+        self.run.send_missing(points)
+        for point in points:
+            self.watch(point)
         if state["refit"] is None:
             return
         refit = refit_from_state(state["refit"])
@@ -101,6 +116,8 @@ class MlflowRecorder:
         started = time.perf_counter()
         write_checkpoint(state, path)
         self.checkpoint_seconds += time.perf_counter() - started
+        if not self.upload:
+            return
         with self._timed():
             self.run.client.log_artifact(self.run.run_id, str(path), names.CHECKPOINT_FOLDER)
 

@@ -12,12 +12,13 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 from mlflow.entities import (
     Dataset,
     DatasetInput,
@@ -31,7 +32,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from mm_balance import names
 from mm_balance.config import Config, format_value
@@ -164,6 +165,13 @@ class TrackedRun:
             local.write_bytes(content)
             self.client.log_artifact(self.run_id, str(local), str(Path(path).parent) if "/" in path else None)
 
+    def log_table(self, rows: Sequence[Mapping[str, Any]], path: str) -> None:
+        """``rows`` as ``path`` + ``.csv``, and as ``.json`` in the format that the UI shows as a table."""
+        frame = pd.DataFrame(list(rows))
+        self.client.log_text(self.run_id, frame.to_csv(index=False), f"{path}.csv")
+        self.client.log_text(self.run_id, frame.to_json(orient="split", index=False), f"{path}.json")
+        self.set_tags({MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": f"{path}.json", "type": "table"}])})
+
     def artifact_names(self, folder: str) -> list[str]:
         """Paths of the artifacts directly in ``folder``; empty where there is no such folder."""
         return [item.path for item in self.client.list_artifacts(self.run_id, folder)]
@@ -184,6 +192,10 @@ class TrackedRun:
         """The text at the top of the run's page."""
         self.set_tags({MLFLOW_RUN_NOTE: markdown[:5000]})
 
+    def description(self) -> str:
+        """The text at the top of the run's page; empty where it has none."""
+        return self.read().data.tags.get(MLFLOW_RUN_NOTE, "")
+
     def terminate(self, status: str) -> None:
         """End the run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
         self.client.set_terminated(self.run_id, status)
@@ -198,21 +210,22 @@ def adopted_run_id() -> str | None:
     return os.environ.get("MLFLOW_RUN_ID")
 
 
-def open_run(name: str, *, parent: TrackedRun | None = None) -> TrackedRun:
+def open_run(name: str, *, parent: TrackedRun | None = None, tags: Mapping[str, str] | None = None) -> TrackedRun:
     """Adopt the run ``mlflow run`` has made, or create one; with ``parent``, create a nested one.
 
-    The experiment is the parent's, the project run's, or the one that ``MLFLOW_EXPERIMENT_NAME`` names, else Default.
+    The experiment is the parent's, the project run's, or the one that ``MLFLOW_EXPERIMENT_NAME`` names, else Default. A new run
+    has ``tags`` from its first moment.
     """
     client = MlflowClient()
     adopted = adopted_run_id()
     if parent is None and adopted is not None:
         client.update_run(adopted, name=name)
         return TrackedRun(client, adopted)
-    tags = resolve_tags({})  # user, source, git commit, as MLflow itself records them
+    known = resolve_tags({}) | dict(tags or {})  # user, source, git commit, as MLflow itself records them
     if parent is not None:
-        tags[MLFLOW_PARENT_RUN_ID] = parent.run_id
+        known[MLFLOW_PARENT_RUN_ID] = parent.run_id
     experiment = parent.read().info.experiment_id if parent is not None else current_experiment(client)
-    return TrackedRun(client, client.create_run(experiment, tags=tags, run_name=name).info.run_id)
+    return TrackedRun(client, client.create_run(experiment, tags=known, run_name=name).info.run_id)
 
 
 def existing_run(run_id: str, parameter: str) -> TrackedRun:
@@ -257,6 +270,24 @@ def children(run: TrackedRun) -> dict[str, TrackedRun]:
     }
 
 
+def nested_runs(run: TrackedRun, tags: Mapping[str, str]) -> list[TrackedRun]:
+    """The nested runs of ``run`` with these tags, in any status, oldest first."""
+    clauses = [f"tags.`{name}` = '{value}'" for name, value in {MLFLOW_PARENT_RUN_ID: run.run_id, **tags}.items()]
+    found: list[TrackedRun] = []
+    token = None
+    while True:
+        page = run.client.search_runs(
+            [run.read().info.experiment_id],
+            " and ".join(clauses),
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        found += [TrackedRun(run.client, item.info.run_id) for item in page]
+        token = page.token
+        if not token:
+            return found
+
+
 def prepare_store() -> None:
     """Make store and experiment before several processes write to them: two that make a database at once both fail."""
     current_experiment(MlflowClient())
@@ -283,6 +314,11 @@ def run_link(run: TrackedRun) -> str:
     base = mlflow.get_tracking_uri()
     base = base if base.startswith("http") else "http://127.0.0.1:5000"
     return f"{base.rstrip('/')}/#/experiments/{run.read().info.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
+
+
+def child_environment(run: TrackedRun) -> dict[str, str]:
+    """Variables for a process whose runs are to lie beside ``run``."""
+    return {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_EXPERIMENT_ID": run.read().info.experiment_id}
 
 
 def tracking_uri() -> str:

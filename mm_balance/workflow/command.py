@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -62,9 +62,14 @@ def command(entry_point: str, arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 = finished; 1 = a mistake or a failure that the user can put right; 128 + n = stopped by signal n.
     """
+    return guarded(lambda words, stop: _dispatch(entry_point, words, stop), arguments)
+
+
+def guarded(body: Callable[[list[str], StopRequest], None], arguments: Sequence[str] | None = None) -> int:
+    """Run ``body`` with the command line's words; its mistakes and stops become an exit status, see ``command``."""
     stop = StopRequest()
     try:
-        _dispatch(entry_point, sys.argv[1:] if arguments is None else list(arguments), stop)
+        body(sys.argv[1:] if arguments is None else list(arguments), stop)
     except UserError as error:
         line = " ".join(str(error).split())
         print(f"mm-balance: error: {line}", file=sys.stderr)
@@ -100,7 +105,7 @@ def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None
     try:
         if entry_point == "main":
             final = run_main(config, data, run, stop)
-            _say(run, accuracies(final, "test", tuple(data.specs)), "test accuracy")
+            say(run, accuracies(final, "test", tuple(data.specs)), "test accuracy")
         else:
             if entry_point == "train":
                 result = run_train(config, data, run, stop, warmup)
@@ -109,7 +114,7 @@ def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None
             else:
                 result = run_stage2(config, data, run, stop, warmup)
             final = result.progress.points[-1].metrics
-            _say(run, accuracies(final, "val", tuple(data.specs)), "validation accuracy")
+            say(run, accuracies(final, "val", tuple(data.specs)), "validation accuracy")
     except Interrupted:
         _end(run, "KILLED")
         print(f"mm-balance: stopped; go on with: mlflow run . --env-manager local -e {entry_point} "
@@ -120,7 +125,7 @@ def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None
         _end(run, "FAILED")
         raise
     if resumed is not None:
-        _close_adopted(resumed)
+        close_adopted(resumed)
 
 
 def _follows_warmup(entry_point: str, config: Config) -> bool:
@@ -154,7 +159,7 @@ def _evaluate(given: dict[str, Any]) -> None:
     except BaseException:
         _end(run, "FAILED")
         raise
-    _say(run, accuracies(metrics, given["split"], tuple(data.specs)), f"{given['split']} accuracy")
+    say(run, accuracies(metrics, given["split"], tuple(data.specs)), f"{given['split']} accuracy")
 
 
 def _prepare(config: Config, stop: StopRequest) -> None:
@@ -236,7 +241,8 @@ def _end_adopted(status: str) -> None:
             run.terminate(status)
 
 
-def _close_adopted(resumed: TrackedRun) -> None:
+def close_adopted(resumed: TrackedRun) -> None:
+    """End the run that ``mlflow run`` made, where this process went on with another one."""
     identity = adopted_run_id()
     if identity is not None and identity != resumed.run_id:
         adopted = existing_run(identity, "MLFLOW_RUN_ID")
@@ -245,7 +251,8 @@ def _close_adopted(resumed: TrackedRun) -> None:
         adopted.terminate("FINISHED")
 
 
-def _say(run: TrackedRun, line: str, what: str) -> None:
+def say(run: TrackedRun, line: str, what: str) -> None:
+    """The result, the run, and how to see it."""
     uri = tracking_uri()
     print(f"\n{what}: {line.replace('*', '')}")
     print(f"run:  {run.run_id}")

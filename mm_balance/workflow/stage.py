@@ -31,6 +31,7 @@ from mm_balance.types import Clock
 from mm_balance.workflow.setup import resolve_device, run_tags, work_folder
 
 STAGE2_METHOD = "gap_mixture"
+Watch = Callable[[Point], None]
 HELD_OUT_SEED = 0
 """Which part of train a method keeps back is the same for all runs, like the data themselves."""
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -76,8 +77,11 @@ def train_stage2(
     *,
     warmup: TrackedRun,
     method: str = STAGE2_METHOD,
+    watch: Watch | None = None,
 ) -> StageResult:
     """Stage 2 from the end of ``warmup``: adaptive training, or another method on the same footing.
+
+    With ``watch`` it is a trial of a study: every point is shown to it, and checkpoints stay on this machine.
 
     Raises:
         UserError: ``optimizer_state=keep`` with another optimiser than the warm-up's.
@@ -93,7 +97,8 @@ def train_stage2(
     name = "adaptive" if method == STAGE2_METHOD else method
     stage = build_stage(config, data, plan, title=name)
     start = _start(config, stage, run, warmup)
-    return _train(config, stage, run, name, stop, start, select_best=config.selection == "best_validation")
+    best = config.selection == "best_validation"
+    return _train(config, stage, run, name, stop, start, select_best=best, watch=watch)
 
 
 def train_method(
@@ -103,8 +108,9 @@ def train_method(
     stop: Callable[[], bool],
     *,
     warmup: TrackedRun | None,
+    watch: Watch | None = None,
 ) -> StageResult:
-    """One stage of ``config.method``, from scratch or from the end of ``warmup``.
+    """One stage of ``config.method``, from scratch or from the end of ``warmup``; ``watch`` as of ``train_stage2``.
 
     Raises:
         UserError: as ``train_stage2``; an unknown method or option; data or fusion that the method cannot use.
@@ -120,7 +126,8 @@ def train_method(
     )
     stage = build_stage(config, data, plan, title=config.method)
     start = _start(config, stage, run, warmup)
-    return _train(config, stage, run, "train", stop, start, select_best=config.selection == "best_validation")
+    best = config.selection == "best_validation"
+    return _train(config, stage, run, "train", stop, start, select_best=best, watch=watch)
 
 
 @dataclass(frozen=True)
@@ -236,17 +243,18 @@ def _train(
     start: Callable[[], loop.Progress],
     *,
     select_best: bool,
+    watch: Watch | None = None,
 ) -> StageResult:
-    recorder = _recorder(run, stage.data)
+    name = name if watch is None else "trial"
+    recorder = _recorder(run, stage.data, watch)
     state = recorder.load()
     if state is None:
         progress = start()
         stage.method.prepare(stage.model)
-        run.set_tags(run_tags(config, stage.data, name, stage.method.name))
-        run.log_config(config)
-        run.log_data(stage.data, "training")
-        run.log_json(environment(), names.ENVIRONMENT_FILE)
+        introduce(config, stage, run, name)
     else:
+        if "mm.method" not in run.read().data.tags:  # a trial that takes over the checkpoint of another run
+            introduce(config, stage, run, name)
         stage.method.prepare(stage.model)  # makes the buffers that the saved state fills
         progress = loop.restore(stage, state)
         recorder.reconcile(state)
@@ -262,6 +270,14 @@ def _train(
         epoch = best["epoch"]
     run.log_metrics(_closing_metrics(progress, recorder, training) | _cost_metrics(stage, progress), progress.epoch)
     return StageResult(stage, progress, epoch, run)
+
+
+def introduce(config: Config, stage: loop.Stage, run: TrackedRun, name: str) -> None:
+    """Say on the run what it is: tags, configuration, data, environment."""
+    run.set_tags(run_tags(config, stage.data, name, stage.method.name))
+    run.log_config(config)
+    run.log_data(stage.data, "training")
+    run.log_json(environment(), names.ENVIRONMENT_FILE)
 
 
 def close(result: StageResult) -> None:
@@ -309,6 +325,9 @@ def _cost_metrics(stage: loop.Stage, progress: loop.Progress) -> dict[str, float
     }
 
 
-def _recorder(run: TrackedRun, data: MultimodalData) -> MlflowRecorder:
+def _recorder(run: TrackedRun, data: MultimodalData, watch: Watch | None = None) -> MlflowRecorder:
     train = data.splits["train"]
-    return MlflowRecorder(run, work_folder(run.run_id), train.samples, train.corrupted if data.truth_known else None)
+    corrupted = train.corrupted if data.truth_known else None
+    recorder = MlflowRecorder(run, work_folder(run.run_id), train.samples, corrupted, upload=watch is None)
+    recorder.watch = watch or recorder.watch
+    return recorder

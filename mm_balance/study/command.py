@@ -1,0 +1,246 @@
+"""The entry points `study` and `worker`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from mm_balance.config import AUTO, StudyConfig, fill, finish, format_value, options, parse_arguments, study_options
+from mm_balance.data import MultimodalData
+from mm_balance.errors import Interrupted, UserError
+from mm_balance.methods import find_method, parse_options
+from mm_balance.study import confirm
+from mm_balance.study.desk import Desk, find_study, make_study
+from mm_balance.study.devices import (
+    Slot,
+    assign,
+    choose_devices,
+    keep_to_cores,
+    own_cores,
+    threads_of,
+    visible_devices,
+)
+from mm_balance.study.launcher import Crew, make_warmups
+from mm_balance.study.ledger import ORIGIN, TRIALS, all_trials, count, give_up_dead
+from mm_balance.study.report import Live, best_so_far, best_trial, publish
+from mm_balance.study.settings import (
+    Settings,
+    automatic_name,
+    configured_values,
+    new_settings,
+    rounded,
+    warmup_is_shared,
+)
+from mm_balance.study.storage import study_folder
+from mm_balance.study.worker import LAUNCHER_VARIABLE, work
+from mm_balance.tracking.runs import TrackedRun, adopted_run_id, existing_run, open_run
+from mm_balance.workflow.command import close_adopted, guarded, say
+from mm_balance.workflow.runners import choose_warmup, find_matching_warmup
+from mm_balance.workflow.setup import read_data, resolve_device, run_tags
+
+Stop = Callable[[], bool]
+
+
+def study(arguments: Sequence[str] | None = None) -> int:
+    """Make or continue a study; see ``workflow.command.command`` for the exit status."""
+    return guarded(_study, arguments)
+
+
+def worker(arguments: Sequence[str] | None = None) -> int:
+    """Work for a study until it has all its trials."""
+    return guarded(_worker, arguments)
+
+
+@dataclass
+class _Launch:
+    """What one `study` command works with."""
+
+    asked: StudyConfig
+    slots: list[Slot]
+    data: MultimodalData
+    stop: Stop
+    started: float
+    warmup_epochs: int = 0
+
+
+def _study(words: list[str], stop: Stop) -> None:
+    given = parse_arguments("study", words)
+    asked = StudyConfig(**{name: given[name] for name in study_options()})
+    training = {name: value for name, value in given.items() if name not in study_options()}
+    filled = fill(training)
+    config = finish(filled)
+    parse_options(config.method, find_method(config.method).Options, config.method_options)
+    slots = assign(
+        choose_devices(asked.devices, visible_devices()), None if asked.workers == AUTO else asked.workers, own_cores()
+    )
+    data = read_data(config, stop)
+    settings = new_settings(
+        asked, filled, threads=threads_of(slots), data_digest=data.digest, given=_set_by_user(training)
+    )
+    name = automatic_name(asked, settings) if asked.study_name == AUTO else asked.study_name
+    launch = _Launch(asked, slots, data, stop, time.time())
+    desk = find_study(name, asked.storage)
+    if desk is not None:
+        if told := settings.differences(desk.settings):
+            raise UserError(f"study {name} exists with other settings: {'; '.join(told)}; give another study_name")
+        parent = desk.parent
+        parent.reopen()
+        desk.study.set_user_attr(TRIALS, asked.trials)
+    else:
+        parent = open_run(f"study {name}")
+        parent.set_tags(run_tags(config, data, "study", config.method) | {"mm.study": name})
+    try:
+        desk = desk or _make(name, settings, parent, launch)
+        _run(desk, launch)
+    except Interrupted:
+        parent.terminate("KILLED")
+        print("mm-balance: stopped; the same command goes on where it was stopped", file=sys.stderr)
+        raise
+    except BaseException as error:
+        parent.set_tags({"mm.error": str(error)[:500] or type(error).__name__})
+        parent.terminate("FAILED")
+        raise
+    parent.terminate("FINISHED")
+    close_adopted(parent)
+    best = best_trial(desk)
+    if best is not None:
+        values = ", ".join(f"{item}={format_value(value)}" for item, value in rounded(best.params).items())
+        say(parent, f"{best.values[0]:.4f}, trial {best.number}, {values}", f"best {settings.objectives[0]}")
+
+
+def _set_by_user(training: Mapping[str, Any]) -> set[str]:
+    """Parameters with another value than the declared default: MLflow passes all, so no more can be known."""
+    declared = options()
+    return {
+        name
+        for name, value in training.items()
+        if value != (None if declared[name].may_be_none else declared[name].default)
+    }
+
+
+def _make(name: str, settings: Settings, parent: TrackedRun, launch: _Launch) -> Desk:
+    """The warm-up first, so that a study which can be found can be worked on."""
+    parent.log_config(settings.config({}))
+    parent.log_params({f"study/{item}": format_value(value) for item, value in vars(launch.asked).items()})
+    parent.log_data(launch.data, "training")
+    _ensure_warmups(settings, [settings.config({})], parent, launch, name)
+    desk = make_study(name, launch.asked.storage, settings, parent, launch.asked.trials)
+    configured = configured_values(settings.values)
+    start = {item: configured[item] for item in settings.dimensions}
+    if all(dimension.holds(start[item]) for item, dimension in settings.dimensions.items()):
+        desk.study.enqueue_trial(start, user_attrs={ORIGIN: "configured"}, skip_if_exists=True)
+    else:
+        print("mm-balance: the starting configuration lies outside of the space; no trial has it", file=sys.stderr)
+    return desk
+
+
+def _ensure_warmups(settings: Settings, configs: Sequence[Any], parent: TrackedRun, launch: _Launch, name: str) -> None:
+    if not warmup_is_shared(settings.values):
+        return
+    missing = [
+        config for config in configs if config.warmup_run is None and find_matching_warmup(config, launch.data) is None
+    ]
+    if missing:
+        make_warmups(missing, launch.slots, parent, launch.stop, study_folder(name))
+        if launch.stop():
+            raise Interrupted
+        launch.warmup_epochs += sum(config.warmup_epochs for config in missing)
+    found = choose_warmup(configs[0], launch.data)  # its mistakes are told before any trial
+    parent.set_tags({"mm.warmup_run": found.run_id})
+
+
+def _run(desk: Desk, launch: _Launch) -> None:
+    try:
+        _work(desk, launch, Live(desk), launch.asked.trials)
+    finally:
+        publish(desk, started=launch.started, warmup_epochs=launch.warmup_epochs)
+        _log_workers(desk)
+    if launch.stop():
+        raise Interrupted
+    best = best_trial(desk)
+    if launch.asked.confirm_seeds and best is not None:
+        _confirm(desk, launch, best)
+
+
+def _work(desk: Desk, launch: _Launch, live: Callable[[Any], None], total: int) -> None:
+    """Workers until all trials are there; a bar tells how it stands."""
+    direction = desk.settings.directions[0]
+    with tqdm(total=total, desc=desk.name, unit="trial", dynamic_ncols=True, mininterval=1.0) as bar:
+        bar.initial = bar.n = min(count(all_trials(desk.study)).finished, total)
+
+        def look() -> None:
+            trials = all_trials(desk.study)
+            standing = count(trials)
+            series = best_so_far(trials, direction)
+            bar.set_postfix(
+                pruned=standing.pruned,
+                failed=standing.failed,
+                best=f"{series[-1][2]:.4f}" if series else "none",
+                refresh=False,
+            )
+            bar.update(standing.finished - bar.n)
+            live(trials)
+
+        try:
+            Crew(desk, launch.slots, launch.asked.worker_restarts).work(launch.stop, look)
+        finally:
+            with desk.claim:
+                give_up_dead(desk.study, desk.parent)
+
+
+def _confirm(desk: Desk, launch: _Launch, best: Any) -> None:
+    seeds = confirm.new_seeds(desk, launch.asked.confirm_seeds)
+    start = {name: value for name, value in configured_values(desk.settings.values).items() if name in best.params}
+    if best.params == start:
+        sentence = "The best trial is the starting configuration itself: there is nothing to confirm."
+        desk.parent.describe(f"{desk.parent.description()}\n\n{sentence}")
+        print(f"\n{sentence}")
+        return
+    _ensure_warmups(desk.settings, confirm.seed_configs(desk, seeds), desk.parent, launch, desk.name)
+    second = confirm.open_confirmation(desk, best, seeds)
+    _work(second, launch, lambda trials: None, second.wanted)
+    if launch.stop():
+        raise Interrupted
+    told = confirm.compare(all_trials(second.study), best.params, seeds, desk.settings.directions[0])
+    print("\n" + confirm.publish_confirmation(desk, told))
+
+
+def _log_workers(desk: Desk) -> None:
+    for log in sorted(study_folder(desk.name).glob("worker-*.log")):
+        desk.parent.log_bytes(log.read_bytes(), f"study/workers/{log.name}")
+
+
+def _worker(words: list[str], stop: Stop) -> None:
+    keep_to_cores()
+    given = parse_arguments("worker", words)
+    if given["study_name"] == AUTO:
+        raise UserError("study_name is missing; `study` prints it, and its run is named after it")
+    name = given["study_name"]
+    device = resolve_device(given["device"])
+    desk = find_study(name, given["storage"])
+    if desk is None:
+        raise UserError(
+            f"there is no study {name} in storage={given['storage']}; make it first with -e study -P study_name={name}"
+        )
+    data = read_data(desk.settings.config({}), stop)
+    launcher = os.environ.get(LAUNCHER_VARIABLE)
+
+    def leave() -> bool:
+        """Also where the launcher is gone: nobody would watch or stop this process."""
+        return stop() or (launcher is not None and os.getppid() != int(launcher))
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    label = f"cuda:{visible}" if device.type == "cuda" and visible else str(device)
+    own = None if (identity := adopted_run_id()) is None else existing_run(identity, "MLFLOW_RUN_ID")
+    ended = work(desk, data, leave, device=str(device), label=label)
+    print(f"study {name}: this worker has ended {ended} trials; the study has all {desk.wanted}")
+    if own is not None:
+        own.set_tags({"mm.stage": "worker", "mm.study": name})
+        own.describe(f"A worker of study `{name}` (run `{desk.parent.run_id}`): {ended} trials.")
+        own.terminate("FINISHED")

@@ -1,0 +1,117 @@
+"""From the best trial to a result: it and the configuration that the study began from, trained again on new seeds.
+
+The trainings are the trials of a second Optuna study, so the same workers, retries and locks serve them.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from mm_balance import names
+from mm_balance.config import Config
+from mm_balance.study.desk import Desk, make_study
+from mm_balance.study.ledger import JOB, TRIALS, all_trials, counted_trials
+
+LABELS = ("best", "start")
+
+
+def new_seeds(desk: Desk, seeds: int) -> list[int]:
+    """Those after the study's own."""
+    first = desk.settings.values["seed"] + 1
+    return list(range(first, first + seeds))
+
+
+def seed_configs(desk: Desk, seeds: Sequence[int]) -> list[Config]:
+    """The starting configuration on each seed, whose warm-up both trainings share."""
+    return [desk.settings.config({}, seed=seed, warmup_run=None) for seed in seeds]
+
+
+def open_confirmation(desk: Desk, best: FrozenTrial, seeds: Sequence[int]) -> Desk:
+    """The second study, with a trial for each label and seed that it lacks."""
+    plain = replace(desk.settings, dimensions={}, pruner="none", sampler="random")
+    second = make_study(f"{desk.name}-confirm", desk.location, plain, desk.parent, 0)
+    known = [trial.user_attrs[JOB] for trial in all_trials(second.study)]
+    for seed in seeds:
+        for label, parameters in zip(LABELS, (best.params, {}), strict=True):
+            job = {"label": label, "seed": seed, "parameters": parameters}
+            if job not in known:
+                second.study.enqueue_trial({}, user_attrs={JOB: job})
+    second.study.set_user_attr(TRIALS, len(counted_trials(all_trials(second.study))))
+    return second
+
+
+def compare(
+    trials: Sequence[FrozenTrial], best: Mapping[str, Any], seeds: Sequence[int], direction: str
+) -> dict[str, Any]:
+    """Seed by seed, best trial minus starting configuration, so that more than 0 is better.
+
+    Args:
+        trials: of the second study.
+        best: the best trial's parameters.
+        seeds: which to compare.
+        direction: ``maximize`` or ``minimize``.
+
+    Returns:
+        ``rows`` (seed, best, start, difference; None where a training failed), ``mean``, ``std`` and ``standard_error`` of the
+        differences, ``better_on`` and ``seeds``; the numbers are missing where fewer than two seeds are complete.
+    """
+    values: dict[tuple[str, int], float] = {}
+    for trial in trials:
+        job = trial.user_attrs[JOB]
+        if trial.state == TrialState.COMPLETE and job["parameters"] == (best if job["label"] == "best" else {}):
+            values[job["label"], job["seed"]] = trial.values[0]
+    sign = 1 if direction == "maximize" else -1
+    rows, differences = [], []
+    for seed in seeds:
+        pair = [values.get((label, seed)) for label in LABELS]
+        difference = None if None in pair else sign * (pair[0] - pair[1])  # type: ignore[operator]
+        rows.append({"seed": seed, "best": pair[0], "start": pair[1], "difference": difference})
+        differences += [] if difference is None else [difference]
+    told: dict[str, Any] = {"rows": rows, "seeds": len(differences), "better_on": sum(item > 0 for item in differences)}
+    if len(differences) > 1:
+        spread = statistics.stdev(differences)
+        told |= {
+            "mean": statistics.mean(differences),
+            "std": spread,
+            "standard_error": spread / len(differences) ** 0.5,
+        }
+    return told
+
+
+def verdict(told: Mapping[str, Any], objective: str) -> str:
+    """One honest sentence."""
+    if "mean" not in told:
+        return f"Confirmation: only {told['seeds']} seed(s) complete, too few to compare."
+    beats = told["mean"] > 0
+    sure = abs(told["mean"]) > told["standard_error"]
+    return (
+        f"On {told['seeds']} new seeds the best trial {'beats' if beats else 'does not beat'} the starting configuration: difference "
+        f"in {objective} {told['mean']:+.4f} ± {told['std']:.4f} (mean ± standard deviation, standard error "
+        f"{told['standard_error']:.4f}), better on {told['better_on']}"
+        + ("." if sure else "; the mean is within one standard error of zero, so this is no evidence of a difference.")
+    )
+
+
+def publish_confirmation(desk: Desk, told: Mapping[str, Any]) -> str:
+    """Log it on the study's run and add it to the run's description. Returns the sentence."""
+    objective = desk.settings.objectives[0]
+    desk.parent.log_json(dict(told), names.STUDY_CONFIRMATION)
+    sentence = verdict(told, objective)
+    if "mean" in told:
+        desk.parent.log_metrics(
+            {"study/confirmed_difference": told["mean"], "study/confirmed_difference_std": told["std"]}, told["seeds"]
+        )
+    cells = [
+        f"| {row['seed']} | "
+        + " | ".join("failed" if row[name] is None else f"{row[name]:.4f}" for name in ("best", "start", "difference"))
+        + " |"
+        for row in told["rows"]
+    ]
+    table = ["| seed | best trial | starting configuration | difference |", "|--:|--:|--:|--:|", *cells]
+    desk.parent.describe("\n".join([desk.parent.description(), "", sentence, "", *table]))
+    return sentence

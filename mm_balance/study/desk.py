@@ -1,0 +1,142 @@
+"""A study as its workers and its launcher open it: the Optuna study, its settings, its run, its lock."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+import mm_balance
+from mm_balance.errors import UserError
+from mm_balance.study.ledger import PARENT_RUN, SETTINGS, TRIALS, give_up
+from mm_balance.study.settings import Settings
+from mm_balance.study.storage import Claim, locate, open_storage
+from mm_balance.tracking.runs import TrackedRun, existing_run
+
+SEEDS_APART = 100_003
+"""Between the seeds of the sampler of two studies: one study's are its seed times this, plus the number of trials so far."""
+HYPERBAND_FACTOR = 3
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings(
+    "ignore", category=optuna.exceptions.ExperimentalWarning
+)  # of names and pictures; pinned below 6
+
+
+@dataclass
+class Desk:
+    """An open study.
+
+    Attributes:
+        study: Optuna's.
+        settings: what it is.
+        parent: its MLflow run.
+        claim: the lock for handing out trials.
+        location: of its storage.
+    """
+
+    study: optuna.Study
+    settings: Settings
+    parent: TrackedRun
+    claim: Claim
+    location: str
+
+    @property
+    def name(self) -> str:
+        return self.study.study_name
+
+    @property
+    def wanted(self) -> int:
+        """How many trials it is to have."""
+        return self.study.user_attrs[TRIALS]
+
+
+def find_study(study_name: str, storage: str) -> Desk | None:
+    """The study of that name; None where the storage has none.
+
+    Raises:
+        UserError: the storage cannot be used; the study is of another version, or its run is in another tracking store.
+    """
+    location = locate(storage, study_name)
+    store = open_storage(location, _on_stale)
+    try:
+        study = optuna.load_study(study_name=study_name, storage=store, sampler=RandomSampler())
+    except KeyError:
+        return None
+    attributes = study.user_attrs
+    if SETTINGS not in attributes or PARENT_RUN not in attributes:
+        raise UserError(
+            f"study {study_name} in {location} was not made by MM-Balance, or its making was cut off; give another study_name"
+        )
+    settings = Settings.from_json(attributes[SETTINGS])
+    if settings.version != mm_balance.__version__:
+        raise UserError(
+            f"study {study_name} was made by MM-Balance {settings.version}, this is {mm_balance.__version__}; "
+            "go on with that version, or give another study_name"
+        )
+    parent = existing_run(attributes[PARENT_RUN], f"study {study_name}: its run")
+    return _desk(study, settings, parent, store, location)
+
+
+def make_study(study_name: str, storage: str, settings: Settings, parent: TrackedRun, trials: int) -> Desk:
+    """A new study. Of several processes that make one of the same name at once, all get the same.
+
+    Raises:
+        UserError: the storage cannot be used.
+    """
+    location = locate(storage, study_name)
+    store = open_storage(location, _on_stale)
+    study = optuna.create_study(
+        study_name=study_name,
+        storage=store,
+        directions=[StudyDirection[word.upper()] for word in settings.directions],
+        sampler=RandomSampler(),
+        load_if_exists=True,
+    )
+    study.set_metric_names(list(settings.objectives))
+    study.set_user_attr(TRIALS, trials)
+    study.set_user_attr(PARENT_RUN, parent.run_id)
+    study.set_user_attr(SETTINGS, settings.to_json())
+    return _desk(study, settings, parent, store, location)
+
+
+def _desk(study: optuna.Study, settings: Settings, parent: TrackedRun, store: BaseStorage, location: str) -> Desk:
+    study.pruner = make_pruner(settings)
+    return Desk(study, settings, parent, Claim(store, location, study.study_name), location)
+
+
+def make_pruner(settings: Settings) -> BasePruner:
+    """Optuna's pruner of that name; one step = one epoch of a trial."""
+    if settings.pruner == "hyperband":
+        return HyperbandPruner(min_resource=1, max_resource=settings.epochs, reduction_factor=HYPERBAND_FACTOR)
+    if settings.pruner == "median":
+        return MedianPruner(n_startup_trials=5, n_warmup_steps=1)
+    return NopPruner()
+
+
+def make_sampler(settings: Settings, drawn: int) -> BaseSampler:
+    """Optuna's sampler of that name, for the trial after ``drawn`` others.
+
+    A new one for every trial, seeded by the study's seed and the trial's place: what is drawn depends on the trials that the
+    storage holds and on nothing that a worker remembers, so a study that was cut off goes on as if it had not been.
+    """
+    seed = settings.values["seed"] * SEEDS_APART + drawn
+    makers: dict[str, Callable[[], BaseSampler]] = {
+        "tpe": lambda: TPESampler(seed=seed, multivariate=True, constant_liar=True),
+        "random": lambda: RandomSampler(seed=seed),
+        "qmc": lambda: QMCSampler(seed=settings.values["seed"], scramble=True),
+        "gp": lambda: GPSampler(seed=seed),
+        "nsga2": lambda: NSGAIISampler(seed=seed),
+    }
+    return makers[settings.sampler]()
+
+
+def _on_stale(study: optuna.Study, trial: FrozenTrial) -> None:
+    give_up(study, trial, existing_run(study.user_attrs[PARENT_RUN], f"study {study.study_name}: its run"))

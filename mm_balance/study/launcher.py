@@ -1,0 +1,195 @@
+"""The processes of a study on this machine: started one for each slot, watched, replaced, stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mm_balance
+from mm_balance.config import Config, entry_point_options, format_value
+from mm_balance.errors import UserError
+from mm_balance.study.desk import Desk
+from mm_balance.study.devices import Slot
+from mm_balance.study.ledger import all_trials, count
+from mm_balance.study.storage import new_identity, study_folder
+from mm_balance.study.worker import IDENTITY_VARIABLE, LAUNCHER_VARIABLE
+from mm_balance.tracking.runs import TrackedRun, child_environment
+
+POLL_SECONDS = 0.5
+GRACE_SECONDS = 60
+"""For a process that was asked to stop, to save its checkpoint."""
+LOG_TAIL = 2000
+
+
+@dataclass
+class Seat:
+    """A slot and the process that has it now.
+
+    Attributes:
+        slot: device, cores.
+        log: file of what the processes of this seat print.
+        process: the present one.
+        identity: its name in the ledger.
+    """
+
+    slot: Slot
+    log: Path
+    process: subprocess.Popen[bytes]
+    identity: str
+
+
+@dataclass
+class Crew:
+    """The workers of one study on this machine.
+
+    Args:
+        desk: the study.
+        slots: one worker each.
+        restarts: how many workers that died may be replaced, in all.
+    """
+
+    desk: Desk
+    slots: Sequence[Slot]
+    restarts: int
+    seats: list[Seat] = field(default_factory=list)
+    died: int = 0
+
+    def work(self, stop: Callable[[], bool], look: Callable[[], None]) -> None:
+        """Until the study has all its trials, or a stop is requested. ``look`` is called again and again meanwhile.
+
+        Raises:
+            UserError: a worker met a mistake that the user can put right; or more died than may be replaced.
+        """
+        try:
+            self.seats = [self._seat(index, slot) for index, slot in enumerate(self.slots)]
+            while not stop() and not self._done():
+                self._replace_dead()
+                look()
+                time.sleep(POLL_SECONDS)
+        finally:
+            self.dismiss()
+            look()
+
+    def dismiss(self) -> None:
+        """End all workers: a signal, time to save, then no more asking."""
+        processes = [seat.process for seat in self.seats]
+        if self._done():  # they find that out themselves
+            _wait(processes, GRACE_SECONDS)
+        end(processes)
+
+    def _done(self) -> bool:
+        return count(all_trials(self.desk.study)).finished >= self.desk.wanted
+
+    def _replace_dead(self) -> None:
+        for index, seat in enumerate(self.seats):
+            status = seat.process.poll()
+            if status is None or self._done():
+                continue
+            if status == 1 and (told := last_error(seat.log)):
+                raise UserError(told)
+            self.died += 1
+            how = f"signal {-status}" if status < 0 else f"status {status}"
+            if self.died > self.restarts:
+                raise UserError(
+                    f"worker {seat.slot.label} ended with {how}, and {self.restarts} have been replaced already "
+                    f"(worker_restarts); its last words: {_tail(seat.log) or 'none'}"
+                )
+            print(f"mm-balance: worker {seat.slot.label} ended with {how}; starting another", file=sys.stderr)
+            self.seats[index] = self._seat(index, seat.slot)
+
+    def _seat(self, index: int, slot: Slot) -> Seat:
+        identity = new_identity()
+        log = study_folder(self.desk.name) / f"worker-{index}.log"
+        words = ["--study_name", self.desk.name, "--storage", self.desk.location, "--device", slot.device]
+        environment = {IDENTITY_VARIABLE: identity, LAUNCHER_VARIABLE: str(os.getpid()), "TQDM_DISABLE": "1"}
+        environment |= child_environment(self.desk.parent)
+        return Seat(slot, log, start("worker", words, slot, environment, log), identity)
+
+
+def start(
+    entry_point: str, words: Sequence[str], slot: Slot, environment: Mapping[str, str], log: Path | None
+) -> subprocess.Popen[bytes]:
+    """An entry point as a process of its own, in its slot; it prints to ``log``, or where this process does."""
+    root = Path(mm_balance.__file__).parents[1]
+    inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
+    paths = os.pathsep.join(filter(None, [str(root), inherited.get("PYTHONPATH")]))
+    known = {**inherited, "PYTHONPATH": paths, **slot.environment, **environment}
+    command = [sys.executable, "-m", f"entrypoints.{entry_point}", *words]
+    if log is None:
+        return subprocess.Popen(command, env=known, start_new_session=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        return subprocess.Popen(command, env=known, stdout=file, stderr=file, start_new_session=True)
+
+
+def make_warmups(
+    configs: Sequence[Config], slots: Sequence[Slot], parent: TrackedRun, stop: Callable[[], bool], folder: Path
+) -> None:
+    """Train warm-up runs in the experiment of ``parent``, as many at a time as there are slots.
+
+    Raises:
+        UserError: one failed.
+    """
+    queue = list(configs)
+    running: dict[int, tuple[subprocess.Popen[bytes], Path | None]] = {}
+    try:
+        while (queue or running) and not stop():
+            for index, slot in enumerate(slots):
+                if index in running and running[index][0].poll() is not None:
+                    process, log = running.pop(index)
+                    if process.returncode:
+                        told = last_error(log) if log else "see above"
+                        raise UserError(f"the warm-up failed: {told or f'see {log}'}")
+                if index not in running and queue:
+                    config = queue.pop(0)
+                    log = folder / f"warmup-seed-{config.seed}.log" if len(configs) > 1 else None
+                    print(f"mm-balance: training the warm-up of seed {config.seed}", file=sys.stderr)
+                    running[index] = (
+                        start("warmup", warmup_words(config, slot), slot, child_environment(parent), log),
+                        log,
+                    )
+            time.sleep(POLL_SECONDS)
+    finally:
+        end([process for process, _ in running.values()])
+
+
+def warmup_words(config: Config, slot: Slot) -> list[str]:
+    """The command line of the warm-up that ``config`` begins from: every parameter, spelled out."""
+    values = {name: getattr(config, name) for name in entry_point_options("warmup")}
+    values |= {"device": slot.device, "preset": "auto", "resume_run": None}
+    return [word for name, value in values.items() for word in (f"--{name}", format_value(value))]
+
+
+def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask those that still run to stop; kill those that have not after a while."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    _wait(processes, GRACE_SECONDS)
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    last = time.monotonic() + seconds
+    while time.monotonic() < last and any(process.poll() is None for process in processes):
+        time.sleep(0.05)
+
+
+def _tail(log: Path) -> str:
+    return " ".join(log.read_text("utf-8", errors="replace")[-LOG_TAIL:].split()) if log.is_file() else ""
+
+
+def last_error(log: Path) -> str | None:
+    """The user's mistake that the process of ``log`` ended with; None where it ended otherwise."""
+    mark = "mm-balance: error: "
+    lines = log.read_text("utf-8", errors="replace").splitlines() if log.is_file() else []
+    return lines[-1].removeprefix(mark) if lines and lines[-1].startswith(mark) else None

@@ -1,0 +1,254 @@
+"""What a study leaves on its run: live best value, table of trials, figures, and the line that trains the best again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+from optuna.visualization import matplotlib as pictures
+
+from mm_balance import names
+from mm_balance.config import AUTO, Config, fill, finish, format_value, options
+from mm_balance.engine.recorder import Point
+from mm_balance.figures import draw_foreign, save_png
+from mm_balance.study.desk import Desk
+from mm_balance.study.ledger import EPOCHS, ORIGIN, all_trials, count, counted_trials, describe
+from mm_balance.study.settings import Settings, rounded, warmup_is_shared
+
+CONTOUR_PARAMETERS = 3
+"""Of the most important ones: every pair is a picture."""
+
+
+def best_trial(desk: Desk) -> FrozenTrial | None:
+    """The complete trial with the best value; of two objectives, the one of the Pareto front that is best in the first."""
+    trials = [trial for trial in all_trials(desk.study) if trial.state == TrialState.COMPLETE]
+    if not trials:
+        return None
+    upwards = desk.settings.directions[0] == "maximize"
+    if len(desk.settings.objectives) > 1:
+        front = {trial.number for trial in desk.study.best_trials}
+        trials = [trial for trial in trials if trial.number in front]
+    return (max if upwards else min)(trials, key=lambda trial: trial.values[0])
+
+
+def best_so_far(trials: Sequence[FrozenTrial], direction: str) -> list[tuple[int, int, float]]:
+    """After each finished trial: how many have finished, milliseconds since 1970, best first objective of the complete ones."""
+    ended = sorted(
+        (trial for trial in counted_trials(list(trials)) if trial.datetime_complete is not None),
+        key=lambda trial: (trial.datetime_complete, trial.number),
+    )
+    better = max if direction == "maximize" else min
+    series: list[tuple[int, int, float]] = []
+    best: float | None = None
+    for number, trial in enumerate(ended, 1):
+        if trial.state == TrialState.COMPLETE:
+            value = trial.values[0]
+            best = value if best is None else better(best, value)
+        if best is not None and trial.datetime_complete is not None:
+            series.append((number, int(trial.datetime_complete.timestamp() * 1000), best))
+    return series
+
+
+class Live:
+    """Logs the best value to the study's run while it goes on, each point once."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        history = desk.parent.client.get_metric_history(desk.parent.run_id, "study/best_value")
+        self.logged = max((metric.step for metric in history), default=0)
+
+    def __call__(self, trials: Sequence[FrozenTrial]) -> None:
+        series = best_so_far(trials, self.desk.settings.directions[0])
+        fresh = [
+            Point(step, moment, {"study/best_value": value}) for step, moment, value in series if step > self.logged
+        ]
+        if fresh:
+            self.desk.parent.log_points(fresh)
+            self.logged = fresh[-1].step
+
+
+def publish(desk: Desk, *, started: float, warmup_epochs: int) -> None:
+    """Everything but the confirmation, as the study stands now.
+
+    Args:
+        desk: the study.
+        started: when this command began, seconds of ``time.time``.
+        warmup_epochs: of the warm-up that this study made; 0 where it found one.
+    """
+    trials = all_trials(desk.study)
+    parent = desk.parent
+    parent.log_json(asdict(desk.settings), names.STUDY_SETTINGS)
+    parent.log_table([describe(trial) for trial in trials], names.STUDY_TABLE)
+    _log_figures(desk, trials)
+    standing = count(trials)
+    step = standing.finished
+    epochs = sum(trial.user_attrs.get(EPOCHS, 0) for trial in counted_trials(trials)) + warmup_epochs
+    full = full_run_epochs(desk.settings) * max(step, 1)
+    numbers = {
+        "study/trials_complete": standing.complete,
+        "study/trials_pruned": standing.pruned,
+        "study/trials_failed": standing.failed,
+        "study/epochs": epochs,
+        "study/epochs_share": epochs / full,
+        "study/minutes": (time.time() - started) / 60,
+    }
+    parent.log_metrics(numbers, step)
+    best = best_trial(desk)
+    if best is not None:
+        config = desk.settings.config(best.params)
+        parent.log_bytes(preset_text(config, desk, best).encode(), names.STUDY_BEST_PRESET)
+    parent.describe(describe_study(desk, numbers))
+
+
+def full_run_epochs(settings: Settings) -> int:
+    """Epochs of one run of the same length that shares nothing."""
+    return settings.epochs + (settings.values["warmup_epochs"] if warmup_is_shared(settings.values) else 0)
+
+
+def run_line(config: Config, settings: Settings) -> str:
+    """The command that trains ``config``."""
+    entry_point = "adaptive" if settings.adaptive else "train"
+    words = [f"-P {name}={format_value(value)}" for name, value in changed_values(config, settings).items()]
+    return " ".join([f"mlflow run . --env-manager local -e {entry_point}", *(_quoted(word) for word in words)])
+
+
+def changed_values(config: Config, settings: Settings) -> dict[str, Any]:
+    """What differs from the data set's own preset and the declared defaults, by name."""
+    plain = finish(fill({"dataset": config.dataset}))
+    skipped = ("preset", "device", "data_dir", "resume_run", *(("method",) if settings.adaptive else ()))
+    changed = {
+        name: value
+        for name, value in asdict(config).items()
+        if name not in skipped and (value != getattr(plain, name) or (name == "dataset" and value != "digits"))
+    }
+    return changed if settings.adaptive or "method" in changed else {"method": config.method, **changed}
+
+
+def preset_text(config: Config, desk: Desk, best: FrozenTrial) -> str:
+    """The values of ``config`` as a preset file."""
+    declared = options()
+    changed = {
+        name: value
+        for name, value in changed_values(config, desk.settings).items()
+        if declared[name].group in ("model", "optimization", "warmup", "train", "stage2")
+        or declared[name].default == AUTO
+    }
+    plain = {name: value for name, value in changed.items() if declared[name].default == AUTO}
+    tuned = {name: value for name, value in changed.items() if name not in plain}
+    values = ", ".join(f"{name} {value:.4f}" for name, value in zip(desk.settings.objectives, best.values, strict=True))
+    data = "" if config.dataset == "digits" else f" -P dataset={config.dataset}"
+    head = [
+        f"# Best of {count(all_trials(desk.study)).finished} trials of study {desk.name}: trial {best.number}, {values} "
+        f"(seed {config.seed}).",
+        f"# Command: {run_line(config, desk.settings)}",
+        f"# or:      mlflow run . --env-manager local -P preset=best.yaml{data}",
+    ]
+    body = plain | ({"tuned": tuned} if tuned else {})
+    return (
+        "\n".join(head)
+        + "\n"
+        + (yaml.safe_dump(body, sort_keys=False) if body else "# Nothing differs from the defaults.\n")
+    )
+
+
+def describe_study(desk: Desk, numbers: Mapping[str, float]) -> str:
+    """Markdown for the study's page."""
+    settings = desk.settings
+    best = best_trial(desk)
+    lines = [
+        f"**Study `{desk.name}`**: {numbers['study/trials_complete']:.0f} trials complete, "
+        f"{numbers['study/trials_pruned']:.0f} pruned, {numbers['study/trials_failed']:.0f} failed, of {desk.wanted}; "
+        f"{numbers['study/epochs']:.0f} epochs trained, {100 * numbers['study/epochs_share']:.0f} % of as many full runs.",
+        "",
+        f"Searched: {', '.join(f'`{item}`' for item in settings.dimensions.values())}. Sampler {settings.sampler}, pruner "
+        f"{settings.pruner}, seed {settings.values['seed']}. Nothing was chosen on test data.",
+        "",
+    ]
+    if best is None:
+        return "\n".join([*lines, "No trial is complete yet."])
+    values = ", ".join(f"{name} **{value:.4f}**" for name, value in zip(settings.objectives, best.values, strict=True))
+    chosen = ", ".join(f"`{name}={format_value(value)}`" for name, value in rounded(best.params).items())
+    lines += [f"Best: trial {best.number}, {values}, with {chosen}."]
+    start = next((trial for trial in all_trials(desk.study) if trial.user_attrs.get(ORIGIN) and trial.values), None)
+    if start is not None:
+        lines += [f"Starting configuration: trial {start.number}, {settings.objectives[0]} {start.values[0]:.4f}."]
+    if len(settings.objectives) > 1:
+        front = ", ".join(str(trial.number) for trial in desk.study.best_trials)
+        lines += [f"Pareto front: trials {front}; named best is the one best in {settings.objectives[0]}."]
+    config = settings.config(best.params)
+    lines += [
+        "",
+        "Train it again:",
+        "",
+        f"    {run_line(config, settings)}",
+        "",
+        f"The same as a preset: `{names.STUDY_BEST_PRESET}`.",
+    ]
+    return "\n".join(lines)
+
+
+def _log_figures(desk: Desk, trials: Sequence[FrozenTrial]) -> None:
+    for name, (interactive, picture) in _figures(desk, trials).items():
+        page = interactive().to_html(include_plotlyjs=True, full_html=True)
+        desk.parent.log_bytes(page.encode(), f"{names.STUDY_FOLDER}/{name}.html")
+        desk.parent.log_bytes(save_png(draw_foreign(picture)), f"{names.STUDY_FOLDER}/{name}.png")
+
+
+def _figures(desk: Desk, trials: Sequence[FrozenTrial]) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+    """Name -> what draws it with plotly, and with matplotlib. Those that need more trials than there are are left out."""
+    study, interactive = desk.study, optuna.visualization
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not complete:
+        return {}
+    first = desk.settings.objectives[0]
+
+    def target(trial: FrozenTrial) -> float:
+        return trial.values[0]
+
+    said: dict[str, Any] = (
+        {"target": target, "target_name": first} if len(desk.settings.objectives) > 1 else {"target_name": first}
+    )
+    searched = list(desk.settings.dimensions)
+    drawn: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {}
+
+    def add(name: str, function: str, **arguments: Any) -> None:
+        drawn[name] = (
+            lambda: getattr(interactive, function)(study, **arguments),
+            lambda: getattr(pictures, function)(study, **arguments),
+        )
+
+    add("history", "plot_optimization_history", **said)
+    if not searched:
+        return drawn
+    add("slice", "plot_slice", **said)
+    if len(complete) > 1:
+        importance = _importance(desk, target)
+        if importance:
+            add("importance", "plot_param_importances", **said)
+        ranked = [name for name in importance if name in searched] or searched
+        if len(searched) > 1:
+            add("parallel_coordinate", "plot_parallel_coordinate", **said)
+            add("contour", "plot_contour", params=ranked[:CONTOUR_PARAMETERS], **said)
+    if len(desk.settings.objectives) > 1:
+        add("pareto", "plot_pareto_front", target_names=list(desk.settings.objectives))
+    return drawn
+
+
+def _importance(desk: Desk, target: Callable[[FrozenTrial], float]) -> dict[str, float]:
+    """Optuna's parameter importances; empty where all values or parameters are the same."""
+    try:
+        return optuna.importance.get_param_importances(
+            desk.study, target=target if len(desk.settings.objectives) > 1 else None
+        )
+    except (RuntimeError, ValueError):
+        return {}
+
+
+def _quoted(word: str) -> str:
+    """Of ``-P name=value``, quoted where a shell would read more into it."""
+    return f"-P '{word[3:]}'" if set(word[3:]) & set("|,;&()* ") else word

@@ -1,0 +1,170 @@
+"""Where studies are kept (Optuna's own storages), and the lock under which trials are handed out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import socket
+import uuid
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import optuna
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from mm_balance.errors import UserError
+from mm_balance.workflow.setup import cache_folder
+
+HEARTBEAT_SECONDS = 60
+HEARTBEAT_GRACE_SECONDS = 180
+
+Stale = Callable[[optuna.Study, optuna.trial.FrozenTrial], None]
+
+
+def study_folder(study_name: str) -> Path:
+    """Files of a study on this machine: journal, locks, logs of workers."""
+    if not re.fullmatch(r"[\w.+-]+", study_name):
+        raise UserError(f"study_name={study_name}: use letters, digits, dot, dash and underscore")
+    return cache_folder() / "studies" / study_name
+
+
+def locate(storage: str, study_name: str) -> str:
+    """``auto`` as the path of the study's own journal file; anything else as it is, paths absolute."""
+    if storage == "auto":
+        return str(study_folder(study_name) / "study.journal")
+    return storage if "://" in storage else str(Path(storage).expanduser().resolve())
+
+
+def open_storage(location: str, on_stale: Stale) -> BaseStorage:
+    """Open or create a storage.
+
+    Args:
+        location: from ``locate``.
+        on_stale: called for a trial whose worker's heartbeat has stopped (databases only).
+
+    Raises:
+        UserError: it cannot be reached, or is nothing that Optuna can keep studies in.
+    """
+    if "://" not in location:
+        if not location.endswith(".journal"):
+            raise UserError(
+                f"storage={location}: give a path ending in .journal, postgresql://..., or grpc://host:port"
+            )
+        Path(location).parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(location))
+    if location.startswith("grpc://"):
+        host, _, port = location.removeprefix("grpc://").partition(":")
+        try:
+            return GrpcStorageProxy(host=host, port=int(port or 13000))
+        except ImportError:
+            raise UserError(
+                "storage=grpc://... needs the packages grpcio and protobuf: pip install grpcio protobuf"
+            ) from None
+    try:
+        return RDBStorage(
+            location,
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=HEARTBEAT_GRACE_SECONDS,
+            heartbeat_stale_trial_callback=on_stale,
+        )
+    except ImportError as error:
+        raise UserError(
+            f"storage={_shown(location)}: the database's driver is missing ({error}); for PostgreSQL: pip install psycopg[binary], postgresql+psycopg://..."
+        ) from None
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise UserError(f"storage={_shown(location)} cannot be opened: {reason}") from None
+
+
+def _shown(location: str) -> str:
+    """A location without its password."""
+    return re.sub(r"://([^:/@]+):[^@]*@", r"://\1:***@", location)
+
+
+class Claim:
+    """The lock under which a worker counts, takes a trial and draws its parameters, so that no two do it at once.
+
+    A file lock on one machine; PostgreSQL's advisory lock for many; nothing else offers one (gRPC, other databases): there a
+    study may end with up to ``workers - 1`` trials more than asked for.
+    """
+
+    def __init__(self, storage: BaseStorage, location: str, study_name: str) -> None:
+        self.storage = storage
+        self.path = study_folder(study_name) / "claim.lock" if "://" in location else Path(f"{location}.claim")
+        self.on_postgres = location.startswith("postgresql")
+        self.key = zlib.crc32(study_name.encode())
+        self.held: Any = None
+
+    def acquire(self) -> None:
+        if self.on_postgres:
+            assert isinstance(self.storage, RDBStorage)
+            self.held = self.storage.engine.connect()
+            self.held.execute(text("SELECT pg_advisory_lock(:key)"), {"key": self.key})
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.held = self.path.open("a")
+        fcntl.flock(self.held, fcntl.LOCK_EX)
+
+    def release(self) -> None:
+        """Does nothing where it is not held."""
+        held, self.held = self.held, None
+        if held is None:
+            return
+        if self.on_postgres:
+            held.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": self.key})
+        held.close()
+
+    def __enter__(self) -> Claim:
+        self.acquire()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.release()
+
+
+@contextmanager
+def presence(study_name: str, identity: str) -> Iterator[None]:
+    """While this lasts the worker ``identity`` counts as alive: it holds a lock that the system frees when it dies."""
+    path = _presence_file(study_name, identity)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def new_identity() -> str:
+    """A name for a worker: host and something unique."""
+    return f"{socket.gethostname()}/{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def is_alive(study_name: str, identity: str) -> bool:
+    """Whether that worker lives. One on another host always counts as alive: only a database's heartbeat can tell."""
+    if identity.split("/")[0] != socket.gethostname():
+        return True
+    path = _presence_file(study_name, identity)
+    if not path.exists():
+        return False
+    with path.open("a") as file:
+        return not _lockable(file)
+
+
+def _lockable(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _presence_file(study_name: str, identity: str) -> Path:
+    return study_folder(study_name) / "alive" / identity.split("/")[1]

@@ -1,0 +1,202 @@
+"""One trial: its run, its training, its value."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+import torch
+from optuna.trial import TrialState
+
+from mm_balance.config import Config, Dimension, format_value
+from mm_balance.data import MultimodalData
+from mm_balance.engine.recorder import Point
+from mm_balance.errors import Interrupted
+from mm_balance.study.desk import Desk
+from mm_balance.study.ledger import DEVICE, EPOCHS, ERROR, JOB, RETRY_OF, RUN, STATUS, all_trials
+from mm_balance.study.settings import rounded, warmup_is_shared
+from mm_balance.tracking.runs import TrackedRun, open_run, run_link
+from mm_balance.workflow.report import accuracies, final_validation
+from mm_balance.workflow.runners import choose_warmup, run_stage2, run_train
+from mm_balance.workflow.setup import work_folder
+from mm_balance.workflow.stage import STAGE2_METHOD, Watch, train_method, train_stage2
+
+Stop = Callable[[], bool]
+Train = Callable[[Config, MultimodalData, TrackedRun, Stop, Watch], Mapping[str, float]]
+"""Configuration, data, run, stop, and what is to see every point -> validation metrics of the selected epoch."""
+
+
+def suggest(trial: optuna.Trial, dimensions: Mapping[str, Dimension]) -> dict[str, Any]:
+    """A value for every dimension."""
+    return {name: _suggest(trial, item) for name, item in dimensions.items()}
+
+
+def _suggest(trial: optuna.Trial, item: Dimension) -> Any:
+    if item.choices:
+        return trial.suggest_categorical(item.name, list(item.choices))
+    assert item.low is not None
+    assert item.high is not None
+    if isinstance(item.low, int) and isinstance(item.high, int):
+        return trial.suggest_int(item.name, item.low, item.high, log=item.log)
+    return trial.suggest_float(item.name, item.low, item.high, log=item.log)
+
+
+def perform(
+    trial: optuna.Trial,
+    parameters: Mapping[str, Any],
+    desk: Desk,
+    data: MultimodalData,
+    stop: Stop,
+    *,
+    device: str,
+    label: str,
+    train: Train | None = None,
+) -> tuple[float, ...]:
+    """Train what ``parameters`` (or the trial's job) describe, as a nested run of the study's.
+
+    Args:
+        trial: Optuna's.
+        parameters: its values by name.
+        desk: the study.
+        data: what to train on.
+        stop: asked after every batch.
+        device: ``cpu`` or ``cuda``.
+        label: how people call the device.
+        train: what trains; by default stage 2 or the method's stage, as `adaptive` and `train` do.
+
+    Returns:
+        The objectives' values.
+
+    Raises:
+        optuna.TrialPruned: the pruner ended it.
+        Interrupted: a stop was requested; the checkpoint stays.
+    """
+    job = trial.user_attrs.get(JOB)
+    config = _config(desk, parameters, job, device)
+    run = _open(trial, desk, job, label)
+    _take_over(trial, desk, run)
+    watch = _watch(trial, desk)
+    status, kept = STATUS[TrialState.FAIL], False
+    try:
+        metrics = (train or (_train_job if job else _train))(config, data, run, stop, watch)
+        values = tuple(metrics[name] for name in desk.settings.objectives)
+        status = STATUS[TrialState.COMPLETE]
+        return values
+    except optuna.TrialPruned:
+        run.set_tags({"mm.pruned": "true"})
+        status = STATUS[TrialState.PRUNED]
+        raise
+    except Interrupted:
+        kept = True
+        run.set_tags({"mm.error": "stopped on request; it goes on as another trial"})
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        trial.set_user_attr(ERROR, reason)
+        run.set_tags({"mm.error": reason})
+        run.log_bytes(traceback.format_exc().encode(), "error.txt")
+        _free_memory()
+        raise
+    finally:
+        _describe(run, trial, parameters, desk, job, status)
+        run.terminate(status)
+        print(f"{desk.name} trial {trial.number}: {status}", flush=True)
+        if not kept:
+            shutil.rmtree(work_folder(run.run_id), ignore_errors=True)
+
+
+def _config(desk: Desk, parameters: Mapping[str, Any], job: Mapping[str, Any] | None, device: str) -> Config:
+    if job is None:
+        return desk.settings.config(parameters, device=device)
+    own_warmup = {"warmup_run": None} if job["seed"] != desk.settings.values["seed"] else {}
+    return desk.settings.config(job["parameters"], device=device, seed=job["seed"], **own_warmup)
+
+
+def _open(trial: optuna.Trial, desk: Desk, job: Mapping[str, Any] | None, label: str) -> TrackedRun:
+    name = f"trial-{trial.number:04d}" if job is None else f"confirm {job['label']} seed {job['seed']}"
+    tags = {"mm.stage": "trial", "mm.study": desk.name, "mm.trial": str(trial.number), "mm.device": label}
+    if job is not None:
+        tags["mm.confirms"] = job["label"]
+    run = open_run(name, parent=desk.parent, tags=tags)
+    trial.set_user_attr(RUN, run.run_id)
+    trial.set_user_attr(DEVICE, label)
+    return run
+
+
+def _take_over(trial: optuna.Trial, desk: Desk, run: TrackedRun) -> None:
+    """Go on from the checkpoint of the trial that this one takes over, where this machine has it."""
+    origin = trial.user_attrs.get(RETRY_OF)
+    if origin is None:
+        return
+    previous = next(item for item in all_trials(desk.study) if item.number == origin)
+    run.set_tags({"mm.retry_of": f"trial-{origin:04d}"})
+    if RUN in previous.user_attrs and (old := work_folder(previous.user_attrs[RUN])).is_dir():
+        shutil.rmtree(work_folder(run.run_id), ignore_errors=True)
+        old.rename(work_folder(run.run_id))
+
+
+def _watch(trial: optuna.Trial, desk: Desk) -> Watch:
+    """Tell Optuna of every epoch, and end the trial where the pruner says so."""
+    settings = desk.settings
+    seen = 0
+
+    def watch(point: Point) -> None:
+        nonlocal seen
+        if settings.objectives[0] not in point.metrics:
+            return
+        seen += 1
+        trial.set_user_attr(EPOCHS, seen)
+        if len(settings.objectives) == 1:
+            trial.report(point.metrics[settings.objectives[0]], seen)
+            if seen < settings.epochs and trial.should_prune():
+                raise optuna.TrialPruned(f"after {seen} epochs")
+
+    return watch
+
+
+def _train(config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, watch: Watch) -> Mapping[str, float]:
+    warmup = choose_warmup(config, data) if warmup_is_shared(vars(config)) else None
+    if config.method == STAGE2_METHOD and warmup is not None:
+        result = train_stage2(config, data, run, stop, warmup=warmup, watch=watch)
+    else:
+        result = train_method(config, data, run, stop, warmup=warmup, watch=watch)
+    metrics = final_validation(result)
+    modalities = result.stage.model.modalities
+    run.set_tags({"mm.result": accuracies(metrics, "val", modalities).replace("*", "")})
+    return metrics
+
+
+def _train_job(config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, watch: Watch) -> Mapping[str, float]:
+    """A run like any other, with figures and model; nothing prunes it."""
+    warmup = choose_warmup(config, data) if warmup_is_shared(vars(config)) else None
+    if config.method == STAGE2_METHOD and warmup is not None:
+        result = run_stage2(config, data, run, stop, warmup)
+    else:
+        result = run_train(config, data, run, stop, warmup)
+    return final_validation(result)
+
+
+def _describe(
+    run: TrackedRun,
+    trial: optuna.Trial,
+    parameters: Mapping[str, Any],
+    desk: Desk,
+    job: Mapping[str, Any] | None,
+    status: str,
+) -> None:
+    if job is not None:
+        return  # its description is that of any run
+    told = ", ".join(f"`{name}={format_value(value)}`" for name, value in rounded(parameters).items())
+    ended = {"FINISHED": "complete", "KILLED": "pruned", "FAILED": "failed or stopped"}[status]
+    run.describe(f"Trial {trial.number} of study [{desk.name}]({run_link(desk.parent)}), {ended}: {told}.")
+
+
+def _free_memory() -> None:
+    """After a failure, give its memory back before the next trial."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

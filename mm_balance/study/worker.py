@@ -1,0 +1,121 @@
+"""One worker: takes trials of a study until it has as many as were asked for."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import optuna
+import torch
+
+from mm_balance.data import MultimodalData
+from mm_balance.errors import Interrupted, UserError
+from mm_balance.study.desk import Desk, make_sampler
+from mm_balance.study.ledger import ERROR, WORKER, all_trials, count, give_up_dead, hand_on
+from mm_balance.study.storage import new_identity, presence
+from mm_balance.study.trial import Train, perform, suggest
+
+IDENTITY_VARIABLE = "MM_BALANCE_WORKER"
+LAUNCHER_VARIABLE = "MM_BALANCE_LAUNCHER"
+WAIT_SECONDS = 0.5
+FAILURES_AT_FIRST = 5
+"""When so many trials have failed and none has succeeded, the study is wrong, not the trials."""
+
+
+def work(
+    desk: Desk,
+    data: MultimodalData,
+    stop: Callable[[], bool],
+    *,
+    device: str,
+    label: str,
+    train: Train | None = None,
+) -> int:
+    """Take and train trials until the study has all, or a stop is requested.
+
+    Args:
+        desk: the study.
+        data: what to train on; its digest is the study's.
+        stop: asked between trials and after every batch.
+        device: ``cpu`` or ``cuda``.
+        label: how people call the device.
+        train: see ``perform``.
+
+    Returns:
+        How many trials this worker has ended.
+
+    Raises:
+        Interrupted: a stop was requested; the trial under way is in the queue again.
+        UserError: the data are others than the study's, or the first trials have all failed.
+    """
+    if data.digest != desk.settings.data_digest:
+        raise UserError(
+            f"study {desk.name} is of other data: the digest of {data.name} here is {data.digest[:12]}, the study's is "
+            f"{desk.settings.data_digest[:12]}"
+        )
+    torch.set_num_threads(desk.settings.threads)
+    identity = os.environ.get(IDENTITY_VARIABLE) or new_identity()
+    ended = 0
+    with presence(desk.name, identity):
+        while True:
+            if stop():
+                raise Interrupted
+            taken = _next(desk, data, stop, identity, device, label, train)
+            if taken is None:
+                return ended
+            if taken:
+                ended += 1
+            else:
+                time.sleep(WAIT_SECONDS)
+
+
+def _next(
+    desk: Desk,
+    data: MultimodalData,
+    stop: Callable[[], bool],
+    identity: str,
+    device: str,
+    label: str,
+    train: Train | None,
+) -> bool | None:
+    """Take one trial and train it: True; False = all are taken, but one may come back; None = the study has all."""
+    interrupted: list[int] = []
+
+    def objective(trial: optuna.Trial) -> tuple[float, ...]:
+        trial.set_user_attr(WORKER, identity)
+        parameters = suggest(trial, desk.settings.dimensions)
+        desk.claim.release()  # from here on others may draw: they see what this one drew
+        try:
+            return perform(trial, parameters, desk, data, stop, device=device, label=label, train=train)
+        except Interrupted:
+            interrupted.append(trial.number)
+            raise
+
+    desk.claim.acquire()
+    try:
+        give_up_dead(desk.study, desk.parent)
+        trials = all_trials(desk.study)
+        standing = count(trials)
+        if standing.finished >= desk.wanted:
+            return None
+        _check_failures(trials)
+        if standing.finished + standing.running >= desk.wanted:
+            return False
+        desk.study.sampler = make_sampler(desk.settings, len(trials))
+        desk.study.optimize(objective, n_trials=1, catch=(Exception,))
+    finally:
+        desk.claim.release()
+    if interrupted:
+        with desk.claim:
+            trial = next(item for item in all_trials(desk.study) if item.number == interrupted[0])
+            hand_on(desk.study, trial, killed=False)
+        raise Interrupted
+    return True
+
+
+def _check_failures(trials: list[optuna.trial.FrozenTrial]) -> None:
+    standing = count(trials)
+    if standing.failed >= FAILURES_AT_FIRST and standing.failed == standing.finished:
+        last = next(trial.user_attrs[ERROR] for trial in reversed(trials) if ERROR in trial.user_attrs)
+        raise UserError(f"the first {standing.failed} trials have all failed; the last: {last}")
