@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from mm_balance.figures.style import STYLE
 
@@ -23,12 +24,23 @@ def draw_foreign(draw: Callable[[], Any], size: tuple[float, float] = (9.0, 5.5)
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    with matplotlib.rc_context(STYLE):
+    small: dict[Any, Any] = {
+        "axes.labelsize": 8.0,
+        "xtick.labelsize": 7.0,
+        "ytick.labelsize": 7.0,
+        "figure.labelsize": 8.0,
+    }
+    with matplotlib.rc_context({**STYLE, **small, "figure.figsize": size, "figure.constrained_layout.use": True}):
         made = draw()
         axes: Axes = made if isinstance(made, Axes) else np.asarray(made, dtype=object).ravel()[0]
         figure = axes.figure
         assert isinstance(figure, Figure)
         pyplot.close(figure)
         figure.set_size_inches(*size)
-        figure.set_layout_engine("tight")
+        for item in figure.axes:  # styles of the other library that our font sizes do not reach
+            item.xaxis.label.set_fontsize(8)
+            item.yaxis.label.set_fontsize(8)
+            for axis in (item.xaxis, item.yaxis):
+                if axis.get_scale() == "log":  # the labels between two powers of ten hide one another
+                    axis.set_minor_formatter(NullFormatter())
     return figure

@@ -193,10 +193,14 @@ def describe_study(desk: Desk, numbers: Mapping[str, float]) -> str:
 
 
 def _log_figures(desk: Desk, trials: Sequence[FrozenTrial]) -> None:
+    wide = 1.9 * len(desk.settings.dimensions) + 1.5
+    sizes = {"slice": (wide, 3.4), "parallel_coordinate": (max(9.0, 0.75 * wide), 5.5), "contour": (11.0, 9.0)}
     for name, (interactive, picture) in _figures(desk, trials).items():
         page = interactive().to_html(include_plotlyjs=True, full_html=True)
         desk.parent.log_bytes(page.encode(), f"{names.STUDY_FOLDER}/{name}.html")
-        desk.parent.log_bytes(save_png(draw_foreign(picture)), f"{names.STUDY_FOLDER}/{name}.png")
+        desk.parent.log_bytes(
+            save_png(draw_foreign(picture, sizes.get(name, (9.0, 5.5)))), f"{names.STUDY_FOLDER}/{name}.png"
+        )
 
 
 def _figures(desk: Desk, trials: Sequence[FrozenTrial]) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:

@@ -85,10 +85,10 @@ class Settings:
         Raises:
             UserError: they cannot work together.
         """
-        own = {} if self.adaptive else declared_options(find_method(self.values["method"]).Options)
+        own = own_options(self.values["method"])
         parameters = rounded(parameters)
         plain = {name: value for name, value in parameters.items() if name not in own}
-        chosen = {name: value for name, value in parameters.items() if name in own}
+        chosen = {own[name]: value for name, value in parameters.items() if name in own}
         values = self.values | plain | changes
         if chosen:
             method = values["method"]
@@ -191,7 +191,6 @@ def searchable(values: Mapping[str, Any]) -> dict[str, Option]:
 
     What a warm-up run depends on is left out where trials share one.
     """
-    method = find_method(values["method"])
     adaptive = values["method"] == STAGE2_METHOD
     groups = ("model", "optimization", "stage2" if adaptive else "train")
     extra = () if adaptive else ("refit_every", "mixture", "optimizer_state")
@@ -202,7 +201,22 @@ def searchable(values: Mapping[str, Any]) -> dict[str, Option]:
         for name, option in run_options().items()
         if (option.group in groups or name in extra) and name not in barred and name not in NOT_SEARCHED
     }
-    return known if adaptive else known | declared_options(method.Options)
+    declared = declared_options(find_method(values["method"]).Options)
+    return known | {
+        name: replace(declared[option], name=name) for name, option in own_options(values["method"]).items()
+    }
+
+
+def own_options(method: str) -> dict[str, str]:
+    """The options of a method by their name in a study: their own, or ``method.name`` where a parameter has that name.
+
+    Those of the adaptive loss are parameters already.
+    """
+    if method == STAGE2_METHOD:
+        return {}
+    taken = {name for name, option in run_options().items() if option.group in ("model", "optimization", "train")}
+    declared = declared_options(find_method(method).Options)
+    return {f"{method}.{name}" if name in taken else name: name for name in declared}
 
 
 def warmup_is_shared(values: Mapping[str, Any]) -> bool:
@@ -220,9 +234,8 @@ def _named(search: str, values: Mapping[str, Any], known: Mapping[str, Option]) 
         return []
     method = values["method"]
     if search == "method":
-        names = [
-            name for name, option in declared_options(METHODS[method].Options).items() if option.search is not None
-        ]
+        own = own_options(method) or dict.fromkeys(declared_options(METHODS[method].Options))
+        names = [name for name in own if known[name].search is not None]
         if not names:
             raise UserError(
                 f"method={method} declares no search ranges of its own; name dimensions in space=, or another search"
@@ -241,7 +254,11 @@ def configured_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """The value of every searchable parameter as configured."""
     known, config = searchable(values), finish(values)
     own = parse_options(values["method"], find_method(values["method"]).Options, values["method_options"])
-    return {name: own.get(name, getattr(config, name, option.default)) for name, option in known.items()}
+    names = own_options(values["method"])
+    return {
+        name: own.get(names[name], option.default) if name in names else getattr(config, name)
+        for name, option in known.items()
+    }
 
 
 def automatic_name(study: StudyConfig, settings: Settings) -> str:

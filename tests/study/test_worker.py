@@ -1,0 +1,259 @@
+"""Workers as real processes, with a formula instead of training: nothing lost, nothing twice, whatever is killed."""
+
+import os
+import random
+import shutil
+import subprocess
+import time
+from collections import Counter
+from dataclasses import replace
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from study.conftest import settings_of, trivial_worker
+from study.trivial import train
+
+from mm_balance.engine.recorder import Point
+from mm_balance.errors import Interrupted, UserError
+from mm_balance.study.desk import find_study, make_pruner, make_sampler
+from mm_balance.study.ledger import ERROR, RETRY_OF, RUN, STATUS, all_trials, count, counted_trials
+from mm_balance.study.worker import work
+from mm_balance.testing import tiny_data
+from mm_balance.tracking.runs import nested_runs
+from mm_balance.workflow.setup import work_folder
+
+
+def never():
+    return False
+
+
+def do(desk, stop=never, train=train):
+    return work(desk, tiny_data(), stop, device="cpu", label="cpu", train=train)
+
+
+def check_runs_agree(desk):
+    """Every trial has one run with the status that belongs to its state, and nothing is RUNNING."""
+    runs = {run.run_id: run.read() for run in nested_runs(desk.parent, {"mm.study": desk.name})}
+    trials = all_trials(desk.study)
+    numbers = Counter(run.data.tags["mm.trial"] for run in runs.values())
+    assert max(numbers.values()) == 1
+    for trial in trials:
+        assert trial.state.is_finished()
+        found = [run for run in runs.values() if run.data.tags["mm.trial"] == str(trial.number)]
+        if not found:  # killed before it had one
+            assert trial.state == TrialState.FAIL
+            continue
+        assert found[0].info.status == STATUS[trial.state]
+        if RUN in trial.user_attrs:
+            assert found[0].info.run_id == trial.user_attrs[RUN]
+        if trial.state == TrialState.COMPLETE:
+            assert found[0].data.metrics["val/accuracy"] == trial.value
+
+
+def test_a_study_gets_exactly_its_trials_and_continues_to_more(new_desk):
+    desk = new_desk(trials=4)
+    assert do(desk) == 4
+    assert do(desk) == 0
+    desk.study.set_user_attr("trials", 6)
+    assert do(find_study("mine", "auto")) == 2
+    assert count(all_trials(desk.study)).complete == 6
+    check_runs_agree(desk)
+
+
+def test_one_worker_draws_the_same_whether_it_was_cut_off_or_not(new_desk):
+    whole = new_desk(trials=14, name="whole")
+    do(whole)
+    parts = new_desk(trials=7, name="parts")
+    do(parts)
+    parts.study.set_user_attr("trials", 14)
+    do(find_study("parts", "auto"))
+    assert [trial.params for trial in all_trials(whole.study)] == [trial.params for trial in all_trials(parts.study)]
+
+
+def test_a_trial_that_fails_is_one_trial_not_the_study(new_desk):
+    desk = new_desk(trials=4)
+
+    def sometimes(config, data, run, stop, watch):
+        number = len(all_trials(desk.study)) - 1
+        if number == 1:
+            raise MemoryError("no memory left")
+        if number == 2:
+            raise UserError("the training loss is no longer finite")
+        return train(config, data, run, stop, watch)
+
+    do(desk, train=sometimes)
+    states = [trial.state for trial in all_trials(desk.study)]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
+    assert all_trials(desk.study)[1].user_attrs[ERROR] == "MemoryError: no memory left"
+    failed = nested_runs(desk.parent, {"mm.trial": "2"})[0]
+    assert "no longer finite" in failed.read().data.tags["mm.error"]
+    assert failed.artifact_names("") == ["error.txt"]
+    check_runs_agree(desk)
+
+
+def test_when_all_first_trials_fail_it_stops_and_says_why(new_desk):
+    def broken(config, data, run, stop, watch):
+        raise RuntimeError("wrong from the start")
+
+    desk = new_desk(trials=40)
+    with pytest.raises(UserError, match=r"first 5 trials have all failed.*wrong from the start"):
+        do(desk, train=broken)
+    check_runs_agree(desk)
+
+
+def test_a_stop_hands_the_trial_on_with_its_checkpoint(new_desk):
+    desk = new_desk(trials=3)
+    stopped = []
+
+    def interrupted(config, data, run, stop, watch):
+        folder = work_folder(run.run_id)
+        if not stopped:
+            folder.mkdir(parents=True)
+            (folder / "last").write_text("half-way")
+            stopped.append(run.run_id)
+            raise Interrupted
+        if (folder / "last").exists():
+            stopped.append((folder / "last").read_text())
+        return train(config, data, run, stop, watch)
+
+    with pytest.raises(Interrupted):
+        do(desk, train=interrupted)
+    assert count(all_trials(desk.study)).waiting == 1
+    do(desk, train=interrupted)
+    assert stopped[1:] == ["half-way"]
+    assert not work_folder(stopped[0]).exists()
+    first, again, *_ = all_trials(desk.study)
+    assert again.user_attrs[RETRY_OF] == first.number
+    assert again.params == first.params
+    assert count(all_trials(desk.study)).complete == 3
+    check_runs_agree(desk)
+
+
+def test_other_data_are_refused(new_desk):
+    other = replace(tiny_data(), digest="1" * 64)
+    with pytest.raises(UserError, match="is of other data"):
+        work(new_desk(), other, never, device="cpu", label="cpu")
+
+
+def test_pruned_trials_end_early_and_their_runs_say_so(new_desk):
+    desk = new_desk(trials=30, pruner="median")
+
+    def slow(config, data, run, stop, watch):
+        for epoch in range(1, 13):
+            value = (1 - abs(config.gap_weight - 0.7) / 10) * epoch / 12
+            watch(Point(epoch, int(time.time() * 1000), {"val/accuracy": value}))
+        return {"val/accuracy": value}
+
+    do(desk, train=slow)
+    standing = count(all_trials(desk.study))
+    assert standing.finished == 30
+    assert standing.pruned > 3
+    for trial in all_trials(desk.study):
+        if trial.state == TrialState.PRUNED:
+            assert trial.user_attrs["epochs"] < 12
+            assert nested_runs(desk.parent, {"mm.trial": str(trial.number)})[0].read().info.status == "KILLED"
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp", "nsga2"])
+def test_every_sampler_draws_within_the_space(new_desk, sampler):
+    desk = new_desk(trials=13, sampler=sampler)
+    do(desk)
+    for trial in all_trials(desk.study):
+        assert all(desk.settings.dimensions[name].holds(value) for name, value in trial.params.items())
+    assert len({str(trial.params) for trial in all_trials(desk.study)}) == 13
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "nsga2"])
+def test_two_objectives(new_desk, sampler):
+    desk = new_desk(trials=13, sampler=sampler, objective="val/accuracy,val/gap_mean_abs")
+    do(desk)
+    assert count(all_trials(desk.study)).complete == 13
+    front = desk.study.best_trials
+    assert all(
+        not (other.values[0] > one.values[0] and other.values[1] < one.values[1]) for one in front for other in front
+    )
+
+
+def test_pruners_and_samplers_are_optunas():
+    assert isinstance(make_pruner(settings_of(pruner="hyperband")), optuna.pruners.HyperbandPruner)
+    assert isinstance(make_pruner(settings_of(pruner="median")), optuna.pruners.MedianPruner)
+    assert isinstance(make_pruner(settings_of(pruner="none")), optuna.pruners.NopPruner)
+    assert isinstance(make_sampler(settings_of(sampler="gp"), 3), optuna.samplers.GPSampler)
+
+
+def crowd(desk, workers, trials):
+    processes = [trivial_worker(desk) for _ in range(workers)]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * workers, said
+    finished = all_trials(desk.study)
+    assert len(finished) == trials
+    assert {trial.state for trial in finished} == {TrialState.COMPLETE}
+    assert len({trial.number for trial in finished}) == trials
+    assert len({str(trial.params) for trial in finished}) == trials
+    assert "lock" not in "".join(said).lower()
+    check_runs_agree(desk)
+    return said
+
+
+@pytest.mark.slow
+def test_four_workers_on_a_journal_file_make_exactly_two_hundred(new_desk):
+    crowd(new_desk(trials=200), 4, 200)
+
+
+@pytest.fixture
+def postgres(tmp_path):
+    """A PostgreSQL server of the test's own."""
+    programs = {name: shutil.which(name) for name in ("initdb", "pg_ctl")}
+    if None in programs.values():
+        pytest.skip("PostgreSQL is not installed")
+    pytest.importorskip("psycopg")
+    folder = tmp_path / "postgres"
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    folder.mkdir()
+    if as_user:
+        shutil.chown(folder, "postgres")
+        for parent in list(folder.parents)[:3]:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    port = 20000 + os.getpid() % 20000
+    subprocess.run(
+        [*as_user, programs["initdb"], "-D", folder / "data", "-A", "trust", "-U", "mm"],
+        check=True,
+        capture_output=True,
+    )
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+    control = [*as_user, programs["pg_ctl"], "-D", folder / "data", "-w"]
+    subprocess.run([*control, "-o", options, "-l", folder / "log", "start"], check=True, capture_output=True)
+    yield f"postgresql+psycopg://mm@127.0.0.1:{port}/postgres"
+    subprocess.run([*control, "-m", "immediate", "stop"], check=False, capture_output=True)
+
+
+@pytest.mark.slow
+def test_four_workers_on_postgresql_make_exactly_two_hundred(new_desk, postgres):
+    crowd(new_desk(trials=200, storage=postgres), 4, 200)
+
+
+@pytest.mark.slow
+def test_ten_random_kills_lose_nothing(new_desk):
+    desk = new_desk(trials=40)
+    draw = random.Random(0)
+    processes = [trivial_worker(desk, seconds=0.15) for _ in range(3)]
+    kills, last = 0, time.monotonic() + 400
+    while count(all_trials(desk.study)).finished < 40 and time.monotonic() < last:
+        time.sleep(draw.uniform(0.3, 1.5))
+        busy = [trial for trial in all_trials(desk.study) if trial.state == TrialState.RUNNING]
+        if kills < 10 and busy:
+            victim = draw.randrange(3)
+            if processes[victim].poll() is None:
+                processes[victim].kill()
+                processes[victim].wait()
+                kills += 1
+        for index, process in enumerate(processes):
+            if process.poll() is not None and count(all_trials(desk.study)).finished < 40:
+                processes[index] = trivial_worker(desk, seconds=0.15)
+    for process in processes:
+        process.wait(60)
+    assert kills == 10
+    assert count(all_trials(desk.study)).finished == 40
+    assert len(counted_trials(all_trials(desk.study))) == 40
+    check_runs_agree(desk)

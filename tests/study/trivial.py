@@ -1,0 +1,39 @@
+"""A worker whose training is a formula: everything of a study but the network. Run as a program: NAME STORAGE."""
+
+import os
+import sys
+import time
+
+from mm_balance.engine.recorder import Point
+from mm_balance.errors import Interrupted
+from mm_balance.study.desk import find_study
+from mm_balance.study.worker import work
+from mm_balance.testing import tiny_data
+
+EPOCHS = 3
+SECONDS = float(os.environ.get("TRIVIAL_SECONDS", "0"))
+
+
+def value_of(config):
+    return 1.0 - abs(config.gap_weight - 0.7) / 10 - abs(config.hard_weight - 1.5) / 10
+
+
+def train(config, data, run, stop, watch):
+    """Epochs that take ``TRIVIAL_SECONDS``, logged and shown like real ones."""
+    run.log_config(config)
+    for epoch in range(1, EPOCHS + 1):
+        for _ in range(10):
+            time.sleep(SECONDS / 10)
+            if stop():
+                raise Interrupted
+        metrics = {"val/accuracy": value_of(config) * epoch / EPOCHS, "val/gap_mean_abs": config.gap_weight}
+        point = Point(epoch, int(time.time() * 1000), metrics)
+        run.log_points([point])
+        watch(point)
+    return metrics
+
+
+if __name__ == "__main__":
+    name, storage = sys.argv[1:]
+    desk = find_study(name, storage)
+    print(work(desk, tiny_data(), lambda: False, device="cpu", label="cpu", train=train))
