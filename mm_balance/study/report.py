@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
-from optuna.visualization import matplotlib as pictures
 
 from mm_balance import names
-from mm_balance.config import AUTO, Config, fill, finish, format_value, options
+from mm_balance.config import AUTO, Config, entry_point_options, fill, finish, format_value, options
 from mm_balance.engine.recorder import Point
-from mm_balance.figures import draw_foreign, save_png
 from mm_balance.study.desk import Desk
 from mm_balance.study.ledger import EPOCHS, ORIGIN, all_trials, count, counted_trials, describe
+from mm_balance.study.pictures import log_pictures
 from mm_balance.study.settings import Settings, rounded, warmup_is_shared
-
-CONTOUR_PARAMETERS = 3
-"""Of the most important ones: every pair is a picture."""
 
 
 def best_trial(desk: Desk) -> FrozenTrial | None:
@@ -84,7 +79,7 @@ def publish(desk: Desk, *, started: float, warmup_epochs: int) -> None:
     parent = desk.parent
     parent.log_json(asdict(desk.settings), names.STUDY_SETTINGS)
     parent.log_table([describe(trial) for trial in trials], names.STUDY_TABLE)
-    _log_figures(desk, trials)
+    log_pictures(desk, trials)
     standing = count(trials)
     step = standing.finished
     epochs = sum(trial.user_attrs.get(EPOCHS, 0) for trial in counted_trials(trials)) + warmup_epochs
@@ -113,7 +108,10 @@ def full_run_epochs(settings: Settings) -> int:
 def run_line(config: Config, settings: Settings) -> str:
     """The command that trains ``config``."""
     entry_point = "adaptive" if settings.adaptive else "train"
-    words = [f"-P {name}={format_value(value)}" for name, value in changed_values(config, settings).items()]
+    taken = entry_point_options(entry_point)
+    words = [
+        f"-P {name}={format_value(value)}" for name, value in changed_values(config, settings).items() if name in taken
+    ]
     return " ".join([f"mlflow run . --env-manager local -e {entry_point}", *(_quoted(word) for word in words)])
 
 
@@ -190,67 +188,6 @@ def describe_study(desk: Desk, numbers: Mapping[str, float]) -> str:
         f"The same as a preset: `{names.STUDY_BEST_PRESET}`.",
     ]
     return "\n".join(lines)
-
-
-def _log_figures(desk: Desk, trials: Sequence[FrozenTrial]) -> None:
-    wide = 1.9 * len(desk.settings.dimensions) + 1.5
-    sizes = {"slice": (wide, 3.4), "parallel_coordinate": (max(9.0, 0.75 * wide), 5.5), "contour": (11.0, 9.0)}
-    for name, (interactive, picture) in _figures(desk, trials).items():
-        page = interactive().to_html(include_plotlyjs=True, full_html=True)
-        desk.parent.log_bytes(page.encode(), f"{names.STUDY_FOLDER}/{name}.html")
-        desk.parent.log_bytes(
-            save_png(draw_foreign(picture, sizes.get(name, (9.0, 5.5)))), f"{names.STUDY_FOLDER}/{name}.png"
-        )
-
-
-def _figures(desk: Desk, trials: Sequence[FrozenTrial]) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """Name -> what draws it with plotly, and with matplotlib. Those that need more trials than there are are left out."""
-    study, interactive = desk.study, optuna.visualization
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    if not complete:
-        return {}
-    first = desk.settings.objectives[0]
-
-    def target(trial: FrozenTrial) -> float:
-        return trial.values[0]
-
-    said: dict[str, Any] = (
-        {"target": target, "target_name": first} if len(desk.settings.objectives) > 1 else {"target_name": first}
-    )
-    searched = list(desk.settings.dimensions)
-    drawn: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {}
-
-    def add(name: str, function: str, **arguments: Any) -> None:
-        drawn[name] = (
-            lambda: getattr(interactive, function)(study, **arguments),
-            lambda: getattr(pictures, function)(study, **arguments),
-        )
-
-    add("history", "plot_optimization_history", **said)
-    if not searched:
-        return drawn
-    add("slice", "plot_slice", **said)
-    if len(complete) > 1:
-        importance = _importance(desk, target)
-        if importance:
-            add("importance", "plot_param_importances", **said)
-        ranked = [name for name in importance if name in searched] or searched
-        if len(searched) > 1:
-            add("parallel_coordinate", "plot_parallel_coordinate", **said)
-            add("contour", "plot_contour", params=ranked[:CONTOUR_PARAMETERS], **said)
-    if len(desk.settings.objectives) > 1:
-        add("pareto", "plot_pareto_front", target_names=list(desk.settings.objectives))
-    return drawn
-
-
-def _importance(desk: Desk, target: Callable[[FrozenTrial], float]) -> dict[str, float]:
-    """Optuna's parameter importances; empty where all values or parameters are the same."""
-    try:
-        return optuna.importance.get_param_importances(
-            desk.study, target=target if len(desk.settings.objectives) > 1 else None
-        )
-    except (RuntimeError, ValueError):
-        return {}
 
 
 def _quoted(word: str) -> str:
