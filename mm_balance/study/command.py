@@ -130,6 +130,8 @@ def _make(name: str, settings: Settings, parent: TrackedRun, launch: _Launch) ->
     parent.log_params({f"study/{item}": format_value(value) for item, value in vars(launch.asked).items()})
     parent.log_data(launch.data, "training")
     _ensure_warmups(settings, [settings.config({})], parent, launch, name)
+    if warmup_is_shared(settings.values):  # mistakes in it are told before any trial
+        parent.set_tags({"mm.warmup_run": choose_warmup(settings.config({}), launch.data).run_id})
     desk = make_study(name, launch.asked.storage, settings, parent, launch.asked.trials)
     configured = configured_values(settings.values)
     start = {item: configured[item] for item in settings.dimensions}
@@ -151,8 +153,6 @@ def _ensure_warmups(settings: Settings, configs: Sequence[Any], parent: TrackedR
         if launch.stop():
             raise Interrupted
         launch.warmup_epochs += sum(config.warmup_epochs for config in missing)
-    found = choose_warmup(configs[0], launch.data)  # its mistakes are told before any trial
-    parent.set_tags({"mm.warmup_run": found.run_id})
 
 
 def _run(desk: Desk, launch: _Launch) -> None:
