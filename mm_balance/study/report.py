@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import yaml
@@ -105,9 +105,12 @@ def full_run_epochs(settings: Settings) -> int:
     return settings.epochs + (settings.values["warmup_epochs"] if warmup_is_shared(settings.values) else 0)
 
 
-def run_line(config: Config, settings: Settings) -> str:
-    """The command that trains ``config``."""
+def run_line(config: Config, desk: Desk) -> str:
+    """The command that trains ``config`` from the warm-up run that the study's trials began from."""
+    settings = desk.settings
     entry_point = "adaptive" if settings.adaptive else "train"
+    if (warmup := desk.parent.read().data.tags.get("mm.warmup_run")) is not None:
+        config = replace(config, warmup_run=warmup)
     taken = entry_point_options(entry_point)
     words = [
         f"-P {name}={format_value(value)}" for name, value in changed_values(config, settings).items() if name in taken
@@ -143,7 +146,7 @@ def preset_text(config: Config, desk: Desk, best: FrozenTrial) -> str:
     head = [
         f"# Best of {count(all_trials(desk.study)).finished} trials of study {desk.name}: trial {best.number}, {values} "
         f"(seed {config.seed}).",
-        f"# Command: {run_line(config, desk.settings)}",
+        f"# Command: {run_line(config, desk)}",
         f"# or:      mlflow run . --env-manager local -P preset=best.yaml{data}",
     ]
     body = plain | ({"tuned": tuned} if tuned else {})
@@ -183,7 +186,7 @@ def describe_study(desk: Desk, numbers: Mapping[str, float]) -> str:
         "",
         "Train it again:",
         "",
-        f"    {run_line(config, settings)}",
+        f"    {run_line(config, desk)}",
         "",
         f"The same as a preset: `{names.STUDY_BEST_PRESET}`.",
     ]

@@ -1,0 +1,93 @@
+"""What a study saves: forty trials against as many full runs and against an unpruned study, two at a time.
+
+    python -m benchmarks.study --trials 40
+
+Everything goes to the MLflow experiment ``study-benchmark``. Run it on an otherwise idle machine: the times are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    """Print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument(
+        "--full_runs", type=int, default=8, help="full runs to time; the time of all is that of these, scaled"
+    )
+    parser.add_argument("--preset", default="auto")
+    given = parser.parse_args()
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ["MLFLOW_EXPERIMENT_NAME"] = "study-benchmark"
+    os.environ["TQDM_DISABLE"] = "1"
+    from mm_balance.tracking.runs import prepare_store
+
+    prepare_store()
+    full = time_full_runs(given.full_runs, given.preset) * given.trials / given.full_runs
+    print(f"{given.trials} full runs, two at a time: {full / 60:.1f} minutes ({given.full_runs} timed)")
+    for pruner in ("hyperband", "median", "none"):
+        seconds, numbers = time_study(given.trials, given.preset, pruner)
+        print(
+            f"study, pruner {pruner}: {seconds / 60:.1f} minutes = {seconds / full:.2f} of that; epochs "
+            f"{numbers['study/epochs']:.0f} = {numbers['study/epochs_share']:.2f}; best {numbers['study/best_value']:.4f}; "
+            f"{numbers['study/trials_complete']:.0f} complete, {numbers['study/trials_pruned']:.0f} pruned"
+        )
+
+
+def time_full_runs(runs: int, preset: str) -> float:
+    """Seconds of so many warm-ups with an adaptive stage each, random weights, two at a time, each as `main` does it."""
+    draw = random.Random(0)
+    jobs = [(preset, 100 + index, 10 ** draw.uniform(-1.3, 0.7)) for index in range(runs)]
+    started = time.perf_counter()
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _one_thread) as pool:
+        list(pool.map(_full_run, jobs))
+    return time.perf_counter() - started
+
+
+def time_study(trials: int, preset: str, pruner: str) -> tuple[float, dict[str, float]]:
+    """Seconds of a study that makes its own warm-up, and the metrics of its run."""
+    from mm_balance.tracking.query import find_runs
+
+    name = f"benchmark-{pruner}-{int(time.time())}"
+    words = ["--study_name", name, "--trials", str(trials), "--pruner", pruner, "--preset", preset, "--workers", "2"]
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "entrypoints.study", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - started
+    (run,) = find_runs("study-benchmark", {"mm.study": name, "mm.stage": "study"})
+    return seconds, dict(run.metrics)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _full_run(job: tuple[str, int, float]) -> None:
+    from mm_balance.config import resolve
+    from mm_balance.tracking.runs import open_run
+    from mm_balance.workflow.runners import run_stage2, run_warmup
+    from mm_balance.workflow.setup import read_data
+
+    preset, seed, weight = job
+    config = resolve({"preset": preset, "seed": seed, "gap_weight": weight, "device": "cpu"})
+    data = read_data(config)
+    warmup = open_run(f"full {seed} warm-up")
+    run_warmup(config, data, warmup, lambda: False)
+    run_stage2(config, data, open_run(f"full {seed}"), lambda: False, warmup)
+
+
+if __name__ == "__main__":
+    main()
