@@ -109,6 +109,23 @@ def test_a_preset_file_lies_on_top_of_the_data_sets_own(tmp_path):
     assert (config.batch_size, config.learning_rate, config.warmup_epochs) == (16, 0.01, 6)
 
 
+def test_the_tuned_part_of_a_preset_sets_what_still_has_its_default(tmp_path):
+    path = tmp_path / "best.yaml"
+    path.write_text("batch_size: 16\ntuned:\n  gap_weight: 0.25\n  anneal: linear\n  method_options: alpha=0.5\n")
+    config = resolve({"preset": str(path), "anneal": "constant"})
+    assert (config.batch_size, config.gap_weight, config.anneal) == (16, 0.25, "constant")
+    assert config.method_options == "alpha=0.5"
+    assert restore(asdict(config)) == config
+    for text, words in (
+        ("tuned:\n  seed: 3", "tuned sets seed, which is no parameter of training"),
+        ("tuned:\n  gap_weight: -1", "gap_weight=-1"),
+        ("tuned: 3", "tuned is a mapping"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=words):
+            resolve({"preset": str(path)})
+
+
 def test_a_saved_configuration_comes_back_without_its_preset_and_with_what_is_new(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("batch_size: 16\n")

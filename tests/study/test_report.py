@@ -1,0 +1,176 @@
+"""What a study says of itself: best value so far, comparison on new seeds, line and preset."""
+
+from datetime import datetime, timedelta
+
+import pytest
+import yaml
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+from study.conftest import settings_of
+from study.test_worker import do
+
+from mm_balance.config import resolve
+from mm_balance.engine.recorder import Point
+from mm_balance.errors import UserError
+from mm_balance.study.confirm import compare, verdict
+from mm_balance.study.report import (
+    Live,
+    best_so_far,
+    best_trial,
+    changed_values,
+    full_run_epochs,
+    preset_text,
+    publish,
+    run_line,
+)
+from mm_balance.study.storage import locate, open_storage
+
+BEGIN = datetime(2026, 1, 1)
+
+
+def ended(number, value, after, state=TrialState.COMPLETE, **attributes):
+    trial = create_trial(
+        state=state, value=value, params={"x": 0.5}, distributions={"x": FloatDistribution(0, 1)}, user_attrs=attributes,
+    )  # fmt: skip
+    trial.number = number
+    trial.datetime_complete = BEGIN + timedelta(seconds=after)
+    return trial
+
+
+def test_best_so_far_goes_by_the_time_at_which_trials_ended():
+    trials = [ended(0, 0.5, 30), ended(1, 0.4, 10), ended(2, 0.9, 20, TrialState.PRUNED), ended(3, 0.7, 40)]
+    assert [(step, value) for step, _, value in best_so_far(trials, "maximize")] == [
+        (1, 0.4),
+        (2, 0.4),
+        (3, 0.5),
+        (4, 0.7),
+    ]
+    assert [value for _, _, value in best_so_far(trials, "minimize")] == [0.4, 0.4, 0.4, 0.4]
+
+
+def test_trials_that_another_took_over_do_not_count():
+    trials = [ended(0, None, 5, TrialState.FAIL), ended(1, 0.4, 10, retry_of=0)]
+    assert [step for step, _, _ in best_so_far(trials, "maximize")] == [1]
+
+
+def test_live_logs_each_point_once_also_in_another_process(new_desk):
+    desk = new_desk(trials=3)
+    do(desk)
+    trials = desk.study.get_trials()
+    Live(desk)(trials[:2])
+    Live(desk)(trials)
+    history = desk.parent.client.get_metric_history(desk.parent.run_id, "study/best_value")
+    assert [point.step for point in history] == [1, 2, 3]
+    assert history[-1].value == max(trial.value for trial in trials)
+
+
+def jobs(values):
+    return [
+        ended(index, value, index, TrialState.FAIL if value is None else TrialState.COMPLETE,
+              job={"label": label, "seed": seed, "parameters": {"x": 0.5} if label == "best" else {}})
+        for index, ((label, seed), value) in enumerate(values.items())
+    ]  # fmt: skip
+
+
+def test_confirmation_is_paired_by_seed():
+    values = {
+        ("best", 1): 0.9,
+        ("start", 1): 0.8,
+        ("best", 2): 0.7,
+        ("start", 2): 0.8,
+        ("best", 3): 0.95,
+        ("start", 3): 0.8,
+    }
+    told = compare(jobs(values), {"x": 0.5}, [1, 2, 3], "maximize")
+    assert [row["difference"] for row in told["rows"]] == pytest.approx([0.1, -0.1, 0.15])
+    assert told["mean"] == pytest.approx(0.05)
+    assert told["std"] == pytest.approx(0.1322876)  # of 0.1, -0.1, 0.15 with n - 1
+    assert told["standard_error"] == pytest.approx(0.0763763)
+    assert (told["better_on"], told["seeds"]) == (2, 3)
+    assert "beats" in verdict(told, "val/accuracy")
+    assert "no evidence" in verdict(told, "val/accuracy")
+    assert compare(jobs(values), {"x": 0.5}, [1, 2, 3], "minimize")["mean"] == pytest.approx(-0.05)
+
+
+def test_a_training_that_failed_is_left_out_of_the_comparison_and_shown():
+    told = compare(
+        jobs({("best", 1): None, ("start", 1): 0.8, ("best", 2): 0.9, ("start", 2): 0.8}),
+        {"x": 0.5},
+        [1, 2],
+        "maximize",
+    )
+    assert told["rows"][0] == {"seed": 1, "best": None, "start": 0.8, "difference": None}
+    assert "too few" in verdict(told, "val/accuracy")
+
+
+def test_a_winner_of_an_earlier_state_of_the_study_is_not_mixed_in():
+    told = compare(jobs({("best", 1): 0.9, ("start", 1): 0.8}), {"x": 0.6}, [1], "maximize")
+    assert told["rows"][0]["best"] is None
+
+
+def test_a_full_run_has_both_stages():
+    assert full_run_epochs(settings_of()) == 18
+    assert full_run_epochs(settings_of("concat", search="optimizer")) == 18
+
+
+def test_what_changed_is_what_differs_from_the_data_sets_own_preset():
+    settings = settings_of(space="hard_weight=0.7")
+    config = settings.config({"gap_weight": 0.25, "shift_weight": 0.5}, seed=4)
+    assert changed_values(config, settings) == {"seed": 4, "hard_weight": 0.7, "gap_weight": 0.25}
+    other = settings_of("pmr", search="method")
+    assert changed_values(other.config({"alpha": 0.5}), other) == {"method": "pmr", "method_options": "alpha=0.5"}
+
+
+def test_line_and_preset_give_back_the_configuration(new_desk, tmp_path):
+    desk = new_desk(trials=3, space="anneal=linear|cosine,refit_every=2:5")
+    do(desk)
+    best = best_trial(desk)
+    config = desk.settings.config(best.params)
+    path = tmp_path / "best.yaml"
+    path.write_text(preset_text(config, desk, best))
+    by_preset = resolve({"preset": str(path)})
+    assert by_preset.__class__(**{**vars(by_preset), "preset": "auto", "method": config.method}) == config
+    assert set(yaml.safe_load(path.read_text())) <= {"tuned", "refit_every", "balanced_fusion_weight"}
+    assert run_line(config, desk).startswith("mlflow run . --env-manager local -e adaptive -P ")
+
+
+def test_the_report_of_a_study_without_a_complete_trial(new_desk):
+    desk = new_desk()
+    publish(desk, started=0.0, warmup_epochs=0)
+    assert "No trial is complete yet" in desk.parent.description()
+
+
+def test_the_report_of_two_objectives_names_its_front(new_desk, tmp_path):
+    desk = new_desk(trials=6, objective="val/accuracy,val/gap_mean_abs")
+    do(desk)
+    publish(desk, started=0.0, warmup_epochs=0)
+    assert "Pareto front: trials" in desk.parent.description()
+    assert "study/pareto.html" in desk.parent.artifact_names("study")
+    page = desk.parent.fetch("study/pareto.html", tmp_path).read_text("utf-8")
+    assert 'src="http' not in page  # nothing is fetched from elsewhere
+
+
+def test_a_log_of_several_points_in_one_trial_is_what_optuna_saw(new_desk):
+    desk = new_desk(trials=1)
+
+    def three(config, data, run, stop, watch):
+        for epoch in (1, 2, 3):
+            watch(Point(epoch, 0, {"val/accuracy": epoch / 10}))
+        watch(Point(3, 0, {"gap/mean": 0.0}))  # no objective in it
+        return {"val/accuracy": 0.3}
+
+    do(desk, train=three)
+    assert desk.study.get_trials()[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
+
+
+@pytest.mark.parametrize(
+    ("storage", "words"),
+    [
+        ("file.txt", "ending in .journal"),
+        ("nothing://x", "cannot be opened|driver is missing"),
+        ("sqlite:////no/such/folder/x.db", "cannot be opened"),
+    ],
+)
+def test_storages_that_cannot_be_used(store, storage, words):
+    with pytest.raises(UserError, match=words):
+        open_storage(locate(storage, "mine"), lambda study, trial: None)
