@@ -35,6 +35,7 @@ def main() -> None:
     from mm_balance.tracking.runs import prepare_store
 
     prepare_store()
+    print(f"overhead of a trial, tracking included: {time_overhead(50):.3f} s")
     full = time_full_runs(given.full_runs, given.preset) * given.trials / given.full_runs
     print(f"{given.trials} full runs, two at a time: {full / 60:.1f} minutes ({given.full_runs} timed)")
     for pruner in ("hyperband", "median", "none"):
@@ -67,6 +68,41 @@ def time_study(trials: int, preset: str, pruner: str) -> tuple[float, dict[str, 
     seconds = time.perf_counter() - started
     (run,) = find_runs("study-benchmark", {"mm.study": name, "mm.stage": "study"})
     return seconds, dict(run.metrics)
+
+
+def time_overhead(trials: int) -> float:
+    """Seconds of a trial that trains nothing but says all that a real one says of itself: one worker, a journal file."""
+    from mm_balance.config import StudyConfig, fill
+    from mm_balance.data import MultimodalData
+    from mm_balance.engine.recorder import Point
+    from mm_balance.study.desk import make_study
+    from mm_balance.study.settings import new_settings
+    from mm_balance.study.worker import work
+    from mm_balance.testing import tiny_data
+    from mm_balance.tracking.environment import environment
+    from mm_balance.tracking.runs import open_run
+
+    def train(config, data: MultimodalData, run, stop, watch):
+        run.log_config(config)
+        run.log_data(data, "training")
+        run.log_json(environment(), "environment.json")
+        metrics = {"val/accuracy": 1 - abs(config.gap_weight - 0.7) / 10}
+        for epoch in range(12):
+            point = Point(
+                epoch, int(time.time() * 1000), {**metrics, **{f"val/filler_{index}": 0.0 for index in range(20)}}
+            )
+            run.log_points([point])
+            watch(point)
+        return metrics
+
+    data = tiny_data()
+    study = StudyConfig(space=None, search="anneal_and_weights", pruner="none")
+    settings = new_settings(study, fill({"method": "gap_mixture"}), threads=1, data_digest=data.digest, given=set())
+    name = f"overhead-{int(time.time())}"
+    desk = make_study(name, "auto", settings, open_run(f"study {name}"), trials)
+    started = time.perf_counter()
+    work(desk, data, lambda: False, device="cpu", label="cpu", train=train)
+    return (time.perf_counter() - started) / trials
 
 
 def _one_thread() -> None:
