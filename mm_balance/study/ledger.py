@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -140,14 +140,14 @@ def _young(trial: FrozenTrial) -> bool:
     return started is not None and (datetime.now() - started).total_seconds() < UNCLAIMED_SECONDS
 
 
-def describe(trial: FrozenTrial) -> dict[str, Any]:
-    """A trial as one row of the table of trials."""
-    values = trial.values or []
+def describe(trial: FrozenTrial, objectives: Sequence[str]) -> dict[str, Any]:
+    """A trial as one row of the table of trials; a pruned one's value is the last that it reported."""
+    values = trial.values or [None] * len(objectives)
     taken = trial.duration.total_seconds() if trial.duration is not None else None
     return {
         "trial": trial.number,
         "state": trial.state.name,
-        **{f"value{index or ''}": value for index, value in enumerate(values)},
+        **dict(zip(objectives, values, strict=True)),
         **rounded(trial.params),
         "epochs": trial.user_attrs.get(EPOCHS),
         "seconds": None if taken is None else round(taken, 1),

@@ -78,7 +78,7 @@ def publish(desk: Desk, *, started: float, warmup_epochs: int) -> None:
     trials = all_trials(desk.study)
     parent = desk.parent
     parent.log_json(asdict(desk.settings), names.STUDY_SETTINGS)
-    parent.log_table([describe(trial) for trial in trials], names.STUDY_TABLE)
+    parent.log_table([describe(trial, desk.settings.objectives) for trial in trials], names.STUDY_TABLE)
     log_pictures(desk, trials)
     standing = count(trials)
     step = standing.finished
