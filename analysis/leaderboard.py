@@ -9,24 +9,23 @@ MLflow experiment ``leaderboard``. Test data are read once per finished run, for
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
-import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis.first_result import TUNING_SEED, _single_thread
-from analysis.tables import ROW_TAG, finished_run, spread
+from analysis import campaign
+from analysis.tables import ROW_TAG, spread
 from mm_balance.config import resolve
 from mm_balance.methods import METHODS
 from mm_balance.tracking.query import find_runs
+from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.runners import choose_warmup, run_train
+from mm_balance.workflow.setup import read_data
+from mm_balance.workflow.stage import StageResult
 
 EXPERIMENT = "leaderboard"
 GRIDS: dict[str, tuple[str, ...]] = {
@@ -73,67 +72,37 @@ class Task:
 
 def main() -> None:
     """Tune, train what is missing, collect, write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--preset", default="auto", help="`quick` only tries the command out")
-    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; default all")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    given = parser.parse_args()
+    given = campaign.begin(__doc__, EXPERIMENT, 3, methods=",".join(METHODS))
     methods = given.methods.split(",")
-    os.environ["TQDM_DISABLE"] = "1"  # read by the processes that train
-    os.environ["MLFLOW_EXPERIMENT_NAME"] = EXPERIMENT if given.preset == "auto" else f"{EXPERIMENT}-{given.preset}"
-    from mm_balance.tracking.runs import prepare_store
-
-    prepare_store()
     trials = [
-        Task(TUNING_SEED, given.preset, method, options, f"tuning {method} {options}")
+        Task(campaign.TUNING_SEED, given.preset, method, options, f"tuning {method} {options}")
         for method in methods
         for options in GRIDS.get(method, ())
     ]
-    run_all(trials, given.processes)
-    chosen = {method: _best_trial(method) for method in methods}
+    _run_all(trials, given.processes)
+    chosen = {method: campaign.best_of(method, GRIDS.get(method, ())) for method in methods}
     final = [
         Task(seed, given.preset, method, chosen[method], method, test=True)
         for method in methods
         for seed in range(given.seeds)
     ]
-    run_all(final, given.processes)
-    frame = collect(os.environ["MLFLOW_EXPERIMENT_NAME"], methods)
+    _run_all(final, given.processes)
+    frame = collect(campaign.experiment(), methods)
     given.out.mkdir(parents=True, exist_ok=True)
     frame.to_csv(given.out / "leaderboard.csv", index=False)
     (given.out / "leaderboard.md").write_text("\n".join(page(frame, chosen)), "utf-8")
 
 
-def run_all(tasks: Sequence[Task], processes: int) -> None:
-    """First the warm-ups that the tasks share, then the tasks; one thread per process, so that runs repeat exactly."""
-    warmups = list(dict.fromkeys(Task(task.seed, task.preset) for task in tasks if METHODS[task.method].needs_warmup))
-    for phase in (warmups, tasks):
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _single_thread) as pool:
-            futures = {pool.submit(_run_task, task): task for task in phase}
-            for done, future in enumerate(as_completed(futures), 1):
-                task = futures[future]
-                name = task.row or "warm-up"
-                print(f"[{done}/{len(phase)}] {name} seed {task.seed}: {future.result()}", flush=True)
+def _run_all(tasks: Sequence[Task], processes: int) -> None:
+    warmups = [Task(task.seed, task.preset) for task in tasks if METHODS[task.method].needs_warmup]
+    campaign.run_all(warmups, tasks, _run_task, processes)
 
 
 def _run_task(task: Task) -> str:
-    from mm_balance.tracking.runs import open_run
-    from mm_balance.workflow.runners import choose_warmup, find_matching_warmup, run_evaluate, run_train, run_warmup
-    from mm_balance.workflow.setup import read_data
-
-    def never() -> bool:
-        return False
-
     config = resolve({"preset": task.preset, "seed": task.seed, "device": "cpu"})
     data = read_data(config)
     if not task.method:
-        if find_matching_warmup(config, data) is not None:
-            return "already there"
-        result = run_warmup(config, data, open_run(f"warmup seed {task.seed}"), never)
-        return f"gap {result.progress.points[-1].metrics['gap/mean']:+.3f}"
-    if finished_run(os.environ["MLFLOW_EXPERIMENT_NAME"], task.row, task.seed) is not None:
-        return "already there"
+        return campaign.train_warmup(config, data)
     needs_warmup = METHODS[task.method].needs_warmup
     config = resolve(
         {
@@ -143,24 +112,11 @@ def _run_task(task: Task) -> str:
             "epochs": config.epochs - config.warmup_epochs if needs_warmup else config.epochs,
         }
     )  # fmt: skip
-    run = open_run(f"{task.row} seed {task.seed}")
-    result = run_train(config, data, run, never, choose_warmup(config, data) if needs_warmup else None)
-    line = f"val {result.progress.points[-1].metrics['val/accuracy']:.4f}"
-    if task.test:
-        tested = run_evaluate(run, "test", data, open_run(f"evaluate {task.row} seed {task.seed}", parent=run), "cpu")
-        line += f", test {tested['test/accuracy']:.4f}"
-    run.set_tags({ROW_TAG: task.row})  # last: only a run that is complete counts
-    return line
 
+    def train(run: TrackedRun) -> StageResult:
+        return run_train(config, data, run, campaign.never, choose_warmup(config, data) if needs_warmup else None)
 
-def _best_trial(method: str) -> str:
-    """The trial with the best validation accuracy at the last epoch; the first of equals."""
-    scores = {}
-    for options in GRIDS.get(method, ()):
-        run = finished_run(os.environ["MLFLOW_EXPERIMENT_NAME"], f"tuning {method} {options}", TUNING_SEED)
-        assert run is not None
-        scores[options] = run.metrics["val/accuracy"]
-    return max(scores, key=lambda options: scores[options]) if scores else ""
+    return campaign.train_row(task, data, train, test=task.test)
 
 
 def collect(experiment: str, methods: Sequence[str]) -> pd.DataFrame:
@@ -197,7 +153,7 @@ def page(frame: pd.DataFrame, chosen: Mapping[str, str]) -> list[str]:
         f"Written by `python -m analysis.leaderboard` on {time.strftime('%Y-%m-%d')} ({platform.machine()}, one thread per run, "
         f"torch {torch.__version__}). Test accuracy in %, mean ± standard deviation over seeds "
         f"{sorted(frame['seed'].unique().tolist())}. Equal epochs, warm-up included; the last epoch is scored; options tuned on "
-        f"validation with the same number of trials (seed {TUNING_SEED}). Nothing was chosen on test data. Imbalance degree: "
+        f"validation with the same number of trials (seed {campaign.TUNING_SEED}). Nothing was chosen on test data. Imbalance degree: "
         "difference of the modalities' Shapley values on test. Cost: encoder passes relative to joint training.",
         "",
         "| method | fused | audio | visual | imbalance degree | seconds | cost | options |",

@@ -1,0 +1,106 @@
+"""What commands that train many runs share: processes, warm-ups trained once, scoring, tuning; they go on where they stopped."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from analysis.tables import ROW_TAG, finished_run
+from mm_balance.config import Config
+from mm_balance.data import MultimodalData
+from mm_balance.tracking.runs import TrackedRun, open_run, prepare_store
+from mm_balance.workflow.runners import find_matching_warmup, run_evaluate, run_warmup
+from mm_balance.workflow.stage import StageResult
+
+TUNING_SEED = 1000
+
+
+class Task(Protocol):
+    """One training: ``row`` of a table at a seed; an empty row is the warm-up that rows of that seed share."""
+
+    @property
+    def row(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+T = TypeVar("T", bound=Task)
+
+
+def begin(description: str, experiment: str, seeds: int, methods: str | None = None) -> argparse.Namespace:
+    """The command line of such a command; its runs go to ``experiment``, those of a try-out to one beside it."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--preset", default="auto", help="`quick` only tries the command out")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    if methods is not None:
+        parser.add_argument("--methods", default=methods, help="comma-separated; default all")
+    given = parser.parse_args()
+    os.environ["TQDM_DISABLE"] = "1"  # read by the processes that train
+    os.environ["MLFLOW_EXPERIMENT_NAME"] = experiment if given.preset == "auto" else f"{experiment}-{given.preset}"
+    prepare_store()
+    return given
+
+
+def experiment() -> str:
+    """The experiment of this command's runs."""
+    return os.environ["MLFLOW_EXPERIMENT_NAME"]
+
+
+def run_all(warmups: Sequence[T], tasks: Sequence[T], run_task: Callable[[T], str], processes: int) -> None:
+    """First the warm-ups, each once, then the tasks; one thread per process, so that runs repeat exactly."""
+    for phase in (list(dict.fromkeys(warmups)), tasks):
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _one_thread) as pool:
+            futures = {pool.submit(run_task, task): task for task in phase}
+            for done, future in enumerate(as_completed(futures), 1):
+                task = futures[future]
+                print(f"[{done}/{len(phase)}] {task.row or 'warm-up'} seed {task.seed}: {future.result()}", flush=True)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
+def train_warmup(config: Config, data: MultimodalData) -> str:
+    """The warm-up of ``config``, where there is none yet. Returns what to say of it."""
+    if find_matching_warmup(config, data) is not None:
+        return "already there"
+    result = run_warmup(config, data, open_run(f"warmup seed {config.seed}"), never)
+    return f"gap {result.progress.points[-1].metrics['gap/mean']:+.3f}"
+
+
+def train_row(task: Task, data: MultimodalData, train: Callable[[TrackedRun], StageResult], *, test: bool) -> str:
+    """One row at one seed, where there is none yet, scored on test where asked. Returns what to say of it."""
+    if finished_run(experiment(), task.row, task.seed) is not None:
+        return "already there"
+    run = open_run(f"{task.row} seed {task.seed}")
+    line = f"val {train(run).progress.points[-1].metrics['val/accuracy']:.4f}"
+    if test:
+        tested = run_evaluate(run, "test", data, open_run(f"evaluate {task.row} seed {task.seed}", parent=run), "cpu")
+        line += f", test {tested['test/accuracy']:.4f}"
+    run.set_tags({ROW_TAG: task.row})  # last: only a run that is complete counts
+    return line
+
+
+def best_of(method: str, trials: Sequence[str]) -> str:
+    """The trial with the best validation accuracy at the last epoch, the first of equals; empty where there are none."""
+    scores = {}
+    for trial in trials:
+        run = finished_run(experiment(), f"tuning {method} {trial}", TUNING_SEED)
+        assert run is not None
+        scores[trial] = run.metrics["val/accuracy"]
+    return max(scores, key=lambda trial: scores[trial]) if scores else ""
