@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast ui check format bench mlproject glossary methods leaderboard first-result clean
+.PHONY: help install demo test test-fast ui check format bench mlproject glossary methods leaderboard studies first-result clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,9 @@ methods: install ## write docs/methods.md from the methods themselves
 
 leaderboard: install ## all methods on `digits`: tuned alike, 3 seeds (hours on 2 cores; goes on where it was stopped)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m analysis.leaderboard
+
+studies: install ## four Optuna studies on `digits`, confirmed on new seeds (about 40 minutes on 2 cores)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m analysis.studies
 
 first-result: install ## the result table of README: 5 seeds, all settings (about an hour on 2 cores)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m analysis.first_result

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from analysis.tables import ROW_TAG, finished_run
 from mm_balance.config import Config
@@ -33,15 +33,22 @@ class Task(Protocol):
 T = TypeVar("T", bound=Task)
 
 
-def begin(description: str, experiment: str, seeds: int, methods: str | None = None) -> argparse.Namespace:
-    """The command line of such a command; its runs go to ``experiment``, those of a try-out to one beside it."""
+def begin(description: str, experiment: str, seeds: int, **more: Any) -> argparse.Namespace:
+    """The command line of such a command; its runs go to ``experiment``, those of a try-out to one beside it.
+
+    Args:
+        description: the command's docstring.
+        experiment: name in MLflow.
+        seeds: default of ``--seeds``.
+        **more: further parameters with their defaults.
+    """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--preset", default="auto", help="`quick` only tries the command out")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    if methods is not None:
-        parser.add_argument("--methods", default=methods, help="comma-separated; default all")
+    for name, default in more.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help="default %(default)s")
     given = parser.parse_args()
     os.environ["TQDM_DISABLE"] = "1"  # read by the processes that train
     os.environ["MLFLOW_EXPERIMENT_NAME"] = experiment if given.preset == "auto" else f"{experiment}-{given.preset}"
