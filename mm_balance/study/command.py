@@ -37,7 +37,7 @@ from mm_balance.study.settings import (
     rounded,
     warmup_is_shared,
 )
-from mm_balance.study.storage import study_folder
+from mm_balance.study.storage import shown, study_folder
 from mm_balance.study.worker import LAUNCHER_VARIABLE, work
 from mm_balance.tracking.runs import TrackedRun, adopted_run_id, existing_run, open_run
 from mm_balance.workflow.command import close_adopted, guarded, say
@@ -127,7 +127,8 @@ def _set_by_user(training: Mapping[str, Any]) -> set[str]:
 def _make(name: str, settings: Settings, parent: TrackedRun, launch: _Launch) -> Desk:
     """The warm-up first, so that a study which can be found can be worked on."""
     parent.log_config(settings.config({}))
-    parent.log_params({f"study/{item}": format_value(value) for item, value in vars(launch.asked).items()})
+    asked = {**vars(launch.asked), "storage": shown(launch.asked.storage)}
+    parent.log_params({f"study/{item}": format_value(value) for item, value in asked.items()})
     parent.log_data(launch.data, "training")
     _ensure_warmups(settings, [settings.config({})], parent, launch, name)
     if warmup_is_shared(settings.values):  # mistakes in it are told before any trial
@@ -226,7 +227,7 @@ def _worker(words: list[str], stop: Stop) -> None:
     desk = find_study(name, given["storage"])
     if desk is None:
         raise UserError(
-            f"there is no study {name} in storage={given['storage']}; make it first with -e study -P study_name={name}"
+            f"there is no study {name} in storage={shown(given['storage'])}; make it first with -e study -P study_name={name}"
         )
     data = read_data(desk.settings.config({}), stop)
     launcher = os.environ.get(LAUNCHER_VARIABLE)

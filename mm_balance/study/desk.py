@@ -17,7 +17,7 @@ import mm_balance
 from mm_balance.errors import UserError
 from mm_balance.study.ledger import PARENT_RUN, SETTINGS, TRIALS, give_up
 from mm_balance.study.settings import Settings
-from mm_balance.study.storage import Claim, locate, open_storage
+from mm_balance.study.storage import Claim, locate, open_storage, shown
 from mm_balance.tracking.runs import TrackedRun, existing_run
 
 SEEDS_APART = 100_003
@@ -73,7 +73,7 @@ def find_study(study_name: str, storage: str) -> Desk | None:
     attributes = study.user_attrs
     if SETTINGS not in attributes or PARENT_RUN not in attributes:
         raise UserError(
-            f"study {study_name} in {location} was not made by MM-Balance, or its making was cut off; give another study_name"
+            f"study {study_name} in {shown(location)} was not made by MM-Balance, or its making was cut off; give another study_name"
         )
     settings = Settings.from_json(attributes[SETTINGS])
     if settings.version != mm_balance.__version__:

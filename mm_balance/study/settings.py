@@ -38,6 +38,8 @@ OBJECTIVES = {
 """What may be optimised, and its direction. Nothing of the test split."""
 DEFAULT_OBJECTIVE = "val/accuracy"
 SHARED = "it belongs to the warm-up, and all trials of a study share one warm-up run per seed"
+OF_THE_MACHINE = ("preset", "data_dir", "device", "workers", "resume_run")
+"""Parameters that may differ between two commands for the same study: values of the preset count, its path does not."""
 DIGITS = 4
 NOT_SEARCHED = ("epochs", "adaptive_epochs", "method", "method_options", "warmup_run")
 
@@ -110,7 +112,8 @@ class Settings:
 
     def digest(self) -> str:
         """Six letters that stand for all settings."""
-        return hashlib.sha256(replace(self, threads=0).to_json().encode()).hexdigest()[:6]
+        values = {name: value for name, value in self.values.items() if name not in OF_THE_MACHINE}
+        return hashlib.sha256(replace(self, threads=0, values=values).to_json().encode()).hexdigest()[:6]
 
     def differences(self, other: Settings) -> list[str]:
         """In which settings another one differs, as text."""
@@ -119,7 +122,7 @@ class Settings:
             if getattr(self, name) != getattr(other, name):
                 told.append(f"{name} {getattr(self, name)} (not {getattr(other, name)})")
         for name, value in self.values.items():
-            if value != other.values.get(name):
+            if value != other.values.get(name) and name not in OF_THE_MACHINE:
                 told.append(f"{name}={format_value(value)} (not {format_value(other.values.get(name))})")
         mine, its = ({str(item) for item in settings.dimensions.values()} for settings in (self, other))
         return told + [f"search {' and '.join(sorted(mine - its)) or 'without ' + ', '.join(sorted(its - mine))}"] * (
@@ -149,8 +152,7 @@ def new_settings(
     Raises:
         UserError: an objective, search or dimension that cannot be used.
     """
-    values = dict(filled)
-    finish(values)
+    values = {**filled, "dataset": finish(filled).dataset}  # absolute: workers may start in other folders
     known = searchable(values)
     excluded = dict.fromkeys(_warmup_parameters(values), SHARED) if warmup_is_shared(values) else {}
     names = _named(study.search, values, known)

@@ -76,14 +76,14 @@ def open_storage(location: str, on_stale: Stale) -> BaseStorage:
         )
     except ImportError as error:
         raise UserError(
-            f"storage={_shown(location)}: the database's driver is missing ({error}); for PostgreSQL: pip install psycopg[binary], postgresql+psycopg://..."
+            f"storage={shown(location)}: the database's driver is missing ({error}); for PostgreSQL: pip install psycopg[binary], postgresql+psycopg://..."
         ) from None
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise UserError(f"storage={_shown(location)} cannot be opened: {reason}") from None
+        raise UserError(f"storage={shown(location)} cannot be opened: {reason}") from None
 
 
-def _shown(location: str) -> str:
+def shown(location: str) -> str:
     """A location without its password."""
     return re.sub(r"://([^:/@]+):[^@]*@", r"://\1:***@", location)
 
@@ -143,13 +143,18 @@ def presence(study_name: str, identity: str) -> Iterator[None]:
 
 
 def new_identity() -> str:
-    """A name for a worker: host and something unique."""
-    return f"{socket.gethostname()}/{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    """A name for a worker: where its locks lie, and something unique."""
+    return f"{_home()}/{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def _home() -> str:
+    """Host and cache folder: workers of one home can see each other's locks."""
+    return f"{socket.gethostname()}-{zlib.crc32(str(cache_folder().resolve()).encode()):08x}"
 
 
 def is_alive(study_name: str, identity: str) -> bool:
-    """Whether that worker lives. One on another host always counts as alive: only a database's heartbeat can tell."""
-    if identity.split("/")[0] != socket.gethostname():
+    """Whether that worker lives. One of another host or cache folder always counts as alive: only a heartbeat can tell."""
+    if identity.split("/")[0] != _home():
         return True
     path = _presence_file(study_name, identity)
     if not path.exists():

@@ -23,7 +23,7 @@ from mm_balance.study.report import (
     publish,
     run_line,
 )
-from mm_balance.study.storage import locate, open_storage
+from mm_balance.study.storage import locate, open_storage, shown
 
 BEGIN = datetime(2026, 1, 1)
 
@@ -174,3 +174,9 @@ def test_a_log_of_several_points_in_one_trial_is_what_optuna_saw(new_desk):
 def test_storages_that_cannot_be_used(store, storage, words):
     with pytest.raises(UserError, match=words):
         open_storage(locate(storage, "mine"), lambda study, trial: None)
+
+
+def test_passwords_are_not_shown():
+    assert shown("postgresql+psycopg://me:secret@host:5432/db") == "postgresql+psycopg://me:***@host:5432/db"
+    assert shown("postgresql://me@host/db") == "postgresql://me@host/db"
+    assert shown("/a/b.journal") == "/a/b.journal"

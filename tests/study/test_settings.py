@@ -115,3 +115,10 @@ def test_drawn_values_have_four_digits_so_that_the_printed_line_is_the_same_run(
         "d": 12350.0,
     }
     assert fill({})["gap_weight"] == 0.5
+
+
+def test_where_files_lie_does_not_make_another_study():
+    one, other = settings_of(), settings_of()
+    other.values["data_dir"] = "/elsewhere"
+    assert one.differences(other) == []
+    assert one.digest() == other.digest()
