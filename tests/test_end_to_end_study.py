@@ -56,6 +56,8 @@ def study(environment, *words):
 
 def runs(client, name, **tags):
     experiment = client.get_experiment_by_name("studies")
+    if experiment is None:  # no study has begun yet
+        return []
     clauses = [f"tags.`mm.study` = '{name}'", *(f"tags.`mm.{key}` = '{value}'" for key, value in tags.items())]
     return client.search_runs([experiment.experiment_id], " and ".join(clauses))
 
