@@ -273,35 +273,3 @@ def test_workers_that_keep_dying_end_the_study_and_what_was_found_stays(client, 
     assert parent.info.status == "FAILED"
     assert parent.data.metrics["study/trials_complete"] >= 1
     assert "RUNNING" not in {run.info.status for run in trials_of(client, "dying").values()}
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (
-            ["--search", "weights", "--space", "learning_rate=0.01:0.1"],
-            "learning_rate cannot be searched: it belongs to the warm-up",
-        ),
-        (["--objective", "test/accuracy"], "nothing is ever chosen on test data"),
-        (["--devices", "0"], "this machine has 0 CUDA device(s)"),
-        (["--storage", "file.db"], "give a path ending in .journal"),
-        (["--storage", "postgresql+psycopg://user:secret@127.0.0.1:1/none"], "cannot be opened"),
-        (["--study_name", "a b"], "use letters, digits"),
-        (["--method", "concat", "--search", "method"], "declares no search ranges"),
-    ],
-)
-def test_mistakes_are_told_in_one_line_before_any_run(client, environment, words, told):
-    before = len(client.search_runs([item.experiment_id for item in client.search_experiments()]))
-    done = study(environment, *words)
-    assert done.returncode == 1
-    error = done.stderr.strip().splitlines()[-1]
-    assert error.startswith("mm-balance: error:")
-    assert told in error
-    assert "secret" not in done.stderr
-    assert len(client.search_runs([item.experiment_id for item in client.search_experiments()])) == before
-
-
-def test_a_worker_without_a_study_is_told_how_to_make_one(environment):
-    done = entry_point("worker", environment, "--study_name", "nowhere")
-    assert done.returncode == 1
-    assert "there is no study nowhere" in done.stderr

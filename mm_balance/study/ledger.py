@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from optuna import Study
+from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
 from mm_balance.study.settings import rounded
@@ -111,9 +112,13 @@ def fail_runs(study: Study, parent: TrackedRun, number: int, reason: str) -> Non
 def give_up_dead(study: Study, parent: TrackedRun, alive: Callable[[str], bool] | None = None) -> list[int]:
     """Fail the trials whose workers have died, and hand them on. To be called under the claim.
 
+    Workers of this machine are known by their locks, those of others by the heartbeat of the storage, where it has one; Optuna
+    itself looks at heartbeats only when it begins a trial, which the last trials of a study would wait for in vain.
+
     Returns:
-        Their numbers.
+        The numbers of those found by their locks.
     """
+    fail_stale_trials(study)
     lives = alive or (lambda identity: is_alive(study.study_name, identity))
     found = []
     for trial in all_trials(study):

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
 import pytest
@@ -201,10 +202,15 @@ def test_four_workers_on_a_journal_file_make_exactly_two_hundred(new_desk):
     crowd(new_desk(trials=200), 4, 200)
 
 
+def program(name):
+    """A program of PostgreSQL's server; Debian keeps them off the path."""
+    return shutil.which(name) or max(map(str, Path("/usr/lib/postgresql").glob(f"*/bin/{name}")), default=None)
+
+
 @pytest.fixture
 def postgres(tmp_path):
     """A PostgreSQL server of the test's own."""
-    programs = {name: shutil.which(name) for name in ("initdb", "pg_ctl")}
+    programs = {name: program(name) for name in ("initdb", "pg_ctl")}
     if None in programs.values():
         pytest.skip("PostgreSQL is not installed")
     pytest.importorskip("psycopg")
@@ -231,6 +237,35 @@ def postgres(tmp_path):
 @pytest.mark.slow
 def test_four_workers_on_postgresql_make_exactly_two_hundred(new_desk, postgres):
     crowd(new_desk(trials=200, storage=postgres), 4, 200)
+
+
+@pytest.fixture
+def database(request, store):
+    """A storage with a heartbeat: PostgreSQL where it is installed."""
+    return request.getfixturevalue("postgres") if program("initdb") else f"sqlite:///{store}/optuna.db"
+
+
+@pytest.mark.slow
+def test_another_machines_dead_worker_is_found_by_its_heartbeat_though_its_trial_is_the_last(
+    new_desk, database, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("mm_balance.study.storage.HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr("mm_balance.study.storage.HEARTBEAT_GRACE_SECONDS", 3)
+    desk = new_desk(trials=1, storage=database)
+    with monkeypatch.context() as elsewhere:  # another cache folder: its locks cannot be seen, as on another machine
+        elsewhere.setenv("MM_BALANCE_CACHE", str(tmp_path / "elsewhere"))
+        process = trivial_worker(desk, seconds=600)
+    last = time.monotonic() + 60
+    while time.monotonic() < last and not any(RUN in trial.user_attrs for trial in all_trials(desk.study)):
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    assert do(desk, stop=lambda: time.monotonic() > last + 30) == 1
+    first, again = all_trials(desk.study)
+    assert (first.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert again.user_attrs[RETRY_OF] == first.number
+    assert again.params == first.params
+    check_runs_agree(desk)
 
 
 @pytest.mark.slow

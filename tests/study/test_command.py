@@ -1,0 +1,60 @@
+"""Mistakes on the command line of `study` and `worker`: one line that says what to do, and no run."""
+
+import signal
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from mm_balance.study.command import study, worker
+
+
+@pytest.fixture(autouse=True)
+def _handlers():
+    """The commands take the signals over."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def count_runs():
+    client = MlflowClient()
+    return len(client.search_runs([item.experiment_id for item in client.search_experiments()]))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["--search", "weights", "--space", "learning_rate=0.01:0.1"],
+            "learning_rate cannot be searched: it belongs to the warm-up",
+        ),
+        (["--space", "gap_wieght=0:1"], "gap_weight"),
+        (["--objective", "test/accuracy"], "nothing is ever chosen on test data"),
+        (["--devices", "99"], "CUDA device(s)"),
+        (["--storage", "file.db"], "give a path ending in .journal"),
+        (["--storage", "postgresql+psycopg://user:secret@127.0.0.1:1/none"], "cannot be opened"),
+        (["--study_name", "a b"], "use letters, digits"),
+        (["--method", "concat", "--search", "method"], "declares no search ranges"),
+        (["--trials", "0"], "trials"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_before_any_run(store, capsys, words, told):
+    assert study(["--preset", "quick", *words]) == 1
+    printed = capsys.readouterr().err
+    error = printed.strip().splitlines()[-1]
+    assert error.startswith("mm-balance: error:")
+    assert told in error
+    assert "secret" not in printed
+    assert count_runs() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["--study_name", "nowhere"], "there is no study nowhere"), ([], "study_name is missing")],
+)
+def test_a_worker_without_a_study_is_told_how_to_make_one(store, capsys, words, told):
+    assert worker(words) == 1
+    assert told in capsys.readouterr().err
+    assert count_runs() == 0
