@@ -24,6 +24,9 @@ from mm_balance.workflow.setup import cache_folder
 
 HEARTBEAT_SECONDS = 60
 HEARTBEAT_GRACE_SECONDS = 180
+PROXY_PORT = 13000
+"""Optuna's default."""
+PROXY_SECONDS = 20
 
 Stale = Callable[[optuna.Study, optuna.trial.FrozenTrial], None]
 
@@ -60,13 +63,7 @@ def open_storage(location: str, on_stale: Stale) -> BaseStorage:
         Path(location).parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(location))
     if location.startswith("grpc://"):
-        host, _, port = location.removeprefix("grpc://").partition(":")
-        try:
-            return GrpcStorageProxy(host=host, port=int(port or 13000))
-        except ImportError:
-            raise UserError(
-                "storage=grpc://... needs the packages grpcio and protobuf: pip install grpcio protobuf"
-            ) from None
+        return _open_proxy(location)
     try:
         return RDBStorage(
             location,
@@ -81,6 +78,25 @@ def open_storage(location: str, on_stale: Stale) -> BaseStorage:
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise UserError(f"storage={shown(location)} cannot be opened: {reason}") from None
+
+
+def _open_proxy(location: str) -> BaseStorage:
+    found = re.fullmatch(r"grpc://(\[[^]]+\]|[^:/]+)(?::(\d+))?/?", location)
+    if found is None:
+        raise UserError(f"storage={location}: write grpc://host:port")
+    try:
+        proxy = GrpcStorageProxy(host=found[1], port=int(found[2] or PROXY_PORT))
+        proxy.wait_server_ready(timeout=PROXY_SECONDS)
+    except ImportError:
+        raise UserError(
+            "storage=grpc://... needs the packages grpcio and protobuf: pip install grpcio protobuf"
+        ) from None
+    except ConnectionError:
+        raise UserError(
+            f"storage={location}: no proxy answers there within {PROXY_SECONDS} s; start one with "
+            "optuna.storages.run_grpc_proxy_server(storage, host=..., port=...)"
+        ) from None
+    return proxy
 
 
 def shown(location: str) -> str:

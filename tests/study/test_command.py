@@ -35,6 +35,7 @@ def count_runs():
         (["--devices", "99"], "CUDA device(s)"),
         (["--storage", "file.db"], "give a path ending in .journal"),
         (["--storage", "postgresql+psycopg://user:secret@127.0.0.1:1/none"], "cannot be opened"),
+        (["--storage", "grpc://127.0.0.1:port"], "write grpc://host:port"),
         (["--study_name", "a b"], "use letters, digits"),
         (["--method", "concat", "--search", "method"], "declares no search ranges"),
         (["--trials", "0"], "trials"),
@@ -47,6 +48,14 @@ def test_mistakes_are_told_in_one_line_before_any_run(store, capsys, words, told
     assert error.startswith("mm-balance: error:")
     assert told in error
     assert "secret" not in printed
+    assert count_runs() == 0
+
+
+def test_a_proxy_that_does_not_answer_is_told_of(store, capsys, monkeypatch):
+    pytest.importorskip("grpc")
+    monkeypatch.setattr("mm_balance.study.storage.PROXY_SECONDS", 1)
+    assert study(["--preset", "quick", "--storage", "grpc://127.0.0.1:9"]) == 1
+    assert "no proxy answers there within 1 s" in capsys.readouterr().err
     assert count_runs() == 0
 
 

@@ -3,7 +3,9 @@
 import os
 import random
 import shutil
+import socket
 import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -237,6 +239,29 @@ def postgres(tmp_path):
 @pytest.mark.slow
 def test_four_workers_on_postgresql_make_exactly_two_hundred(new_desk, postgres):
     crowd(new_desk(trials=200, storage=postgres), 4, 200)
+
+
+@pytest.fixture
+def proxy(tmp_path):
+    """Optuna's proxy server in front of a journal file, as docs/studies.md starts it."""
+    pytest.importorskip("grpc")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    code = (
+        "from optuna.storages import JournalStorage, run_grpc_proxy_server; "
+        "from optuna.storages.journal import JournalFileBackend; "
+        f"run_grpc_proxy_server(JournalStorage(JournalFileBackend({str(tmp_path / 'proxied.journal')!r})), "
+        f"host='127.0.0.1', port={port})"
+    )
+    server = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    yield f"grpc://127.0.0.1:{port}"
+    server.kill()
+    server.wait()
+
+
+@pytest.mark.slow
+def test_two_workers_through_optunas_proxy(new_desk, proxy):
+    crowd(new_desk(trials=20, storage=proxy), 2, 20)
 
 
 @pytest.fixture
