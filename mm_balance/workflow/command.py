@@ -37,12 +37,19 @@ from mm_balance.workflow.runners import (
 )
 from mm_balance.workflow.setup import decoding, file_options, read_data, resolve_device
 
+AGAIN_SECONDS = 1.0
+
 
 class StopRequest:
-    """SIGTERM and SIGINT ask for a stop after the batch under way; a second one ends the process at once."""
+    """SIGTERM and SIGINT ask for a stop after the batch under way; another SIGINT, by hand, ends the process at once.
+
+    One Ctrl-C under `mlflow run` is two signals: the terminal's SIGINT and MLflow's SIGTERM a moment later. So what comes within
+    ``AGAIN_SECONDS``, and any SIGTERM, asks for the same again.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.since = 0.0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
 
@@ -51,8 +58,10 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
+            if number == signal.SIGINT and time.monotonic() - self.since > AGAIN_SECONDS:
+                raise KeyboardInterrupt
+            return
+        self.signal, self.since = number, time.monotonic()
         print(f"mm-balance: {signal.Signals(number).name}: saving a checkpoint after this batch", file=sys.stderr)
 
 
@@ -78,6 +87,10 @@ def guarded(body: Callable[[list[str], StopRequest], None], arguments: Sequence[
     except Interrupted:
         _end_adopted("KILLED")
         return 128 + (stop.signal or signal.SIGTERM)
+    except KeyboardInterrupt:
+        print("mm-balance: ended at once; what its last checkpoint had is kept", file=sys.stderr)
+        _end_adopted("KILLED")
+        return 128 + signal.SIGINT
     return 0
 
 
