@@ -20,6 +20,7 @@ from typing import Any
 
 from analysis import campaign
 from mm_balance import names
+from mm_balance.functional.metrics import paired_interval
 from mm_balance.tracking.query import RunRecord, find_runs
 from mm_balance.tracking.runs import existing_run
 
@@ -88,7 +89,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         f"Written by `python -m analysis.studies` on {time.strftime('%Y-%m-%d')} ({platform.machine()}, {os.cpu_count()} cores, "
         f"two workers of one thread, torch {torch.__version__}). Validation accuracy in %; the tuning seed is 0; difference on new "
-        "seeds: best trial minus starting configuration, mean ± standard deviation.",
+        "seeds: best trial minus starting configuration, mean ± standard deviation, 95 % interval (Student's t).",
         "",
         "| `search` | complete / pruned / failed | epochs, of as many full runs | minutes | start | best | best on new seeds "
         "| start on new seeds | difference | best trial |",
@@ -108,13 +109,20 @@ def page(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{100 * row['start']:.1f}",
             f"{100 * row['best']:.1f}",
             *(f"{100 * means[label]:.1f}" if means else "" for label in ("best", "start")),
-            f"{100 * told['mean']:+.2f} ± {100 * told['std']:.2f} (better on {told['better_on']} of {told['seeds']})"
-            if told
-            else "",
+            _difference(told) if told else "",
             parameters,
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, ""]
+
+
+def _difference(told: Mapping[str, Any]) -> str:
+    differences = [row["difference"] for row in told["rows"] if row["difference"] is not None]
+    _, low, high = paired_interval(differences)
+    return (
+        f"{100 * told['mean']:+.2f} ± {100 * told['std']:.2f} [{100 * low:+.2f}, {100 * high:+.2f}] "
+        f"(better on {told['better_on']} of {told['seeds']})"
+    )
 
 
 if __name__ == "__main__":

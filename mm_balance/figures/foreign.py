@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,9 @@ def draw_foreign(draw: Callable[[], Any], size: tuple[float, float] = (9.0, 5.5)
         "ytick.labelsize": 7.0,
         "figure.labelsize": 8.0,
     }
-    with matplotlib.rc_context({**STYLE, **small, "figure.figsize": size, "figure.constrained_layout.use": True}):
+    settings = {**STYLE, **small, "figure.figsize": size, "figure.constrained_layout.use": True}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Attempting to set identical")  # one value of a parameter is no mistake
         made = draw()
         axes: Axes = made if isinstance(made, Axes) else np.asarray(made, dtype=object).ravel()[0]
         figure = axes.figure

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mm_balance import names
 from mm_balance.config import Config
+from mm_balance.functional.metrics import paired_interval
 from mm_balance.study.desk import Desk, make_study
 from mm_balance.study.ledger import JOB, TRIALS, all_trials, counted_trials
 
@@ -57,8 +58,9 @@ def compare(
         direction: ``maximize`` or ``minimize``.
 
     Returns:
-        ``rows`` (seed, best, start, difference; None where a training failed), ``mean``, ``std`` and ``standard_error`` of the
-        differences, ``better_on`` and ``seeds``; the numbers are missing where fewer than two seeds are complete.
+        ``rows`` (seed, best, start, difference; None where a training failed), ``mean`` and ``std`` of the differences,
+        ``interval`` (95 %, Student's t), ``better_on`` and ``seeds``; the numbers are missing where fewer than two seeds are
+        complete.
     """
     values: dict[tuple[str, int], float] = {}
     for trial in trials:
@@ -74,12 +76,8 @@ def compare(
         differences += [] if difference is None else [difference]
     told: dict[str, Any] = {"rows": rows, "seeds": len(differences), "better_on": sum(item > 0 for item in differences)}
     if len(differences) > 1:
-        spread = statistics.stdev(differences)
-        told |= {
-            "mean": statistics.mean(differences),
-            "std": spread,
-            "standard_error": spread / len(differences) ** 0.5,
-        }
+        mean, low, high = paired_interval(differences)
+        told |= {"mean": mean, "std": statistics.stdev(differences), "interval": [low, high]}
     return told
 
 
@@ -87,13 +85,12 @@ def verdict(told: Mapping[str, Any], objective: str) -> str:
     """One honest sentence."""
     if "mean" not in told:
         return f"Confirmation: only {told['seeds']} seed(s) complete, too few to compare."
-    beats = told["mean"] > 0
-    sure = abs(told["mean"]) > told["standard_error"]
+    low, high = told["interval"]
+    finding = "beats" if low > 0 else "is worse than" if high < 0 else "is not shown to beat"
     return (
-        f"On {told['seeds']} new seeds the best trial {'beats' if beats else 'does not beat'} the starting configuration: difference "
-        f"in {objective} {told['mean']:+.4f} ± {told['std']:.4f} (mean ± standard deviation, standard error "
-        f"{told['standard_error']:.4f}), better on {told['better_on']}"
-        + ("." if sure else "; the mean is within one standard error of zero, so this is no evidence of a difference.")
+        f"On {told['seeds']} new seeds the best trial {finding} the starting configuration: difference in {objective} "
+        f"{told['mean']:+.4f} ± {told['std']:.4f} (mean ± standard deviation), 95 % interval [{low:+.4f}, {high:+.4f}], better on "
+        f"{told['better_on']}."
     )
 
 

@@ -85,11 +85,20 @@ def test_confirmation_is_paired_by_seed():
     assert [row["difference"] for row in told["rows"]] == pytest.approx([0.1, -0.1, 0.15])
     assert told["mean"] == pytest.approx(0.05)
     assert told["std"] == pytest.approx(0.1322876)  # of 0.1, -0.1, 0.15 with n - 1
-    assert told["standard_error"] == pytest.approx(0.0763763)
+    # 4.302653 (Student's t, 2 degrees of freedom, 97.5 %) x 0.1322876 / sqrt(3) = 0.328621
+    assert told["interval"] == pytest.approx([-0.278621, 0.378621], abs=1e-5)
     assert (told["better_on"], told["seeds"]) == (2, 3)
-    assert "beats" in verdict(told, "val/accuracy")
-    assert "no evidence" in verdict(told, "val/accuracy")
+    assert "is not shown to beat" in verdict(told, "val/accuracy")
     assert compare(jobs(values), {"x": 0.5}, [1, 2, 3], "minimize")["mean"] == pytest.approx(-0.05)
+
+
+@pytest.mark.parametrize(
+    ("direction", "finding"), [("maximize", "the best trial beats"), ("minimize", "the best trial is worse than")]
+)
+def test_a_difference_is_a_finding_where_its_interval_lies_on_one_side_of_zero(direction, finding):
+    values = {("best", seed): 0.9 + seed / 1000 for seed in (1, 2, 3)} | {("start", seed): 0.8 for seed in (1, 2, 3)}
+    told = compare(jobs(values), {"x": 0.5}, [1, 2, 3], direction)
+    assert finding in verdict(told, "val/accuracy")
 
 
 def test_a_training_that_failed_is_left_out_of_the_comparison_and_shown():
