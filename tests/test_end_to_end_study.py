@@ -138,8 +138,8 @@ def test_the_confirmation_compares_on_new_seeds(whole, client):
 
 def test_the_printed_line_and_the_preset_train_the_best_trial_again(whole, client, environment, tmp_path):
     (parent,) = runs(client, "whole", stage="study")
-    line = re.search(r"^    (mlflow run .*)$", parent.data.tags["mlflow.note.content"], re.MULTILINE)[1]
-    words = shlex.split(line)
+    command = re.search(r"^    (mlflow run (?:.*\\\n)*.*)$", parent.data.tags["mlflow.note.content"], re.MULTILINE)[1]
+    words = shlex.split(command.replace("\\\n", " "))
     pairs = [word.split("=", 1) for word in words[words.index("-P") :] if word != "-P"]
     given = [word for name, value in pairs for word in (f"--{name}", value)]
     one_thread = {**environment, "OMP_NUM_THREADS": "1", "MLFLOW_EXPERIMENT_NAME": "again"}

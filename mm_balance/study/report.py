@@ -16,7 +16,7 @@ from mm_balance.engine.recorder import Point
 from mm_balance.study.desk import Desk
 from mm_balance.study.ledger import EPOCHS, ORIGIN, all_trials, count, counted_trials, describe
 from mm_balance.study.pictures import log_pictures
-from mm_balance.study.settings import Settings, rounded, warmup_is_shared
+from mm_balance.study.settings import Settings, configured_values, rounded, warmup_is_shared
 
 
 def best_trial(desk: Desk) -> FrozenTrial | None:
@@ -166,15 +166,13 @@ def describe_study(desk: Desk, numbers: Mapping[str, float]) -> str:
         f"{numbers['study/trials_pruned']:.0f} pruned, {numbers['study/trials_failed']:.0f} failed, of {desk.wanted}; "
         f"{numbers['study/epochs']:.0f} epochs trained, {100 * numbers['study/epochs_share']:.0f} % of as many full runs.",
         "",
-        f"Searched: {', '.join(f'`{item}`' for item in settings.dimensions.values())}. Sampler {settings.sampler}, pruner "
-        f"{settings.pruner}, seed {settings.values['seed']}. Nothing was chosen on test data.",
+        f"Sampler {settings.sampler}, pruner {settings.pruner}, seed {settings.values['seed']}. Nothing was chosen on test data.",
         "",
     ]
     if best is None:
-        return "\n".join([*lines, "No trial is complete yet."])
+        return "\n".join([*lines, *_searched(settings, None), "", "No trial is complete yet."])
     values = ", ".join(f"{name} **{value:.4f}**" for name, value in zip(settings.objectives, best.values, strict=True))
-    chosen = ", ".join(f"`{name}={format_value(value)}`" for name, value in rounded(best.params).items())
-    lines += [f"Best: trial {best.number}, {values}, with {chosen}."]
+    lines += [f"Best: trial {best.number}, {values}."]
     start = next((trial for trial in all_trials(desk.study) if trial.user_attrs.get(ORIGIN) and trial.values), None)
     if start is not None:
         lines += [f"Starting configuration: trial {start.number}, {settings.objectives[0]} {start.values[0]:.4f}."]
@@ -182,15 +180,30 @@ def describe_study(desk: Desk, numbers: Mapping[str, float]) -> str:
         front = ", ".join(str(trial.number) for trial in desk.study.best_trials)
         lines += [f"Pareto front: trials {front}; named best is the one best in {settings.objectives[0]}."]
     config = settings.config(best.params)
+    command = run_line(config, desk).replace(" -P ", " \\\n        -P ")  # a long line would widen MLflow's page
     lines += [
+        "",
+        *_searched(settings, best),
         "",
         "Train it again:",
         "",
-        f"    {run_line(config, desk)}",
+        f"    {command}",
         "",
         f"The same as a preset: `{names.STUDY_BEST_PRESET}`.",
     ]
     return "\n".join(lines)
+
+
+def _searched(settings: Settings, best: FrozenTrial | None) -> list[str]:
+    """A table of the parameters: what was searched, from where, what was found."""
+    found = {} if best is None else rounded(best.params)
+    start = configured_values(settings.values)
+    rows = [
+        f"| {name} | {str(item).split('=', 1)[1].replace('|', ', ')} | {format_value(start[name])} "
+        f"| {format_value(found[name]) if name in found else ''} |"
+        for name, item in settings.dimensions.items()
+    ]
+    return ["| parameter | searched | starting configuration | best trial |", "|---|---|---|---|", *rows]
 
 
 def _quoted(word: str) -> str:

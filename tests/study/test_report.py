@@ -1,5 +1,7 @@
 """What a study says of itself: best value so far, comparison on new seeds, line and preset."""
 
+import shlex
+import subprocess
 from datetime import datetime, timedelta
 
 import pytest
@@ -147,6 +149,20 @@ def test_the_report_of_a_study_without_a_complete_trial(new_desk):
     desk = new_desk()
     publish(desk, started=0.0, warmup_epochs=0)
     assert "No trial is complete yet" in desk.parent.description()
+
+
+def test_the_report_shows_what_was_searched_and_a_command_that_a_shell_reads_as_the_line(new_desk):
+    desk = new_desk(trials=3, space="anneal=linear|cosine,hard_weight=0.7")
+    do(desk)
+    publish(desk, started=0.0, warmup_epochs=0)
+    told, best = desk.parent.description(), best_trial(desk)
+    assert f"| anneal | linear, cosine | cosine | {best.params['anneal']} |" in told
+    assert "| gap_weight | 0.05:5.0:log | 0.5 | " in told
+    assert "| hard_weight |" not in told  # fixed
+    block = [line for line in told.splitlines() if line.startswith("    ")]
+    words = subprocess.run(["sh", "-c", "printf '%s\\n' " + "\n".join(block).strip()], capture_output=True, text=True)
+    assert words.stdout.splitlines() == shlex.split(run_line(desk.settings.config(best.params), desk))
+    assert max(map(len, told.splitlines())) < 160
 
 
 def test_the_report_of_two_objectives_names_its_front(new_desk, tmp_path):
