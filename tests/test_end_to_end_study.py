@@ -256,6 +256,30 @@ def test_a_killed_worker_is_replaced_and_its_trial_taken_over(client, environmen
     assert again.info.status == "FINISHED"
 
 
+def test_without_their_launcher_workers_end_and_leave_nothing_running(client, environment):
+    words = ["--study_name", "orphaned", "--trials", "4", "--adaptive_epochs", "20"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "entrypoints.study", "--preset", "quick", "--pruner", "none", *words],
+        cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    last = time.monotonic() + 200
+    while time.monotonic() < last and not [
+        run for run in trials_of(client, "orphaned").values() if "train/loss" in run.data.metrics
+    ]:
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+    while (
+        time.monotonic() < last
+        and subprocess.run(["pgrep", "-f", "entrypoints.worker --study_name orphaned"]).returncode == 0
+    ):
+        time.sleep(0.2)
+    (parent,) = runs(client, "orphaned", stage="study")
+    assert parent.info.status == "FAILED"
+    assert "the launcher died" in parent.data.tags["mm.error"]
+    assert "RUNNING" not in {run.info.status for run in trials_of(client, "orphaned").values()}
+
+
 def test_workers_that_keep_dying_end_the_study_and_what_was_found_stays(client, environment):
     words = ["--study_name", "dying", "--trials", "50", "--worker_restarts", "0", "--workers", "1"]
     process = subprocess.Popen(

@@ -232,14 +232,20 @@ def _worker(words: list[str], stop: Stop) -> None:
     data = read_data(desk.settings.config({}), stop)
     launcher = os.environ.get(LAUNCHER_VARIABLE)
 
-    def leave() -> bool:
-        """Also where the launcher is gone: nobody would watch or stop this process."""
-        return stop() or (launcher is not None and os.getppid() != int(launcher))
+    def orphaned() -> bool:
+        """The launcher is gone: nobody would watch or stop this process."""
+        return launcher is not None and os.getppid() != int(launcher)
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     label = f"cuda:{visible}" if device.type == "cuda" and visible else str(device)
     own = None if (identity := adopted_run_id()) is None else existing_run(identity, "MLFLOW_RUN_ID")
-    ended = work(desk, data, leave, device=str(device), label=label)
+    try:
+        ended = work(desk, data, lambda: stop() or orphaned(), device=str(device), label=label)
+    except Interrupted:
+        if orphaned():  # it cannot say so itself
+            desk.parent.set_tags({"mm.error": "the launcher died; the same command goes on"})
+            desk.parent.terminate("FAILED")
+        raise
     print(f"study {name}: this worker has ended {ended} trials; the study has all {desk.wanted}")
     if own is not None:
         own.set_tags({"mm.stage": "worker", "mm.study": name})

@@ -201,8 +201,10 @@ class TrackedRun:
         self.client.set_terminated(self.run_id, status)
 
     def reopen(self) -> None:
-        """Set the run RUNNING again, to continue it."""
+        """Set the run RUNNING again, to continue it; why it had failed no longer holds."""
         self.client.update_run(self.run_id, status="RUNNING")
+        if "mm.error" in self.read().data.tags:
+            self.client.delete_tag(self.run_id, "mm.error")
 
 
 def adopted_run_id() -> str | None:

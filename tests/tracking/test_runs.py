@@ -41,3 +41,14 @@ def test_a_lasting_failure_is_not_hidden(run):
     run.client = Racing(losses=100)
     with pytest.raises(MlflowException, match="UNIQUE"):
         run.log_data(make_tiny_data(), "training")
+
+
+def test_a_run_that_goes_on_no_longer_says_why_it_had_failed(run):
+    for _ in range(2):  # the second time there is nothing to take away
+        run.reopen()
+        assert run.read().info.status == "RUNNING"
+        assert "mm.error" not in run.read().data.tags
+    run.set_tags({"mm.error": "out of memory"})
+    run.terminate("FAILED")
+    run.reopen()
+    assert "mm.error" not in run.read().data.tags
