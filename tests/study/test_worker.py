@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from dataclasses import replace
@@ -210,30 +211,29 @@ def program(name):
 
 
 @pytest.fixture
-def postgres(tmp_path):
-    """A PostgreSQL server of the test's own."""
+def postgres():
+    """A PostgreSQL server of the test's own, on a socket: a port could be another's."""
     programs = {name: program(name) for name in ("initdb", "pg_ctl")}
     if None in programs.values():
         pytest.skip("PostgreSQL is not installed")
     pytest.importorskip("psycopg")
-    folder = tmp_path / "postgres"
+    folder = Path(tempfile.mkdtemp(prefix="mm-pg-"))  # paths of sockets must be short
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    folder.mkdir()
     if as_user:
         shutil.chown(folder, "postgres")
-        for parent in list(folder.parents)[:3]:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    port = 20000 + os.getpid() % 20000
-    subprocess.run(
-        [*as_user, programs["initdb"], "-D", folder / "data", "-A", "trust", "-U", "mm"],
-        check=True,
-        capture_output=True,
-    )
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
-    control = [*as_user, programs["pg_ctl"], "-D", folder / "data", "-w"]
-    subprocess.run([*control, "-o", options, "-l", folder / "log", "start"], check=True, capture_output=True)
-    yield f"postgresql+psycopg://mm@127.0.0.1:{port}/postgres"
-    subprocess.run([*control, "-m", "immediate", "stop"], check=False, capture_output=True)
+
+    def do_as_server(*words):
+        done = subprocess.run([*as_user, *words], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    try:
+        do_as_server(programs["initdb"], "-D", folder / "data", "-A", "trust", "-U", "mm", "--no-sync")
+        control = [programs["pg_ctl"], "-D", folder / "data", "-w"]
+        do_as_server(*control, "-o", f"-k {folder} -c listen_addresses=", "-l", folder / "log", "start")
+        yield f"postgresql+psycopg://mm@/postgres?host={folder}"
+        do_as_server(*control, "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder)
 
 
 @pytest.mark.slow
