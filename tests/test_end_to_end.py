@@ -147,34 +147,6 @@ assert pathlib.Path(mm_balance.__file__).parts[-3] == "code", mm_balance.__file_
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize(
-    ("entry_point", "words", "line"),
-    [
-        ("main", ["learning_rate=abc"], "learning_rate=abc is not a number"),
-        ("warmup", ["anneal=foo"], "unknown parameter `anneal`"),
-        ("adaptive", ["anneal=foo"], "anneal=foo is not known"),
-        ("adaptive", ["warmup_run=deadbeef"], "warmup_run=deadbeef: no such run"),
-        (
-            "adaptive",
-            ["preset=quick", "seed=77"],
-            "no finished warm-up run with these settings; make one with: mlflow run",
-        ),
-        ("evaluate", [], "run_id is missing"),
-        ("main", ["dataset=nowhere/manifest.csv"], "manifest.csv"),
-    ],
-)
-def test_bad_values_end_with_one_line_and_leave_nothing_running(store, entry_point, words, line):
-    done = python_run(
-        store, entry_point, *[part for word in words for part in ("--" + word.split("=")[0], word.split("=", 1)[1])]
-    )
-    assert done.returncode == 1
-    errors = [text for text in done.stderr.splitlines() if text.startswith("mm-balance: error:")]
-    assert len(errors) == 1
-    assert line in errors[0]
-    assert "Traceback" not in done.stderr
-    assert not all_runs(store)
-
-
 def test_bad_values_through_mlflow_run_leave_a_failed_run_that_says_why(store, tmp_path):
     done = mlflow_run(store, "-P", "anneal=foo", cwd=tmp_path)
     assert done.returncode == 1

@@ -79,18 +79,6 @@ def test_gap_mixture_after_a_warm_up_is_adaptive_to_the_last_bit_and_others_can_
     assert sum(run.data.metrics[name] for name in kept) == pytest.approx(1)
 
 
-def test_mistakes_end_with_one_line_before_a_run_begins(store):  # noqa: F811
-    for words, line in (
-        (("--method", "ogm", "--method_options", "alfa=1"), "ogm has no option 'alfa'; it has: alpha, start_epoch"),
-        (("--method", "omg"), "method=omg is not known; give one of concat"),
-        (("--method", "mmcosine", "--fusion", "film"), "mmcosine brings a head of its own; leave fusion=concat"),
-    ):
-        done = python_run(store, "train", *SHORT, *words)
-        assert done.returncode == 1
-        assert line in done.stderr.splitlines()[-1]
-    assert not [run for run in all_runs(store) if run.info.status == "RUNNING"]
-
-
 def test_help_lists_a_methods_options():
     done = subprocess.run(
         [sys.executable, "-m", "entrypoints.train", "--method", "opm_ogm", "--help"],

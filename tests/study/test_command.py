@@ -1,21 +1,11 @@
 """Mistakes on the command line of `study` and `worker`: one line that says what to do, and no run."""
 
-import signal
-
 import pytest
 from mlflow.tracking import MlflowClient
 
 from mm_balance.study.command import study, worker
 
-
-@pytest.fixture(autouse=True)
-def _handlers():
-    """The commands take the signals over."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("signals")
 
 
 def count_runs():

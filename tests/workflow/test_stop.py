@@ -12,12 +12,8 @@ from mm_balance.workflow.command import StopRequest, guarded
 
 
 @pytest.fixture
-def stop():
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
-    yield StopRequest()
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
+def stop(signals):
+    return StopRequest()
 
 
 def send(number):
