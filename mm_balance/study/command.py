@@ -39,7 +39,7 @@ from mm_balance.study.settings import (
 )
 from mm_balance.study.storage import shown, study_folder
 from mm_balance.study.worker import LAUNCHER_VARIABLE, work
-from mm_balance.tracking.runs import TrackedRun, adopted_run_id, existing_run, open_run
+from mm_balance.tracking.runs import TrackedRun, adopted_run_id, open_run
 from mm_balance.workflow.command import close_adopted, guarded, say
 from mm_balance.workflow.runners import choose_warmup, find_matching_warmup
 from mm_balance.workflow.setup import read_data, resolve_device, run_tags
@@ -238,7 +238,9 @@ def _worker(words: list[str], stop: Stop) -> None:
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     label = f"cuda:{visible}" if device.type == "cuda" and visible else str(device)
-    own = None if (identity := adopted_run_id()) is None else existing_run(identity, "MLFLOW_RUN_ID")
+    own = None if adopted_run_id() is None else open_run(f"worker of {name}")
+    if own is not None:
+        own.set_tags({"mm.stage": "worker", "mm.study": name})
     try:
         ended = work(desk, data, lambda: stop() or orphaned(), device=str(device), label=label)
     except Interrupted:
@@ -248,6 +250,5 @@ def _worker(words: list[str], stop: Stop) -> None:
         raise
     print(f"study {name}: this worker has ended {ended} trials; the study has all {desk.wanted}")
     if own is not None:
-        own.set_tags({"mm.stage": "worker", "mm.study": name})
         own.describe(f"A worker of study `{name}` (run `{desk.parent.run_id}`): {ended} trials.")
         own.terminate("FINISHED")
