@@ -57,7 +57,7 @@ methods: install ## write docs/methods.md from the methods themselves
 leaderboard: install ## all methods on `digits`: tuned alike, 3 seeds (hours on 2 cores; goes on where it was stopped)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m analysis.leaderboard
 
-studies: install ## four Optuna studies on `digits`, confirmed on new seeds (about 40 minutes on 2 cores)
+studies: install ## four Optuna studies on `digits`, confirmed on new seeds (about an hour on 2 cores)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m analysis.studies
 
 first-result: install ## the result table of README: 5 seeds, all settings (about an hour on 2 cores)
