@@ -20,7 +20,6 @@ from typing import Any
 
 from analysis import campaign
 from mm_balance import names
-from mm_balance.functional.metrics import paired_interval
 from mm_balance.tracking.query import RunRecord, find_runs
 from mm_balance.tracking.runs import existing_run
 
@@ -117,8 +116,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _difference(told: Mapping[str, Any]) -> str:
-    differences = [row["difference"] for row in told["rows"] if row["difference"] is not None]
-    _, low, high = paired_interval(differences)
+    low, high = told["interval"]
     return (
         f"{100 * told['mean']:+.2f} ± {100 * told['std']:.2f} [{100 * low:+.2f}, {100 * high:+.2f}] "
         f"(better on {told['better_on']} of {told['seeds']})"

@@ -23,6 +23,7 @@ TOLD = {
     ],
     "mean": 0.05,
     "std": 0.1322876,
+    "interval": [-0.2786, 0.3786],
     "better_on": 2,
     "seeds": 3,
 }
@@ -35,7 +36,6 @@ def cells(confirmation):
 
 
 def test_a_row_of_the_table():
-    # interval: 5 -+ 4.302653 x 13.22876 / sqrt(3)
     assert cells(TOLD) == [
         "`weights`",
         "9 / 30 / 1",
