@@ -229,6 +229,12 @@ class Config:
         help="`step` counts epochs over both stages; `cosine` falls to 0 over stage 2, stage 1 stays constant",
         choices=("constant", "step", "cosine"),
     )
+    learning_rate_hold: int = declare(
+        0,
+        group="optimization",
+        help="`cosine`: epochs, counted over both stages, at the initial rate before it falls",
+        minimum=0,
+    )
     learning_rate_step: int = declare(AUTO, group="optimization", help="`step`: epochs between two falls", minimum=1)
     learning_rate_decay: float = declare(
         AUTO, group="optimization", help="`step`: factor of each fall", minimum=0.0, exclusive=True, maximum=1.0

@@ -34,13 +34,19 @@ def anneal(kind: str, fraction: float, start: float, end: float) -> float:
     raise ValueError(f"anneal={kind} is not known; give constant, linear, cosine or exponential")
 
 
-def learning_rate_factor(schedule: str, *, epoch: int, fraction: float, step: int, decay: float) -> float:
-    """Factor on the initial learning rate.
+def learning_rate_factor(
+    schedule: str, *, epoch: int, first_epoch: int, stage_epochs: int, hold: int, step: int, decay: float
+) -> float:
+    """Factor on the initial learning rate. All epochs are counted over both stages.
 
     Args:
-        schedule: ``constant``; ``step``: ``decay ** (epoch // step)``; ``cosine``: from 1 to 0 over the stage.
-        epoch: epochs finished, over both stages.
-        fraction: share of the stage done, in [0, 1].
+        schedule: ``constant``; ``step``: ``decay ** (epoch // step)``; ``cosine``: 1 up to the later of ``first_epoch`` and
+            ``hold``, then down to 0 at the end of the stage. It therefore does not matter to ``cosine`` whether the first
+            ``hold`` epochs were a stage of their own at a constant rate.
+        epoch: epochs finished.
+        first_epoch: epochs finished before this stage.
+        stage_epochs: length of this stage.
+        hold: epochs before the rate may fall, at least 0; from the end of the stage on it never falls.
         step: epochs between two falls.
         decay: factor of each fall.
 
@@ -54,5 +60,7 @@ def learning_rate_factor(schedule: str, *, epoch: int, fraction: float, step: in
             raise ValueError(f"learning_rate_step={step} must be at least 1")
         return float(decay ** (epoch // step))
     if schedule == "cosine":
+        start, end = max(first_epoch, hold), first_epoch + stage_epochs
+        fraction = (epoch - start) / (end - start) if start < epoch else 0.0
         return 0.5 * (1 + math.cos(math.pi * fraction))
     raise ValueError(f"learning_rate_schedule={schedule} is not known; give constant, step or cosine")

@@ -178,10 +178,13 @@ def build_stage(config: Config, data: MultimodalData, plan: StagePlan, *, title:
         return Stepper(optimizer, device, config.precision)
 
     def rate(clock: Clock) -> float:
+        first_epoch = clock.epoch - clock.stage_epoch
         return plan.learning_rate * learning_rate_factor(
             config.learning_rate_schedule,
             epoch=clock.epoch,
-            fraction=clock.fraction if plan.anneal_rate else 0.0,
+            first_epoch=first_epoch,
+            stage_epochs=clock.stage_epochs,
+            hold=config.learning_rate_hold if plan.anneal_rate else first_epoch + clock.stage_epochs,
             step=config.learning_rate_step,
             decay=config.learning_rate_decay,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,16 +61,41 @@ def test_unknown_kinds_list_the_known_ones():
     with pytest.raises(ValueError, match="constant, linear, cosine or exponential"):
         anneal("square", 0.0, 1.0, 0.1)
     with pytest.raises(ValueError, match="constant, step or cosine"):
-        learning_rate_factor("square", epoch=0, fraction=0.0, step=1, decay=0.1)
+        factor("square", 0)
+
+
+def factor(schedule, epoch, *, first_epoch=0, stage_epochs=8, hold=0, step=70):
+    return learning_rate_factor(
+        schedule, epoch=epoch, first_epoch=first_epoch, stage_epochs=stage_epochs, hold=hold, step=step, decay=0.1
+    )
 
 
 def test_learning_rate_factors():
-    def factor(schedule, epoch, fraction=0.0):
-        return learning_rate_factor(schedule, epoch=epoch, fraction=fraction, step=70, decay=0.1)
-
-    assert factor("constant", 500, 1.0) == 1.0
+    assert factor("constant", 500) == 1.0
     # 69 // 70 = 0, 70 // 70 = 1, 140 // 70 = 2
     assert [factor("step", epoch) for epoch in (0, 69, 70, 139, 140)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
-    assert [factor("cosine", 0, part) for part in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.5, 0.0])
+    assert [factor("cosine", epoch) for epoch in (0, 4, 8)] == pytest.approx([1.0, 0.5, 0.0])
+    assert [factor("cosine", epoch, first_epoch=6) for epoch in (6, 10, 14)] == pytest.approx([1.0, 0.5, 0.0])
     with pytest.raises(ValueError, match="at least 1"):
-        learning_rate_factor("step", epoch=1, fraction=0.0, step=0, decay=0.1)
+        factor("step", 1, step=0)
+
+
+def test_a_held_rate_falls_later_and_as_far():
+    # Held for 4 of 8 epochs: then 1/4, 1/2, 3/4 of the way, (1 + cos(pi/4)) / 2 = 0.8535533906.
+    held = [factor("cosine", epoch, hold=4) for epoch in (0, 3, 4, 5, 6, 8)]
+    assert held == pytest.approx([1.0, 1.0, 1.0, 0.8535533906, 0.5, 0.0])
+    assert [factor("cosine", epoch, hold=8) for epoch in (0, 7)] == [1.0, 1.0]
+
+
+@given(hold=st.integers(0, 20), epochs=st.integers(1, 30))
+def test_one_stage_that_holds_has_the_rates_of_two_stages(hold, epochs):
+    together = [factor("cosine", epoch, stage_epochs=hold + epochs, hold=hold) for epoch in range(hold, hold + epochs)]
+    for given_hold in (0, hold):
+        second = [
+            factor("cosine", epoch, first_epoch=hold, stage_epochs=epochs, hold=given_hold)
+            for epoch in range(hold, hold + epochs)
+        ]
+        assert second == together
+    # Without holding it is the share of the stage that is done, to the last bit.
+    plain = [0.5 * (1 + math.cos(math.pi * (epoch / epochs))) for epoch in range(epochs)]
+    assert second == plain
