@@ -12,5 +12,9 @@ class UserError(Exception):
     """
 
 
+class Diverged(UserError):
+    """The training loss, or a weight, is no longer finite."""
+
+
 class Interrupted(Exception):
     """Work stopped on request, with its state saved."""

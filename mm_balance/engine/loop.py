@@ -19,7 +19,7 @@ from mm_balance.engine.evaluate import split_metrics
 from mm_balance.engine.look import EngineLook
 from mm_balance.engine.recorder import Point, Recorder
 from mm_balance.engine.step import Stepper
-from mm_balance.errors import Interrupted, UserError
+from mm_balance.errors import Diverged, Interrupted
 from mm_balance.methods import Method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import random_state, restore_random_state
@@ -133,7 +133,7 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
 
     Raises:
         Interrupted: a stop was requested; the state is saved, in the middle of an epoch too.
-        UserError: the loss is no longer finite.
+        Diverged: the loss is no longer finite.
     """
     loader = BatchLoader(stage.data.splits["train"], stage.batch_size, seed=stage.seed)
     if progress.refit is not None and not progress.points:
@@ -223,7 +223,7 @@ def _train_epoch(
     progress.steps += progress.batch
     progress.step_seconds += seconds
     if not all(abs(value) < float("inf") for value in means.values()):
-        raise UserError(
+        raise Diverged(
             f"the training loss is no longer finite in epoch {clock.epoch + 1}: lower learning_rate "
             f"(now {learning_rate:g}) or the loss weights; the state before this epoch is in the checkpoint"
         )
