@@ -96,6 +96,54 @@ def paired_interval(differences: ArrayLike, level: float = 0.95) -> tuple[float,
     return mean, mean - half, mean + half
 
 
+def paired_p_value(differences: ArrayLike) -> float:
+    """Two-sided p-value of the hypothesis that paired differences have the mean 0 (Student's t).
+
+    Below ``1 - level`` exactly where the interval of ``paired_interval`` does not hold 0.
+
+    Args:
+        differences: one per pair (same seed, two methods), any unit.
+
+    Returns:
+        In [0, 1]; 1 for a single difference, and where all are 0.
+
+    Raises:
+        ValueError: no difference, or one that is not finite.
+    """
+    values = np.asarray(differences, dtype=float)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"need one or more finite differences, got {values.tolist()}")
+    if len(values) < 2 or not values.any():
+        return 1.0
+    error = values.std(ddof=1) / math.sqrt(len(values))
+    return 0.0 if error == 0 else float(2 * stats.t.sf(abs(values.mean()) / error, len(values) - 1))
+
+
+def holm(p_values: ArrayLike) -> list[float]:
+    """P-values adjusted for being looked at together, by Holm's step-down rule.
+
+    A claim is kept at ``level`` where its adjusted value lies below it; the chance that any kept claim of the family is false is
+    then at most ``level``, whatever the dependence between the tests (Holm, Scand. J. Statist. 6, 1979).
+
+    Args:
+        p_values: one per test of the family, each in [0, 1].
+
+    Returns:
+        One per test, in the order given: the i-th smallest times the number of tests not below it, never less than that of a
+        smaller one, at most 1.
+
+    Raises:
+        ValueError: a value outside [0, 1], or NaN.
+    """
+    values = np.asarray(p_values, dtype=float)
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"need p-values between 0 and 1, got {values.tolist()}")
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1.0)
+    return [float(value) for value in adjusted]
+
+
 def _check(logits: Tensor, labels: Tensor) -> None:
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
         raise ValueError(f"logits have shape {tuple(logits.shape)}, labels {tuple(labels.shape)}; need (N, C) and (N,)")

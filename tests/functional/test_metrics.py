@@ -10,7 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mm_balance.functional.metrics import accuracy, binary_auc, macro_f1, mean_average_precision, paired_interval
+from mm_balance.functional.metrics import (
+    accuracy,
+    binary_auc,
+    holm,
+    macro_f1,
+    mean_average_precision,
+    paired_interval,
+    paired_p_value,
+)
 
 PROBABILITIES = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.7, 0.2], [0.3, 0.4, 0.3]])
 LABELS = torch.tensor([0, 0, 1, 2])
@@ -101,3 +109,59 @@ def test_paired_interval_by_hand():
 def test_paired_interval_refuses(differences, level):
     with pytest.raises(ValueError, match="differences"):
         paired_interval(differences, level)
+
+
+def test_paired_p_value_by_hand():
+    # t = 2 / (1 / sqrt 3) = sqrt 12; with two degrees of freedom P(|T| > t) = 1 - t / sqrt(t^2 + 2) = 1 - sqrt(12 / 14).
+    assert paired_p_value([1.0, 2.0, 3.0]) == pytest.approx(1 - math.sqrt(12 / 14), abs=1e-12)
+    assert paired_p_value([-3.0, -2.0, -1.0]) == pytest.approx(1 - math.sqrt(12 / 14), abs=1e-12)
+    # One degree of freedom (Cauchy): t = 2 / (sqrt 2 / sqrt 2) = 2; P(|T| > 2) = 1 - 2 atan(2) / pi.
+    assert paired_p_value([1.0, 3.0]) == pytest.approx(1 - 2 * math.atan(2) / math.pi, abs=1e-12)
+    assert paired_p_value([-1.0, 1.0]) == pytest.approx(1.0)
+    assert paired_p_value([2.0]) == 1.0
+    assert paired_p_value([0.0, 0.0]) == 1.0
+    assert paired_p_value([0.5, 0.5]) == 0.0
+
+
+@given(st.lists(st.integers(-50, 50), min_size=2, max_size=8), st.sampled_from([0.5, 0.9, 0.95]))
+def test_the_p_value_and_the_interval_say_the_same(differences, level):
+    _, low, high = paired_interval(differences, level)
+    p = paired_p_value(differences)
+    assert 0 <= p <= 1
+    if abs(p - (1 - level)) > 1e-9 and low != high:
+        assert (p < 1 - level) == (low > 0 or high < 0)
+
+
+@pytest.mark.parametrize("differences", [[], [[1.0, 2.0]], [1.0, math.nan]])
+def test_paired_p_value_refuses(differences):
+    with pytest.raises(ValueError, match="differences"):
+        paired_p_value(differences)
+
+
+def test_holm_by_hand():
+    # .005 * 4 = .02; .01 * 3 = .03; .03 * 2 = .06; .04 * 1 = .04, but never below the one before: .06.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    # .5 * 3 is more than 1; equal values are adjusted alike: .02 * 3, and .02 * 2 raised to it.
+    assert holm([0.5, 0.6, 0.7]) == [1.0, 1.0, 1.0]
+    assert holm([0.02, 0.5, 0.02]) == pytest.approx([0.06, 0.5, 0.06])
+    assert holm([0.03]) == [0.03]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.2))
+def test_holm_keeps_what_the_step_down_procedure_keeps(p_values, level):
+    """The procedure as Holm states it: from the smallest, as long as p <= level / (tests left)."""
+    kept, order = set(), sorted(range(len(p_values)), key=p_values.__getitem__)
+    for done, place in enumerate(order):
+        if p_values[place] * (len(p_values) - done) > level:
+            break
+        kept.add(place)
+    adjusted = holm(p_values)
+    assert {place for place, value in enumerate(adjusted) if value <= level} == kept
+    assert all(value >= p for value, p in zip(adjusted, p_values, strict=True))
+
+
+@pytest.mark.parametrize("p_values", [[1.5], [-0.1, 0.2], [math.nan], [[0.1, 0.2]]])
+def test_holm_refuses(p_values):
+    with pytest.raises(ValueError, match="p-values"):
+        holm(p_values)
