@@ -20,6 +20,7 @@ from typing import Any
 
 from analysis import campaign
 from mm_balance import names
+from mm_balance.errors import UserError
 from mm_balance.tracking.query import RunRecord, find_runs
 from mm_balance.tracking.runs import existing_run
 
@@ -59,23 +60,41 @@ def _found(search: str, trials: int, seeds: int) -> list[RunRecord]:
 
 def study_row(run: RunRecord) -> dict[str, Any]:
     """What one study found, from its run."""
+    tracked = existing_run(run.run_id, "run")
     with tempfile.TemporaryDirectory() as folder:
-        tracked = existing_run(run.run_id, "run")
         table = json.loads(tracked.fetch(f"{names.STUDY_TABLE}.json", Path(folder)).read_text("utf-8"))
-        trials = [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]
-        settings = tracked.read_json(names.STUDY_SETTINGS)
-        objective = settings["objectives"][0]
-        complete = [trial for trial in trials if trial["state"] == "COMPLETE"]
-        best = max(complete, key=lambda trial: trial[objective])
-        told = tracked.read_json(names.STUDY_CONFIRMATION) if "study/confirmed_difference" in run.metrics else {}
+    settings = tracked.read_json(names.STUDY_SETTINGS)
+    try:
+        told = tracked.read_json(names.STUDY_CONFIRMATION)
+    except UserError:
+        told = {}  # the winner is the starting configuration
+    trials = [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]
     return {
         "search": run.parameters["study/search"],
         "run": run.run_id,
-        "best": best[objective],
-        "start": trials[0][objective],
-        "parameters": {name: best[name] for name in settings["dimensions"]},
+        **best_and_start(trials, settings["objectives"][0], list(settings["dimensions"])),
         "metrics": run.metrics,
         "confirmation": told,
+    }
+
+
+def best_and_start(trials: Sequence[Mapping[str, Any]], objective: str, dimensions: Sequence[str]) -> dict[str, Any]:
+    """``best`` and ``start``, the objective of the best trial and of the starting configuration, and the best one's ``parameters``.
+
+    Only trials trained to their end count: the value of a pruned one is of an earlier epoch. None where there is no such trial.
+
+    Args:
+        trials: rows of the study's table of trials.
+        objective: its column.
+        dimensions: the columns of what was searched.
+    """
+    complete = [trial for trial in trials if trial["state"] == "COMPLETE"]
+    best = max(complete, key=lambda trial: trial[objective], default=None)
+    start = next((trial for trial in complete if trial.get("origin") == "configured"), None)
+    return {
+        "best": best and best[objective],
+        "start": start and start[objective],
+        "parameters": {name: best[name] for name in dimensions} if best else {},
     }
 
 
@@ -88,26 +107,24 @@ def page(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         f"Written by `python -m analysis.studies` on {time.strftime('%Y-%m-%d')} ({platform.machine()}, {os.cpu_count()} cores, "
         f"two workers of one thread, torch {torch.__version__}). Validation accuracy in %; the tuning seed is 0; difference on new "
-        "seeds: best trial minus starting configuration, mean ± standard deviation, 95 % interval (Student's t).",
+        "seeds: best trial minus starting configuration, mean ± standard deviation, 95 % interval (Student's t). Of new seeds those "
+        "count on which both trainings are complete.",
         "",
-        "| `search` | complete / pruned / failed | epochs, of as many full runs | minutes | start | best | best on new seeds "
-        "| start on new seeds | difference | best trial |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|---|",
+        "| `search` | measured at | complete / pruned / failed | epochs, of as many full runs | minutes | start | best "
+        "| best on new seeds | start on new seeds | difference | best trial |",
+        "|---|---|---|---|--:|--:|--:|--:|--:|--:|---|",
     ]
     for row in rows:
         metrics, told = row["metrics"], row["confirmation"]
-        means = {
-            label: sum(item[label] for item in told["rows"]) / len(told["rows"]) for label in ("best", "start")
-        } if told else {}  # fmt: skip
         parameters = ", ".join(f"`{name}={value}`" for name, value in row["parameters"].items())
         cells = [
             f"`{row['search']}`",
+            "validation, last epoch",
             " / ".join(f"{metrics[f'study/trials_{state}']:.0f}" for state in ("complete", "pruned", "failed")),
             f"{metrics['study/epochs']:.0f} = {100 * metrics['study/epochs_share']:.0f} %",
             f"{metrics['study/minutes']:.1f}",
-            f"{100 * row['start']:.1f}",
-            f"{100 * row['best']:.1f}",
-            *(f"{100 * means[label]:.1f}" if means else "" for label in ("best", "start")),
+            *("not complete" if row[label] is None else f"{100 * row[label]:.1f}" for label in ("start", "best")),
+            *(_on_new_seeds(told, label) if told else "" for label in ("best", "start")),
             _difference(told) if told else "",
             parameters,
         ]
@@ -115,7 +132,19 @@ def page(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
+def _on_new_seeds(told: Mapping[str, Any], label: str) -> str:
+    """Mean over the seeds on which both trainings are complete, and how many those are where they are not all."""
+    pairs = [row[label] for row in told["rows"] if row["difference"] is not None]
+    if not pairs:
+        return "failed"
+    share = "" if len(pairs) == len(told["rows"]) else f" ({len(pairs)} of {len(told['rows'])})"
+    return f"{100 * sum(pairs) / len(pairs):.1f}{share}"
+
+
 def _difference(told: Mapping[str, Any]) -> str:
+    """The paired difference; where fewer than two seeds are complete there is none."""
+    if "mean" not in told:
+        return f"{told['seeds']} of {len(told['rows'])} seeds complete: too few"
     low, high = told["interval"]
     return (
         f"{100 * told['mean']:+.2f} ± {100 * told['std']:.2f} [{100 * low:+.2f}, {100 * high:+.2f}] "
