@@ -1,4 +1,4 @@
-"""What commands that train many runs share: processes, warm-ups trained once, scoring, tuning; they go on where they stopped."""
+"""What commands that train many runs share: processes, warm-ups trained once, scoring; they go on where they stopped."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Any, Protocol, TypeVar
 from analysis.tables import ROW_TAG, finished_run
 from mm_balance.config import Config
 from mm_balance.data import MultimodalData
+from mm_balance.errors import Diverged
 from mm_balance.tracking.runs import TrackedRun, open_run, prepare_store
 from mm_balance.workflow.runners import find_matching_warmup, run_evaluate, run_warmup
 from mm_balance.workflow.stage import StageResult
 
 TUNING_SEED = 1000
+DIVERGED = "diverged"
 
 
 class Task(Protocol):
@@ -86,16 +88,41 @@ def train_warmup(config: Config, data: MultimodalData) -> str:
     """The warm-up of ``config``, where there is none yet. Returns what to say of it."""
     if find_matching_warmup(config, data) is not None:
         return "already there"
-    result = run_warmup(config, data, open_run(f"warmup seed {config.seed}"), never)
+    run = open_run(f"warmup seed {config.seed}")
+    try:
+        result = run_warmup(config, data, run, never)
+    except Diverged:
+        run.terminate("FAILED")
+        return DIVERGED
     return f"gap {result.progress.points[-1].metrics['gap/mean']:+.3f}"
 
 
+def started_warmup(config: Config, data: MultimodalData) -> TrackedRun:
+    """The warm-up of ``config``. Raises Diverged where there is none: warm-ups are trained before what starts from them."""
+    found = find_matching_warmup(config, data)
+    if found is None:
+        raise Diverged("the warm-up with these settings has diverged")
+    return found
+
+
 def train_row(task: Task, data: MultimodalData, train: Callable[[TrackedRun], StageResult], *, test: bool) -> str:
-    """One row at one seed, where there is none yet, scored on test where asked. Returns what to say of it."""
-    if finished_run(experiment(), task.row, task.seed) is not None:
+    """One row at one seed, where there is none yet, scored on test where asked. Returns what to say of it.
+
+    Raises:
+        Diverged: a row of the table; one that only tunes is kept as failed, and not trained again.
+    """
+    known = [finished_run(experiment(), task.row, task.seed, status) for status in ("FINISHED", "FAILED")]
+    if known != [None, None]:
         return "already there"
     run = open_run(f"{task.row} seed {task.seed}")
-    line = f"val {train(run).progress.points[-1].metrics['val/accuracy']:.4f}"
+    try:
+        line = f"val {train(run).progress.points[-1].metrics['val/accuracy']:.4f}"
+    except Diverged:
+        run.terminate("FAILED")
+        if test:
+            raise
+        run.set_tags({ROW_TAG: task.row, "mm.seed": str(task.seed)})
+        return DIVERGED
     if test:
         tested = run_evaluate(run, "test", data, open_run(f"evaluate {task.row} seed {task.seed}", parent=run), "cpu")
         line += f", test {tested['test/accuracy']:.4f}"
@@ -103,11 +130,10 @@ def train_row(task: Task, data: MultimodalData, train: Callable[[TrackedRun], St
     return line
 
 
-def best_of(method: str, trials: Sequence[str]) -> str:
-    """The trial with the best validation accuracy at the last epoch, the first of equals; empty where there are none."""
-    scores = {}
-    for trial in trials:
-        run = finished_run(experiment(), f"tuning {method} {trial}", TUNING_SEED)
-        assert run is not None
-        scores[trial] = run.metrics["val/accuracy"]
-    return max(scores, key=lambda trial: scores[trial]) if scores else ""
+def score_of(row: str) -> float:
+    """Validation accuracy of a tuning row at the last epoch; 0 where its training diverged."""
+    run = finished_run(experiment(), row, TUNING_SEED)
+    if run is None:
+        assert finished_run(experiment(), row, TUNING_SEED, "FAILED") is not None, f"{row} was not trained"
+        return 0.0
+    return run.metrics["val/accuracy"]

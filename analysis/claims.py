@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from mm_balance.functional.metrics import paired_interval
+from mm_balance.functional.metrics import holm, paired_interval, paired_p_value
 
 FULL = "adaptive (reconstructed, default)"
+LEVEL = 0.05
+TEST = "test, last epoch"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim with its verdict and the number behind it."""
+    """One claim with its verdict and the number behind it.
+
+    Attributes:
+        claim: in words.
+        measured_at: on which split, after which epochs.
+        number: mean of the paired differences with its plain 95 % interval and the number of seeds.
+        mean: of these differences, above 0 on the claimed side; NaN where nothing was tested.
+        p: two-sided p-value of this row alone; None = not tested.
+        adjusted: for all tests of the table together (Holm); None = not tested.
+        verdict: what follows.
+    """
 
     claim: str
-    verdict: str
+    measured_at: str
     number: str
+    mean: float = math.nan
+    p: float | None = None
+    adjusted: float | None = None
+    verdict: str = "not tested here"
 
 
 def claims(frame: pd.DataFrame) -> list[Finding]:
-    """Verdicts by one rule: a difference holds where its paired 95 % interval lies on the claimed side of 0."""
+    """Verdicts by one rule: a difference is shown where its p-value, adjusted over all rows that are tested, is below ``LEVEL``."""
     wide = frame.set_index(["row", "seed"]).sort_index()
     found = [
         Finding(
             "Joint training is worse than the best single modality",
-            "not tested here",
+            "",
             "no modality was trained alone here: see `concat`, `audio_only`, `visual_only` in the table of all methods",
         )
     ]
@@ -62,13 +79,37 @@ def claims(frame: pd.DataFrame) -> list[Finding]:
     found += _refits(wide)
     found += _unimodal(wide)
     found += _quality(wide)
-    return found
+    return judged(found)
+
+
+def judged(findings: Sequence[Finding]) -> list[Finding]:
+    """The same findings with adjusted p-values and verdicts."""
+    adjusted = iter(holm([item.p for item in findings if item.p is not None]))
+    return [item if item.p is None else _verdict(item, next(adjusted)) for item in findings]
+
+
+def _verdict(item: Finding, adjusted: float) -> Finding:
+    direction = "holds" if item.mean > 0 else "does not hold: the opposite"
+    return replace(item, adjusted=adjusted, verdict=direction if adjusted < LEVEL else "not shown")
+
+
+def family_size(findings: Sequence[Finding]) -> int:
+    """How many tests the p-values are adjusted for."""
+    return sum(item.p is not None for item in findings)
 
 
 def claims_table(findings: Sequence[Finding]) -> list[str]:
     """Markdown rows."""
-    rows = [f"| {item.claim} | **{item.verdict}** | {item.number} |" for item in findings]
-    return ["| claim | verdict on `digits` | number |", "|---|---|---|", *rows]
+    rows = [
+        f"| {item.claim} | **{item.verdict}** | {item.measured_at} | {item.number} | "
+        f"{'' if item.adjusted is None else f'{item.adjusted:.3f}'} |"
+        for item in findings
+    ]
+    head = (
+        "| claim | verdict on `digits` | measured at | difference [its 95 % interval] | "
+        f"p adjusted for {family_size(findings)} tests |"
+    )
+    return [head, "|---|---|---|---|--:|", *rows]
 
 
 def _column(wide: pd.DataFrame, name: str) -> Callable[[str], pd.Series]:
@@ -76,15 +117,22 @@ def _column(wide: pd.DataFrame, name: str) -> Callable[[str], pd.Series]:
     return lambda row: wide.loc[row][name] if row in wide.index.get_level_values(0) else empty
 
 
-def _compare(claim: str, better: pd.Series, worse: pd.Series, scale: float = 100.0, unit: str = " points") -> Finding:
+def _compare(
+    claim: str,
+    better: pd.Series,
+    worse: pd.Series,
+    scale: float = 100.0,
+    unit: str = " points",
+    measured_at: str = TEST,
+    before: str = "",
+) -> Finding:
+    """The difference by seed, not yet judged; ``before`` is put before the number."""
     difference = (scale * (better - worse)).dropna()
     if len(difference) < 2:
-        return Finding(claim, "not tested here", "fewer than two seeds")
+        return Finding(claim, measured_at, "fewer than two seeds")
     mean, low, high = paired_interval(difference.to_numpy())
-    verdict = (
-        "holds" if low > 0 else "does not hold: the opposite" if high < 0 else "not shown: the interval contains 0"
-    )
-    return Finding(claim, verdict, f"{mean:+.2f}{unit} [{low:+.2f}, {high:+.2f}], n = {len(difference)}")
+    number = f"{before}{mean:+.2f}{unit} [{low:+.2f}, {high:+.2f}], n = {len(difference)}"
+    return Finding(claim, measured_at, number, mean, paired_p_value(difference.to_numpy()))
 
 
 def _refits(wide: pd.DataFrame) -> list[Finding]:
@@ -99,12 +147,9 @@ def _refits(wide: pd.DataFrame) -> list[Finding]:
             if name.endswith("_mean"):
                 first, last = first.abs(), last.abs()
             better, worse = (last, first) if sign > 0 else (first, last)
-            finding = _compare(f"{claim}: {row}", better, worse, scale=1.0, unit="")
-            found.append(
-                Finding(
-                    finding.claim, finding.verdict, f"{first.mean():.2f} -> {last.mean():.2f}; change {finding.number}"
-                )
-            )
+            before = f"{first.mean():.2f} -> {last.mean():.2f}; change "
+            when = "train, first refit -> last refit"
+            found.append(_compare(f"{claim}: {row}", better, worse, 1.0, "", when, before))
     return found
 
 
@@ -114,20 +159,24 @@ def _unimodal(wide: pd.DataFrame) -> list[Finding]:
         for when in ("warm-up", "final")
         for modality in ("audio", "visual")
     }
-    before = (at["warm-up", "audio"] - at["warm-up", "visual"]).abs()
-    after = (at["final", "audio"] - at["final", "visual"]).abs()
-    converge = _compare("Unimodal validation accuracies converge in the adaptive stage", before, after)
+    first = (at["warm-up", "audio"] - at["warm-up", "visual"]).abs()
+    last = (at["final", "audio"] - at["final", "visual"]).abs()
+    when = "validation, end of warm-up -> last epoch"
+    before = f"difference {100 * first.mean():.1f} -> {100 * last.mean():.1f} points; change "
+    claim = "Unimodal validation accuracies converge in the adaptive stage"
+    converge = _compare(claim, first, last, measured_at=when, before=before)
     rises = [
-        _compare(f"... and rise: {modality}", at["final", modality], at["warm-up", modality])
+        _compare(f"... and rise: {modality}", at["final", modality], at["warm-up", modality], measured_at=when)
         for modality in ("audio", "visual")
     ]
-    number = f"difference {100 * before.mean():.1f} -> {100 * after.mean():.1f} points; change {converge.number}"
-    return [Finding(converge.claim, converge.verdict, number), *rises]
+    return [converge, *rises]
 
 
 def _quality(wide: pd.DataFrame) -> list[Finding]:
+    """At the refits whose posteriors trained: what the last one finds comes too late to help."""
+
     def auc(name: str) -> pd.Series:
-        return _column(wide, f"auc all {name}")(FULL)
+        return _column(wide, f"training auc all {name}")(FULL)
 
     loss = auc("-log p fused")
     return [
@@ -137,6 +186,7 @@ def _quality(wide: pd.DataFrame) -> list[Finding]:
             loss,
             1.0,
             " AUC",
+            "train, mean of the refits that train",
         )
         for name, label in (
             ("posterior two", "Imbalanced samples are those of low quality: the posterior"),

@@ -2,27 +2,30 @@
 
     python -m analysis.first_result --seeds 5 --processes 2
 
-Stage 1 is shared by all rows of a seed and optimiser; stage 2 differs. Tuning (on validation, on a seed of its own, as
-many trials for the control as for the method) comes last. Runs go to the MLflow experiment ``first-result``; a row and
-seed that has a finished run is not trained again. Test data are read once per finished run, for the table alone.
+Stage 1 is shared by all rows of a seed and optimiser; stage 2 differs. Tuning (on validation, on a seed of its own, one grid and
+as many trials for the control as for the method, see ``analysis.tuning``) comes last. Runs go to the MLflow experiment
+``first-result``; a row and seed that has a finished run is not trained again. Test data are read once per finished run, for the
+table alone.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from analysis import campaign
 from analysis.tables import collect, write_result
-from mm_balance.config import resolve
+from analysis.tuning import Grid, Trial, Tuning, tune
+from mm_balance.config import option_of, resolve
 from mm_balance.tracking.runs import TrackedRun
-from mm_balance.workflow.runners import choose_warmup, run_stage2
+from mm_balance.workflow.runners import run_stage2
 from mm_balance.workflow.setup import read_data
 from mm_balance.workflow.stage import StageResult
 
 EXPERIMENT = "first-result"
-TUNING = {f"unimodal_weight={weight:g}": {"unimodal_weight": weight} for weight in (1.0, 2.0, 4.0)}
+UNIMODAL_WEIGHT = Grid(option_of("unimodal_weight"), (0.5, 1.0, 2.0))
 ADAM = {"optimizer": "adam", "learning_rate": 0.001}
 
 
@@ -68,32 +71,53 @@ def main() -> None:
     """Tune, train what is missing, collect, write the table."""
     given = campaign.begin(__doc__, EXPERIMENT, seeds=5)
     started = time.time()
-    trials = [
-        Task(
-            campaign.TUNING_SEED,
-            _items({**settings, "preset": given.preset}),
-            f"tuning {method} {name}",
-            method,
-            test=False,
-        )
-        for method in TUNED.values()
-        for name, settings in TUNING.items()
-    ]
     rows = [
         Task(seed, _items({**row.settings, "preset": given.preset}), row.name, row.method)
         for row in ROWS
         for seed in range(given.seeds)
     ]
-    _run_all([*rows, *trials], given.processes)
-    chosen = {name: campaign.best_of(method, list(TUNING)) for name, method in TUNED.items()}
+    _run_all(rows, given.processes)
+
+    def score(wanted: Mapping[str, Sequence[Trial]]) -> dict[str, list[float]]:
+        tasks = {
+            method: [_tuning_task(method, trial.setting, given.preset) for trial in trials]
+            for method, trials in wanted.items()
+        }
+        _run_all([task for items in tasks.values() for task in items], given.processes)
+        return {method: [campaign.score_of(task.row) for task in items] for method, items in tasks.items()}
+
+    # The rate is not searched: a grid of one value.
+    rates = Grid(option_of("learning_rate"), (resolve({"preset": given.preset}).learning_rate,))
+    tuning = tune(dict.fromkeys(TUNED.values(), UNIMODAL_WEIGHT), rates, score)
     tuned = [
-        Task(seed, _items({**TUNING[trial], "preset": given.preset}), name, TUNED[name])
-        for name, trial in chosen.items()
+        Task(seed, _items({"unimodal_weight": tuning.best(method).setting, "preset": given.preset}), name, method)
+        for name, method in TUNED.items()
         for seed in range(given.seeds)
     ]
     _run_all(tuned, given.processes)
     records = collect(campaign.experiment())
-    write_result(records, chosen, [*(row.name for row in ROWS), *TUNED], given.out, seconds=time.time() - started)
+    names = [*(row.name for row in ROWS), *TUNED]
+    write_result(records, tuning_line(tuning), names, given.out, seconds=time.time() - started)
+
+
+def tuning_line(tuning: Tuning) -> str:
+    """How the tuned rows were chosen, as markdown."""
+    told = []
+    for name, method in TUNED.items():
+        edges = tuning.edges(method)
+        weight = tuning.best(method).setting
+        assert isinstance(weight, float)
+        told.append(f"*{name}* `{UNIMODAL_WEIGHT.text(weight)}`" + (" (at an edge of the grid)" if edges else ""))
+    return (
+        f"Tuned on validation (seed {campaign.TUNING_SEED}, {tuning.trials} trials each, one grid for both, which grew where one of "
+        f"them had its best value at an edge): {', '.join(told)}."
+    )
+
+
+def _tuning_task(method: str, weight: Any, preset: str) -> Task:
+    settings = _items({"unimodal_weight": weight, "preset": preset})
+    row = f"tuning {method} {UNIMODAL_WEIGHT.text(weight)}"
+    return Task(campaign.TUNING_SEED, settings, row, method, test=False)
 
 
 def _items(settings: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -116,7 +140,7 @@ def _run_task(task: Task) -> str:
         return campaign.train_warmup(config, data)
 
     def train(run: TrackedRun) -> StageResult:
-        return run_stage2(config, data, run, campaign.never, choose_warmup(config, data), task.method)
+        return run_stage2(config, data, run, campaign.never, campaign.started_warmup(config, data), task.method)
 
     return campaign.train_row(task, data, train, test=task.test)
 

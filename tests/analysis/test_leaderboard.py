@@ -1,41 +1,158 @@
-"""The leaderboard: every method, the same number of trials, and a table in README that is the command's own."""
+"""The leaderboard: the same epochs, rates and number of trials for every method, and a table in README that is the command's own."""
 
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from analysis.leaderboard import GRIDS, page
+from analysis.campaign import never
+from analysis.leaderboard import FIXED, SPACES, Task, configuration, method_options, page, trials_table
+from analysis.tuning import Grid, Trial, Tuning
+from mm_balance.config import option_of, resolve
 from mm_balance.methods import METHODS, parse_options
+from mm_balance.types import Clock
+from mm_balance.workflow import stage as stages
 
 ROOT = Path(__file__).parents[2]
+RATES = Grid(option_of("learning_rate"), (0.01, 0.02, 0.04))
 
 
-def test_every_method_that_has_options_worth_tuning_has_three_trials_and_no_method_more():
-    assert set(GRIDS) <= set(METHODS)
-    assert {name: len(trials) for name, trials in GRIDS.items() if len(trials) != 3} == {
-        "ensemble": 2
-    }  # it has two readings
+class Built(Exception):
+    """Raised in the place of training."""
 
 
-@pytest.mark.parametrize("method", sorted(GRIDS))
+def rates_of(method, data, monkeypatch, preset="auto"):
+    """The learning rate in each epoch, warm-up included, from the stages that the tasks of the leaderboard build."""
+    build, found = stages.build_stage, []
+
+    def built(*arguments, **more):
+        stage = build(*arguments, **more)
+        before = len(found)
+        found.extend(stage.learning_rate(Clock(before + epoch, epoch, stage.epochs)) for epoch in range(stage.epochs))
+        raise Built
+
+    options = method_options(method, Trial(0.04, SPACES[method].middle if method in SPACES else None))
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "build_stage", built)
+        if METHODS[method].needs_warmup:
+            with pytest.raises(Built):
+                stages.train_warmup(configuration(Task(0, preset, 0.04)), data, None, never)
+        with pytest.raises(Built):
+            stages.train_method(configuration(Task(0, preset, 0.04, method, options)), data, None, never, warmup=None)
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_the_same_rate_in_every_epoch(method, tiny_data, monkeypatch):
+    rates = rates_of(method, tiny_data, monkeypatch)
+    preset = resolve({})
+    assert preset.learning_rate_schedule == "cosine"
+    assert rates == rates_of("concat", tiny_data, monkeypatch)
+    assert len(rates) == preset.epochs == 18
+    # Six epochs as a warm-up has them; then 1/12, 2/12, ... of the way down. Half-way, after 12 epochs, half the rate.
+    assert rates[:7] == [0.04] * 7
+    assert rates[12] == pytest.approx(0.02)
+    assert rates[6:] == sorted(rates[6:], reverse=True)
+    assert sum(rates) / 0.04 == pytest.approx(6 + 6.5)  # the mean of a falling cosine's steps is 1/2 and half a step
+
+
+def test_a_warm_up_and_what_follows_it_are_looked_for_with_the_same_settings():
+    """Trials differ in their rate, so each rate has a warm-up of its own."""
+    warmup, stage2 = configuration(Task(3, "auto", 0.01)), configuration(Task(3, "auto", 0.01, "gap_mixture"))
+    for name in ("seed", "learning_rate", "learning_rate_hold", "warmup_epochs", "warmup_unimodal_weight"):
+        assert getattr(warmup, name) == getattr(stage2, name)
+    assert (stage2.learning_rate, stage2.learning_rate_hold) == (0.01, warmup.warmup_epochs)
+
+
+def test_methods_with_the_same_quantity_have_the_same_grid():
+    assert SPACES["concat_unimodal"] is SPACES["gap_mixture"] is SPACES["purified"]
+    assert SPACES["ogm"] is SPACES["ogm_ge"] is SPACES["opm_ogm"]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_trials_are_valid_and_different(method):
-    parsed = [str(parse_options(method, METHODS[method].Options, trial)) for trial in GRIDS[method]]
-    assert len(set(parsed)) == len(parsed)
+    space = SPACES.get(method)
+    values = [None] if space is None else space.values
+    parsed = [
+        parse_options(method, METHODS[method].Options, method_options(method, Trial(0.02, value))) for value in values
+    ]
+    assert len({str(item) for item in parsed}) == len(values)
+    if isinstance(space, Grid):
+        assert [item[space.option.name] for item in parsed] == sorted(values)
+        assert len(values) == 3
 
 
-def test_the_table_is_the_best_first_with_spread():
-    frame = pd.DataFrame(
+def test_what_is_fixed_is_not_searched():
+    assert set(FIXED) <= set(SPACES) <= set(METHODS)
+
+
+def made_up(scores_of_ogm=None):
+    wide = Grid(SPACES["ogm"].option, (0.1, 0.3, 0.9))
+    scores = {
+        "concat": {Trial(0.02, None): 0.6, Trial(0.01, None): 0.7},
+        "ogm": scores_of_ogm or {Trial(0.02, 0.3): 0.8, Trial(0.02, 0.1): 0.9},
+        "greedy": {Trial(0.02, 0.01): 0.8, Trial(0.04, 0.01): 0.7},
+    }
+    return Tuning(scores, RATES, {"concat": None, "ogm": wide, "greedy": SPACES["greedy"]})
+
+
+def frame(seeds=2):
+    runs = {"concat": [0.5, 0.7], "ogm": [0.8, 0.9], "greedy": [0.4, 0.4]}
+    return pd.DataFrame(
         {
-            "method": ["concat"] * 2 + ["ogm"] * 2, "seed": [0, 1] * 2, "accuracy": [0.5, 0.7, 0.8, 0.9],
-            "accuracy_audio": 0.5, "accuracy_visual": 0.25, "imbalance_degree": [0.1, 0.3, 0.2, 0.2], "seconds": 10.0, "cost": 1.0,
+            "method": method, "seed": seed, "accuracy": accuracies[seed], "accuracy_audio": 0.5, "accuracy_visual": 0.25,
+            "imbalance_degree": 0.2, "epoch": 18, "held": 6, "seconds": 10.0, "cost": 1.0,
         }
+        for method, accuracies in runs.items()
+        for seed in range(seeds)
     )  # fmt: skip
-    lines = [line for line in page(frame, {"concat": "", "ogm": "alpha=0.1"}) if line.startswith("| `")]
-    assert lines[0].startswith(
-        "| `ogm` | 85.0 ± 7.1 | 50.0 ± 0.0 | 25.0 ± 0.0 | 0.20 ± 0.00 | 10 | 1.00 | `alpha=0.1` |"
-    )
-    assert lines[1].startswith("| `concat` | 60.0 ± 14.1 |")
+
+
+def rows(lines):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+
+
+def test_the_table_is_the_best_first_with_spread_trials_and_edges():
+    found = rows(page(frame(), made_up()))
+    assert found[0] == [
+        "`ogm`", "test, epoch 18", "85.0 ± 7.1", "50.0 ± 0.0", "25.0 ± 0.0", "0.20 ± 0.00", "10", "1.00", "2",
+        "`learning_rate=0.02,alpha=0.1`", "`alpha`",
+    ]  # fmt: skip
+    assert found[1][:3] == ["`concat`", "test, epoch 18", "60.0 ± 14.1"]
+    assert found[1][-3:] == ["2", "`learning_rate=0.01`", "`learning_rate`"]
+    assert len({len(row) for row in found}) == 1
+
+
+def test_branches_that_see_each_other_are_marked_and_explained():
+    lines = page(frame(), made_up())
+    (greedy,) = [row for row in rows(lines) if row[0] == "`greedy`"]
+    assert greedy[2:6] == ["40.0 ± 0.0", "50.0 ± 0.0 †", "25.0 ± 0.0 †", "0.20 ± 0.00 †"]
+    assert next(line for line in lines if line.startswith("† ")).startswith("† Branches that see each other")
+    others = page(frame()[lambda runs: runs["method"] != "greedy"], made_up())
+    assert not any("†" in line for line in others)
+
+
+def test_one_seed_has_no_spread():
+    found = rows(page(frame(seeds=1), made_up()))
+    assert found[0][2] == "80.0 (one seed, no spread)"
+    assert not any("±" in cell for row in found for cell in row)
+
+
+def test_a_table_of_unequal_trials_or_schedules_is_not_written():
+    with pytest.raises(ValueError, match="trials"):
+        page(frame(), made_up({Trial(0.02, 0.3): 0.8}))
+    for column in ("epoch", "held"):
+        runs = frame()
+        runs.loc[0, column] = 12
+        with pytest.raises(ValueError, match=column):
+            page(runs, made_up())
+
+
+def test_every_trial_is_written_down():
+    trials = trials_table(made_up())
+    assert list(trials.columns) == ["method", "learning_rate", "options", "val_accuracy", "chosen"]
+    assert len(trials) == 6
+    assert list(trials[trials["chosen"]]["options"]) == ["", "alpha=0.1", "threshold=0.01"]
 
 
 def test_readme_has_the_commands_own_table_with_all_methods():
