@@ -134,7 +134,7 @@ def _row(method: str, trial: Trial, rates: Grid) -> str:
 
 def _run_all(tasks: Sequence[Task], processes: int) -> None:
     warmups = [Task(task.seed, task.preset, task.rate) for task in tasks if METHODS[task.method].needs_warmup]
-    campaign.run_all(warmups, tasks, _run_task, processes)
+    campaign.run_all(warmups, tasks, run_task, processes)
 
 
 def configuration(task: Task) -> Config:
@@ -153,7 +153,8 @@ def configuration(task: Task) -> Config:
     return resolve(values)
 
 
-def _run_task(task: Task) -> str:
+def run_task(task: Task) -> str:
+    """Train one task where that is still missing. Returns what to say of it."""
     config = configuration(task)
     data = read_data(config)
     if not task.method:

@@ -1,15 +1,27 @@
 """The leaderboard: the same epochs, rates and number of trials for every method, and a table in README that is the command's own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from analysis.campaign import never
-from analysis.leaderboard import FIXED, SPACES, Task, configuration, method_options, page, trials_table
+from analysis.leaderboard import (
+    FIXED,
+    SPACES,
+    Task,
+    collect,
+    configuration,
+    method_options,
+    page,
+    run_task,
+    trials_table,
+)
 from analysis.tuning import Grid, Trial, Tuning
 from mm_balance.config import option_of, resolve
 from mm_balance.methods import METHODS, parse_options
+from mm_balance.tracking.query import find_runs, metric_series
 from mm_balance.types import Clock
 from mm_balance.workflow import stage as stages
 
@@ -164,3 +176,23 @@ def test_readme_has_the_commands_own_table_with_all_methods():
     runs = pd.read_csv(ROOT / "docs" / "results" / "leaderboard.csv")
     assert (runs.groupby("method").size() == 3).all()
     assert set(runs["method"]) == set(METHODS)
+
+
+@pytest.mark.slow
+def test_runs_of_a_method_from_scratch_and_of_one_after_a_warm_up_log_the_same_rates(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "small")
+    preset = store / "small.yaml"
+    preset.write_text("warmup_epochs: 2\nadaptive_epochs: 2\nepochs: 4\nrefit_every: 1\ntrain_fraction: 0.05\n")
+    warmup = Task(0, str(preset), 0.01)
+    rows = [replace(warmup, method=name, row=name, test=True) for name in ("concat", "gap_mixture")]
+    for task in (warmup, *rows, *rows):
+        said = run_task(task)
+    assert said == "already there"
+    frame = collect("small", ["concat", "gap_mixture"])
+    assert list(frame["method"]) == ["concat", "gap_mixture"]
+    assert list(frame["epoch"]) == [4, 4]
+    assert list(frame["held"]) == [2, 2]
+    scratch, after = (metric_series(run, "learning_rate") for run in frame["run"])
+    (first,) = [run.run_id for run in find_runs("small", {"mm.stage": "warmup"})]
+    assert scratch == metric_series(first, "learning_rate") + after
+    assert [rate for _, rate in scratch] == pytest.approx([0.01, 0.01, 0.01, 0.005])
