@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -83,7 +84,7 @@ def time_overhead(trials: int) -> float:
     from mm_balance.tracking.runs import open_run
 
     def train(config, data: MultimodalData, run, stop, watch):
-        run.log_config(config)
+        run.log_config(asdict(config))
         run.log_data(data, "training")
         run.log_json(environment(), "environment.json")
         metrics = {"val/accuracy": 1 - abs(config.gap_weight - 0.7) / 10}

@@ -78,7 +78,7 @@ COST_METRICS = {
     "cost/backward_passes": "the same backward",
     "cost/relative": "(forward + 2 backward) / 3: encoder work as a multiple of joint training's",
     "cost/step_milliseconds": "training time per update, mean over the stage (waiting for data included)",
-    "cost/peak_memory_megabytes": "most memory held by tensors of a GPU; on a CPU, by the process",
+    "cost/peak_memory_megabytes": "most memory held by tensors of a GPU during the stage; on a CPU, by the process so far",
 }
 """At the end of a stage. Validation, and surveys that only measure, are not counted."""
 
@@ -90,9 +90,10 @@ SELECTION_METRICS = {
 }
 
 TRACKING_METRICS = {
-    "time/training_seconds": "seconds in training, surveys and validation of this stage",
-    "time/checkpoint_seconds": "seconds of writing checkpoints to the local disk",
-    "time/tracking_seconds": "seconds spent on logging to MLflow while training (checkpoint uploads included)",
+    "time/training_seconds": "seconds in training, surveys and validation of this stage, over all processes of a resumed run "
+    "(up to the checkpoint that each left)",
+    "time/checkpoint_seconds": "seconds of writing checkpoints to the local disk, likewise",
+    "time/tracking_seconds": "seconds spent on logging to MLflow while training (checkpoint uploads included), likewise",
     "time/publishing_seconds": "seconds at the end for figures and model",
     "time/refit_logging_seconds": "seconds of logging per refit: plots, tables, metrics (mean)",
 }
@@ -114,7 +115,8 @@ STUDY_METRICS = {
     "study/epochs": "epochs trained by all trials, and by the warm-up where the study made it",
     "study/epochs_share": "of the epochs that as many full runs would have trained, warm-up included",
     "study/minutes": "minutes of this command",
-    "study/confirmed_difference": "best trial minus starting configuration on the new seeds: mean of val objective",
+    "study/confirmed_difference": "best trial minus starting configuration on the new seeds: mean of val objective; step = number "
+    "of the confirmation, the last one counts",
     "study/confirmed_difference_std": "its standard deviation over the new seeds",
 }
 """On the run of a study."""
@@ -124,8 +126,15 @@ TAGS = {
     "mm.method": "method in METHODS",
     "mm.dataset": "data set",
     "mm.data_digest": "SHA-256 of data, split and recipe",
-    "mm.fingerprint": "what a warm-up depends on; equal fingerprint = interchangeable warm-up",
-    "mm.loss_form": "form of the adaptive loss (a reconstruction)",
+    "mm.fingerprint": "of the warm-up that the run is or began from: equal fingerprint = interchangeable warm-up",
+    "mm.loss_form": "form of the adaptive loss (a reconstruction); `none` = of another method",
+    "mm.unimodal": "`branches` = what is called a modality's own is of a branch that sees the others",
+    "mm.settings": "SHA-256 of all that the result depends on: equal = the same training (campaigns use it again)",
+    "mm.code": "SHA-256 of the sources that train",
+    "mm.grown": "where the run was continued with more epochs than planned before",
+    "mm.mixed": "in what the processes that trained the run differ: code, device, threads (no one command repeats it)",
+    "mm.replaced": "why a nested run no longer counts",
+    "config/<name>": "resolved parameters that may change when a run is continued (others are MLflow parameters)",
     "mm.seed": "seed",
     "mm.version": "version of MM-Balance",
     "mm.git_dirty": "whether the working tree had uncommitted changes",
@@ -164,11 +173,12 @@ STUDY_SETTINGS = "study/settings.json"
 STUDY_BEST_PRESET = "study/best.yaml"
 STUDY_CONFIRMATION = "study/confirmation.json"
 MODEL_NAME = "model"
-CONFIG_PARAMETER_PREFIX = "config/"
+CONFIG_PREFIX = "config/"
 
 ARTIFACTS = {
     CONFIG_FILE: "every resolved parameter",
     ENVIRONMENT_FILE: "package versions, machine, git commit, command line",
+    "environment_epoch_NNNN.json": "the same of the process that continued the run after so many epochs",
     DATA_FILE: "data set: digest, classes, sizes per split, recipe, skipped rows",
     f"{DATA_FOLDER}/{CARD_FILE}": "data card of a prepared set: counts, durations, rates, sizes, lists, skipped files",
     f"{DATA_FOLDER}/{SHEET_FILE}": "frames beside spectrograms of some training samples",
@@ -191,6 +201,11 @@ ARTIFACTS = {
     STUDY_CONFIRMATION: "best trial and starting configuration on new seeds, seed by seed",
     MODEL_NAME: "the evaluated model as an MLflow model (safetensors and our own loader, no pickle)",
 }
+
+
+def resumed_environment_file(epoch: int) -> str:
+    """Artifact of the environment in which a run went on after ``epoch`` epochs."""
+    return f"environment_epoch_{epoch:04d}.json"
 
 
 def refit_folder(epoch: int) -> str:

@@ -129,6 +129,7 @@ class Survey:
         labels: ``(samples,)`` int64.
         fused: ``(samples, classes)`` logits.
         unimodal: modality -> ``(samples, classes)`` logits.
+        samples_digest: which samples, in which order, see ``Split.samples_digest``; empty = of nobody's split.
         features: modality -> ``(samples, width)``, of the modalities that the network encodes.
         alone: frozenset of modalities -> ``(samples, classes)`` fused logits where the features of all others are zero.
     """
@@ -136,6 +137,7 @@ class Survey:
     labels: Tensor
     fused: Tensor
     unimodal: dict[str, Tensor]
+    samples_digest: str = ""
     features: dict[str, Tensor] = field(default_factory=dict)
     alone: dict[frozenset[str], Tensor] = field(default_factory=dict)
 
@@ -146,6 +148,7 @@ class Refit:
 
     Attributes:
         epoch: epochs finished when the survey was taken.
+        samples_digest: which samples, in which order (``Split.samples_digest``): a refit is applied to no others.
         labels: ``(samples,)`` int64.
         probabilities: modality -> ``(samples,)`` float64, true-class probability of that modality alone.
         fused_probability: ``(samples,)`` float64, true-class probability of the fused prediction.
@@ -155,6 +158,7 @@ class Refit:
     """
 
     epoch: int
+    samples_digest: str
     labels: Tensor
     probabilities: dict[str, Tensor]
     fused_probability: Tensor

@@ -8,13 +8,14 @@ from mm_balance.config import (
     AUTO,
     ENTRY_POINTS,
     entry_point_options,
-    fingerprint_settings,
     format_value,
     options,
     parse_arguments,
     parse_value,
     resolve,
     restore,
+    study_options,
+    warmup_parameters,
 )
 from mm_balance.errors import UserError
 
@@ -148,12 +149,21 @@ def test_text_and_value_are_inverse_for_every_default():
     assert format_value(None) == "none"
 
 
-def test_the_fingerprint_holds_what_warm_up_depends_on_and_no_more():
-    settings = fingerprint_settings(resolve({}))
-    assert {"seed", "learning_rate", "optimizer", "encoder", "warmup_epochs", "precision"} <= set(settings)
-    assert not {"gap_weight", "adaptive_epochs", "device", "mixture"} & set(settings)
-    assert fingerprint_settings(resolve({"gap_weight": 3.0})) == settings
-    assert fingerprint_settings(resolve({"seed": 1})) != settings
+def test_the_parameters_that_a_warm_up_depends_on_and_no_more():
+    named = set(warmup_parameters())
+    assert {"seed", "learning_rate", "optimizer", "encoder", "warmup_epochs", "precision"} <= named
+    assert not {"gap_weight", "adaptive_epochs", "device", "mixture"} & named
+
+
+def test_what_may_change_when_a_run_is_continued_is_declared():
+    assert {name for name, item in options().items() if item.may_grow} == {"warmup_epochs", "adaptive_epochs", "epochs"}
+    machine = {name for name, item in options().items() if item.of_the_machine}
+    assert machine == {"data_dir", "preset", "workers", "device", "resume_run"}
+    asked = study_options()
+    assert {name for name, item in asked.items() if item.may_grow} == {"trials", "confirm_seeds"}
+    assert {name for name, item in asked.items() if item.of_the_machine} == {
+        "workers", "devices", "storage", "worker_restarts",
+    }  # fmt: skip
 
 
 def test_every_option_is_documented_and_its_default_allowed():

@@ -7,11 +7,11 @@ from mm_balance.config.resolve import (
     SEEN_BY_THE_NETWORK,
     balanced_fusion_weight,
     fill,
-    fingerprint_settings,
     finish,
     read_preset,
     resolve,
     restore,
+    warmup_parameters,
 )
 from mm_balance.config.search import SEARCHES, Dimension, declared_dimension, search_space
 from mm_balance.config.study import StudyConfig, study_options
@@ -30,7 +30,6 @@ __all__ = [
     "declared_dimension",
     "entry_point_options",
     "fill",
-    "fingerprint_settings",
     "finish",
     "format_value",
     "option_of",
@@ -42,4 +41,5 @@ __all__ = [
     "restore",
     "search_space",
     "study_options",
+    "warmup_parameters",
 ]

@@ -37,6 +37,8 @@ class Option:
         source: where the default comes from.
         search: range of a study, ``(low, high, "log" or "linear")`` or a tuple of choices; None = none is declared.
         searched_by: the named search (see ``mm_balance.config.search``) that it belongs to; empty = none.
+        of_the_machine: whether it says where and how to work, not what to train: it may differ between two commands for the same run.
+        may_grow: whether a run may be continued with a greater value.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Option:
     source: str = ""
     search: tuple | None = None
     searched_by: str = ""
+    of_the_machine: bool = False
+    may_grow: bool = False
 
     @property
     def by_preset(self) -> bool:
@@ -77,9 +81,14 @@ class Config:
         group="data",
         help="`digits` (embedded), `cremad`, `ave`, `kinetics_sounds`, or the path of a manifest.csv",
     )
-    data_dir: str = declare(AUTO, group="data", help="folder of prepared data; `auto` = the user's cache folder")
+    data_dir: str = declare(
+        AUTO, group="data", help="folder of prepared data; `auto` = the user's cache folder", of_the_machine=True
+    )
     preset: str = declare(
-        AUTO, group="data", help="`auto` (the data set's), `quick` (a whole run in seconds), or the path of a YAML file"
+        AUTO,
+        group="data",
+        help="`auto` (the data set's), `quick` (a whole run in seconds), or the path of a YAML file",
+        of_the_machine=True,
     )
     modalities: str = declare(
         "audio,visual",
@@ -188,7 +197,11 @@ class Config:
         NONE, group="prepare", help="folder of the raw download (not needed for a manifest, which names its files)"
     )
     workers: int = declare(
-        AUTO, group="prepare", help="decoding processes; `auto` = one for each core, fewer for small sets", minimum=1
+        AUTO,
+        group="prepare",
+        help="decoding processes; `auto` = one for each core, fewer for small sets",
+        minimum=1,
+        of_the_machine=True,
     )
 
     encoder: str = declare(
@@ -273,13 +286,13 @@ class Config:
         choices=("last", "best_validation"),
     )
     seed: int = declare(0, group="run", help="initial weights and order of samples", minimum=0)
-    device: str = declare(AUTO, group="run", help="`auto`, `cpu`, `cuda` or `cuda:N`")
+    device: str = declare(AUTO, group="run", help="`auto`, `cpu`, `cuda` or `cuda:N`", of_the_machine=True)
     precision: str = declare(
         "float32", group="run", help="of the forward pass", choices=("float32", "bfloat16", "float16")
     )
-    resume_run: str | None = declare(NONE, group="run", help="id of an unfinished run to continue")
+    resume_run: str | None = declare(NONE, group="run", help="id of an unfinished run to continue", of_the_machine=True)
 
-    warmup_epochs: int = declare(AUTO, group="warmup", help="length of stage 1", minimum=1)
+    warmup_epochs: int = declare(AUTO, group="warmup", help="length of stage 1", minimum=1, may_grow=True)
     warmup_unimodal_weight: float = declare(
         AUTO,
         group="warmup",
@@ -299,9 +312,9 @@ class Config:
         group="train",
         help="the method's own options, `name=value,name=value`; `python -m entrypoints.train --method NAME --help` lists them",
     )
-    epochs: int = declare(AUTO, group="train", help="length of the stage", minimum=1)
+    epochs: int = declare(AUTO, group="train", help="length of the stage", minimum=1, may_grow=True)
 
-    adaptive_epochs: int = declare(AUTO, group="stage2", help="length of stage 2", minimum=1)
+    adaptive_epochs: int = declare(AUTO, group="stage2", help="length of stage 2", minimum=1, may_grow=True)
     refit_every: int = declare(
         AUTO,
         group="stage2",

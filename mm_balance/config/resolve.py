@@ -123,15 +123,10 @@ def read_preset(preset: str, dataset: str) -> dict[str, Any]:
     return values | _read(path.read_text("utf-8"), str(path))
 
 
-def fingerprint_settings(config: Config) -> dict[str, Any]:
-    """The parameters that decide what a warm-up run learns, by name (data are identified by digest, beside these)."""
-    declared = options()
+def warmup_parameters() -> list[str]:
+    """The parameters that decide what a warm-up run learns (data are identified by digest, beside these)."""
     named = {"encoder", "fusion", "modalities", "seed", "precision", *SEEN_BY_THE_NETWORK}
-    return {
-        name: getattr(config, name)
-        for name, option in declared.items()
-        if option.group in ("optimization", "warmup") or name in named
-    }
+    return [name for name, option in options().items() if option.group in ("optimization", "warmup") or name in named]
 
 
 def _read(text: str, where: str) -> dict[str, Any]:

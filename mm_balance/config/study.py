@@ -28,7 +28,9 @@ class StudyConfig:
         group="study",
         help="dimensions to add or to change: `gap_weight=0.01:2:log,anneal=cosine|linear`; a single value fixes one",
     )
-    trials: int = declare(40, group="study", help="trials of the study in all; continuing it may raise them", minimum=1)
+    trials: int = declare(
+        40, group="study", help="trials of the study in all; continuing it may raise them", minimum=1, may_grow=True
+    )
     objective: str = declare(
         AUTO,
         group="study",
@@ -47,24 +49,37 @@ class StudyConfig:
         choices=("hyperband", "median", "none"),
     )
     workers: int = declare(
-        AUTO, group="study", help="worker processes in all; `auto` = one for each device, two on a CPU", minimum=1
+        AUTO,
+        group="study",
+        help="worker processes in all; `auto` = one for each device, two on a CPU",
+        minimum=1,
+        of_the_machine=True,
     )
     devices: str = declare(
-        AUTO, group="study", help="`auto` = every CUDA device, else `cpu`; or CUDA devices by number: `0,1,3`"
+        AUTO,
+        group="study",
+        help="`auto` = every CUDA device, else `cpu`; or CUDA devices by number: `0,1,3`",
+        of_the_machine=True,
     )
     storage: str = declare(
         AUTO,
         group="study",
         help="`auto` = a journal file in the cache folder; a path ending in .journal; `postgresql://...`; `grpc://host:port`",
+        of_the_machine=True,
     )
     worker_restarts: int = declare(
-        3, group="study", help="how often, in all, a worker process that died is replaced", minimum=0
+        3,
+        group="study",
+        help="how often, in all, a worker process that died is replaced",
+        minimum=0,
+        of_the_machine=True,
     )
     confirm_seeds: int = declare(
         0,
         group="study",
         help="new seeds on which the best trial and the configuration that the study began from are trained again",
         minimum=0,
+        may_grow=True,
     )
 
 

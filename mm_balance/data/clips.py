@@ -250,8 +250,11 @@ def _assemble(
     lists: dict[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> MultimodalData:
-    """Splits over the store's arrays. ``lines`` are the lines of its table that belong to ``rows``."""
-    order = sorted(range(len(rows)), key=lambda place: SPLITS.index(rows[place].split))
+    """Splits over the store's arrays, in the order of the sample ids: the order of the manifest's lines decides nothing.
+
+    ``lines`` are the lines of the store's table that belong to ``rows``.
+    """
+    order = sorted(range(len(rows)), key=lambda place: (SPLITS.index(rows[place].split), rows[place].sample))
     rows, lines = [rows[place] for place in order], [lines[place] for place in order]
     taken = pa.array(lines)
     facts = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -64,6 +66,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def samples_digest(self) -> str:
+        """SHA-256 of the sample ids in their order, in hex: what a table by sample index belongs to."""
+        return hashlib.sha256(json.dumps(self.samples).encode()).hexdigest()
 
     def subset(self, index: Tensor) -> Split:
         """The samples at ``index`` (int64 positions), in that order."""

@@ -15,13 +15,15 @@ from mm_balance.errors import UserError
 from mm_balance.functional.mixture import Mixture
 from mm_balance.types import Refit
 
-FORMAT = 1
+FORMAT = 2
+"""1 had neither sample ids nor the run's configuration."""
 
 
 def refit_to_state(refit: Refit) -> dict[str, Any]:
     """A refit as tensors and primitives."""
     return {
         "epoch": refit.epoch,
+        "samples_digest": refit.samples_digest,
         "labels": refit.labels,
         "probabilities": dict(refit.probabilities),
         "fused_probability": refit.fused_probability,

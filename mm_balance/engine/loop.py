@@ -15,11 +15,12 @@ from tqdm import tqdm
 from mm_balance.data import BatchLoader, MultimodalData
 from mm_balance.engine import survey as surveys
 from mm_balance.engine.checkpoint import refit_from_state, refit_to_state
+from mm_balance.engine.cost import Stopwatch, peak_memory_bytes, reset_peak_memory
 from mm_balance.engine.evaluate import split_metrics
 from mm_balance.engine.look import EngineLook
 from mm_balance.engine.recorder import Point, Recorder
 from mm_balance.engine.step import Stepper
-from mm_balance.errors import Diverged, Interrupted
+from mm_balance.errors import Diverged, Interrupted, UserError
 from mm_balance.methods import Method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import random_state, restore_random_state
@@ -37,6 +38,7 @@ class Stage:
         learning_rate: the rate at a time.
         title: what the progress bar says.
         new_stepper: network -> a fresh optimiser for it, at the stage's initial rate.
+        record: what the caller wants kept in every checkpoint: configuration and circumstances, as primitives.
     """
 
     model: MultimodalNetwork
@@ -52,6 +54,7 @@ class Stage:
     learning_rate: Callable[[Clock], float]
     title: str
     new_stepper: Callable[[nn.Module], Stepper]
+    record: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -69,6 +72,8 @@ class Progress:
         plan: what the method asked for the epoch under way.
         steps: updates made in this stage, and ``step_seconds`` the training time they took.
         passes: through encoders in this stage, see ``PassCounter``.
+        training_seconds: spent on this stage by all processes that worked on it: training, validation, surveys, no tracking.
+        peak_memory: most bytes in use during this stage in any of these processes, see ``peak_memory_bytes``.
         best_accuracy: best validation accuracy so far (-1 before the first), and its epoch.
     """
 
@@ -83,6 +88,8 @@ class Progress:
     steps: int = 0
     step_seconds: float = 0.0
     passes: dict[str, dict[str, int]] = field(default_factory=lambda: {"forward": {}, "backward": {}})
+    training_seconds: float = 0.0
+    peak_memory: int = 0
     best_accuracy: float = -1.0
     best_epoch: int = 0
 
@@ -95,6 +102,7 @@ class Progress:
 def capture(stage: Stage, progress: Progress) -> dict[str, Any]:
     """The whole state as tensors and primitives."""
     progress.passes = stage.model.passes.state_dict()
+    progress.peak_memory = max(progress.peak_memory, peak_memory_bytes(stage.device))
     plain = {name: value for name, value in vars(progress).items() if name not in ("points", "refit", "plan")}
     return {
         "model": stage.model.state_dict(),
@@ -105,11 +113,18 @@ def capture(stage: Stage, progress: Progress) -> dict[str, Any]:
         "plan": asdict(progress.plan),
         "points": [asdict(point) for point in progress.points],
         "refit": None if progress.refit is None else refit_to_state(progress.refit),
+        "samples_digest": stage.data.splits["train"].samples_digest,
+        "record": dict(stage.record),
     }
 
 
 def restore(stage: Stage, state: dict[str, Any]) -> Progress:
-    """Put ``state`` back into the stage's model, method, optimiser and the global generators."""
+    """Put ``state`` back into the stage's model, method, optimiser and the global generators.
+
+    Raises:
+        UserError: the state is of other training samples, or of the same in another order; nothing has been changed.
+    """
+    check_samples(stage.data, state["samples_digest"], "the checkpoint")
     stage.model.load_state_dict(state["model"])
     stage.method.load_state_dict(state["method"])
     stage.stepper.load_state_dict(state["stepper"])
@@ -125,6 +140,25 @@ def restore(stage: Stage, state: dict[str, Any]) -> Progress:
     return progress
 
 
+def check_samples(data: MultimodalData, samples_digest: str, what: str) -> None:
+    """Tables by sample index belong to certain training samples in a certain order.
+
+    Args:
+        data: what is trained on now.
+        samples_digest: of the samples that ``what`` belongs to.
+        what: how the message calls it.
+
+    Raises:
+        UserError: it belongs to others.
+    """
+    found = data.splits["train"].samples_digest
+    if found != samples_digest:
+        raise UserError(
+            f"{what} belongs to other training samples, or to the same in another order (sample ids {samples_digest[:12]}, those "
+            f"of {data.name} here {found[:12]}); give the data it was made with, or train it again"
+        )
+
+
 def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Callable[[], bool]) -> None:
     """Train until the stage's last epoch.
 
@@ -133,9 +167,10 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
 
     Raises:
         Interrupted: a stop was requested; the state is saved, in the middle of an epoch too.
-        Diverged: the loss is no longer finite.
+        Diverged: the loss, or a weight of the network, is no longer finite.
     """
     loader = BatchLoader(stage.data.splits["train"], stage.batch_size, seed=stage.seed)
+    reset_peak_memory(stage.device)
     if progress.refit is not None and not progress.points:
         _publish_first_refit(stage, progress, recorder)
     bar = tqdm(
@@ -144,12 +179,13 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
     )  # fmt: skip
     with bar:
         while progress.stage_epoch < stage.epochs:
+            watch = Stopwatch()
             clock = Clock(progress.epoch, progress.stage_epoch, stage.epochs)
             if progress.batch == 0:
                 plan_epoch(stage, progress, clock, stop_requested)
                 if progress.plan.samples is not None:
                     bar.total += loader.batches(len(progress.plan.samples)) - len(loader)
-            metrics = _train_epoch(stage, progress, loader, recorder, clock, stop_requested, bar)
+            metrics = _train_epoch(stage, progress, loader, recorder, clock, stop_requested, bar, watch)
             metrics |= progress.plan.notes
             progress.stage_epoch += 1
             progress.batch, progress.sums, progress.seconds = 0, {}, 0.0
@@ -165,25 +201,31 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
             bar.set_postfix(val=f"{metrics['val/accuracy']:.3f}", refresh=False)
             if metrics["val/accuracy"] > progress.best_accuracy:
                 progress.best_accuracy, progress.best_epoch = metrics["val/accuracy"], progress.epoch
-                recorder.save_best({"model": stage.model.state_dict(), "epoch": progress.epoch})
             point = Point(progress.epoch, int(time.time() * 1000), metrics)
             progress.points.append(point)
+            progress.training_seconds += watch.lap()
             recorder.save(capture(stage, progress))
+            if progress.best_epoch == progress.epoch:
+                recorder.save_best(best_state(stage, progress))
             recorder.publish(point, fresh)
+
+
+def best_state(stage: Stage, progress: Progress) -> dict[str, Any]:
+    """The weights of the epoch that has just ended, as the best so far.
+
+    They are saved after the state that calls this epoch the best: a process that dies between the two can make them again from
+    that state, and no weights of an epoch that was lost can stay.
+    """
+    return {"model": stage.model.state_dict(), "epoch": progress.epoch}
 
 
 def plan_epoch(stage: Stage, progress: Progress, clock: Clock, stop_requested: Callable[[], bool]) -> None:
     """Let the method look, and plan the epoch."""
-
-    def new_stepper(network: nn.Module) -> Stepper:
-        stepper = stage.new_stepper(network)
-        stepper.set_learning_rate(stage.learning_rate(clock))
-        return stepper
-
     seed = stage.seed + 7919 * (clock.epoch + 1)
     look = EngineLook(
         model=stage.model, refit=progress.refit, method=stage.method, data=stage.data, device=stage.device,
-        batch_size=stage.batch_size, seed=seed, new_stepper=new_stepper, stop_requested=stop_requested,
+        batch_size=stage.batch_size, seed=seed, new_stepper=stage.new_stepper, learning_rate=stage.learning_rate, clock=clock,
+        stop_requested=stop_requested,
     )  # fmt: skip
     progress.plan = stage.method.refresh(stage.model, look, clock)
     if progress.plan.reset_optimizer:
@@ -198,6 +240,7 @@ def _train_epoch(
     clock: Clock,
     stop_requested: Callable[[], bool],
     bar: tqdm,
+    watch: Stopwatch,
 ) -> dict[str, float]:
     learning_rate = stage.learning_rate(clock)
     stage.stepper.set_learning_rate(learning_rate)
@@ -216,6 +259,7 @@ def _train_epoch(
         bar.update()
         if stop_requested():
             progress.seconds += time.perf_counter() - started
+            progress.training_seconds += watch.lap()
             recorder.save(capture(stage, progress))
             raise Interrupted
     means = {name: float(value) / samples for name, value in progress.sums.items()}  # the epoch's one host sync
@@ -227,11 +271,25 @@ def _train_epoch(
             f"the training loss is no longer finite in epoch {clock.epoch + 1}: lower learning_rate "
             f"(now {learning_rate:g}) or the loss weights; the state before this epoch is in the checkpoint"
         )
+    bad = first_not_finite(stage.model)
+    if bad is not None:
+        # Running statistics do not enter the loss of training, nor do weights that only ever meet padding.
+        raise Diverged(
+            f"{bad} of the network is no longer finite after epoch {clock.epoch + 1}, though the training loss is: lower "
+            f"learning_rate (now {learning_rate:g}) or give precision=float32; the state before this epoch is in the checkpoint"
+        )
     return means | {
         "train/samples_per_second": samples / seconds,
         "learning_rate": learning_rate,
         "anneal": stage.method.strength(clock),
     }
+
+
+def first_not_finite(network: nn.Module) -> str | None:
+    """Name of the first parameter or buffer that is not finite; None = all are. One host sync."""
+    weights = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
+    finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
+    return next((name for name, good in zip(weights, finite, strict=True) if not good), None)
 
 
 def _accumulate(sums: dict[str, Tensor], total: Tensor, parts: dict[str, Tensor], samples: int) -> None:

@@ -68,6 +68,15 @@ class Stepper:
         if self._scaler.is_enabled():
             self._scaler.unscale_(self.optimizer)
 
+    def finite(self) -> bool:
+        """Between ``unscale`` and ``step``: False under float16 where the gradients overflowed, so that ``step`` will skip them.
+
+        The scaler's own finding, so the two cannot disagree. Always True under other precisions, and nothing waits for the device.
+        """
+        if not self._scaler.is_enabled():
+            return True
+        return not any(bool(found) for found in self._scaler._found_inf_per_device(self.optimizer).values())
+
     def step(self) -> None:
         self._scaler.step(self.optimizer)
         self._scaler.update()
@@ -80,9 +89,20 @@ class Stepper:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where the state is another optimiser's (torch would take it silently)."""
+        """Take over momentum and the like; learning rate, momentum's factor, weight decay stay this optimiser's own.
+
+        torch's ``Optimizer.load_state_dict`` would take the saved settings too.
+
+        Raises:
+            ValueError: the state is another optimiser's (torch would take it silently).
+        """
         if state["kind"] != type(self.optimizer).__name__:
             raise ValueError(f"the saved state is of {state['kind']}, this is {type(self.optimizer).__name__}")
+        own = [
+            {name: value for name, value in group.items() if name != "params"} for group in self.optimizer.param_groups
+        ]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(settings)
         if state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])

@@ -47,6 +47,7 @@ def survey(
         labels=split.labels,
         fused=joined["fused",],
         unimodal={name: joined["unimodal", name] for name in model.modalities},
+        samples_digest=split.samples_digest,
         features={name: joined["features", name] for name in model.fusion.uses} if features else {},
         alone={key[1]: value for key, value in joined.items() if key[0] == "alone"},
     )
@@ -69,18 +70,30 @@ def refit(seen: Survey, epoch: int, kind: str) -> Refit:
         name: true_class_probability(logits.double(), seen.labels) for name, logits in seen.unimodal.items()
     }
     return refit_probabilities(
-        probabilities, true_class_probability(seen.fused.double(), seen.labels), seen.labels, epoch, kind
+        probabilities,
+        true_class_probability(seen.fused.double(), seen.labels),
+        seen.labels,
+        epoch,
+        kind,
+        samples_digest=seen.samples_digest,
     )
 
 
 def refit_probabilities(
-    probabilities: dict[str, Tensor], fused_probability: Tensor, labels: Tensor, epoch: int, kind: str
+    probabilities: dict[str, Tensor],
+    fused_probability: Tensor,
+    labels: Tensor,
+    epoch: int,
+    kind: str,
+    *,
+    samples_digest: str,
 ) -> Refit:
     """The same from true-class probabilities, each ``(samples,)``: another mixture kind for an old survey."""
     gaps = gap_from_probabilities(probabilities)
     mixture = fit_mixture(gaps, kind=kind)
     return Refit(
         epoch=epoch,
+        samples_digest=samples_digest,
         labels=labels,
         probabilities=probabilities,
         fused_probability=fused_probability,

@@ -30,7 +30,9 @@ class Step(Protocol):
     """One optimiser update, with mixed precision where it is on.
 
     ``backward`` leaves true gradients. ``gradients`` gives those of one loss alone, zero where it does not depend on a
-    parameter, and keeps the graph; under float16 they are scaled until, assigned, ``unscale`` puts them right.
+    parameter, and keeps the graph; under float16 they are scaled until, assigned, ``unscale`` puts them right. Between that and
+    ``step``, ``finite`` says whether ``step`` will move the weights: what a method remembers of gradients, or of a forward pass, it
+    takes from steps that do. It is False under float16 where gradients overflowed, and always True under other precisions.
     """
 
     def zero_grad(self) -> None: ...
@@ -42,6 +44,8 @@ class Step(Protocol):
     def gradients(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]: ...
 
     def unscale(self) -> None: ...
+
+    def finite(self) -> bool: ...
 
     def step(self) -> None: ...
 
@@ -65,12 +69,14 @@ class Look(Protocol):
     ) -> Look:
         """A look at a copy of the network that was trained on for so many epochs with ``loss`` alone.
 
-        The network itself, its optimiser and the global random numbers stay as they are.
+        The network itself, its optimiser and the global random numbers stay as they are. The learning rate follows the stage's
+        schedule, epoch by epoch.
 
         Args:
             loss: copy and batch -> scalar.
             epochs: how long.
-            fresh: start from new weights, not from the network's.
+            fresh: start from new weights, not from the network's. The rate is then that of a stage of its own, of so many epochs
+                and from epoch 0; otherwise that of the stage's coming epochs (beyond its end, of its last one).
         """
 
 
@@ -126,6 +132,14 @@ class Method(nn.Module):
             )
         return self.heads[fusion]
 
+    @classmethod
+    def sees_others(cls) -> bool:
+        """Whether an encoder is given something of what the others see.
+
+        Its unimodal accuracies and losses, gaps, posteriors and Shapley values are then not those of a modality alone.
+        """
+        return cls.interaction != "none"
+
     def cost(self) -> Cost:
         """What it costs with these options and modalities."""
         return Cost()
@@ -143,15 +157,16 @@ class Method(nn.Module):
         return objective(output, fusion=cross_entropy(output.fused, batch.labels))
 
     def modulate(self, model: MultimodalNetwork, objective: Objective, batch: Batch, clock: Clock) -> None:
-        """Called after the backward pass: may edit gradients in place."""
+        """Called after the backward pass, where its gradients are finite (``Step.finite``): may edit them in place, and remember."""
 
     def update(self, model: MultimodalNetwork, batch: Batch, step: Step, clock: Clock) -> Objective:
-        """One update: zero, loss, backward, modulate, step. Override to replace the whole of it."""
+        """One update: zero, loss, backward, modulate where the step counts, step. Override to replace the whole of it."""
         step.zero_grad()
         with step.autocast():
             objective = self.loss(model, batch, clock)
         step.backward(objective.total)
-        self.modulate(model, objective, batch, clock)
+        if step.finite():
+            self.modulate(model, objective, batch, clock)
         step.step()
         return objective
 
@@ -165,6 +180,18 @@ class Method(nn.Module):
     def strength(self, clock: Clock) -> float:
         """The annealing coefficient of the epoch, for the record; 0 where the method has none."""
         return 0.0
+
+    def headline(self) -> str:
+        """How tables and run descriptions call training with it."""
+        return self.title[:1].upper() + self.title[1:]
+
+    def tags(self) -> dict[str, str]:
+        """What its runs are found by beside its name: tag -> value (``mm_balance.names.TAGS``)."""
+        return {"mm.loss_form": "none"}
+
+    def notes(self) -> list[str]:
+        """Sentences (markdown) that a reader of its numbers must know."""
+        return []
 
 
 @dataclass(frozen=True)

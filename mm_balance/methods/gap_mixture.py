@@ -27,6 +27,12 @@ from mm_balance.methods.options import parameter
 from mm_balance.models import MultimodalNetwork
 from mm_balance.types import Batch, Clock, Cost, Objective, Output, Plan
 
+FORMS = {
+    "reconstructed": "Eq. 10 reconstructed from the paper's prose and ablations",
+    "prose": "Eq. 10 reconstructed, wording of the prose",
+    "abstract_v2": "Eq. 10 reconstructed, wording of the abstract of version 2",
+}
+
 
 @dataclass(frozen=True)
 class GapMixtureOptions:
@@ -82,6 +88,16 @@ class GapMixture(Method):
         self.mixture = look.refit.mixture
         self.posterior_table.copy_(look.refit.posterior_imbalanced)
         return Plan()
+
+    def headline(self) -> str:
+        return f"{super().headline()}, form `{self.options.loss_form}`"
+
+    def tags(self) -> dict[str, str]:
+        return {"mm.loss_form": self.options.loss_form}
+
+    def notes(self) -> list[str]:
+        form = self.options.loss_form
+        return [f"Loss form `{form}`: {FORMS[form]}; not the authors' own equation."]
 
     def strength(self, clock: Clock) -> float:
         return anneal(self.options.anneal, clock.fraction, self.options.anneal_start, self.options.anneal_end)

@@ -49,7 +49,8 @@ class Predictor:
         description = json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))
         model = MultimodalNetwork.from_description(description["network"])
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        return cls(model, tuple(description["classes"]))
+        # As in training: another memory format means other kernels, and sums that differ in their last bits.
+        return cls(model.to(memory_format=torch.channels_last), tuple(description["classes"]))
 
     def get_raw_model(self) -> MultimodalNetwork:
         """The network itself; MLflow's loaded model hands it out under this name."""

@@ -6,15 +6,26 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from mm_balance.config import AUTO, StudyConfig, fill, finish, format_value, options, parse_arguments, study_options
+from mm_balance.config import (
+    AUTO,
+    Config,
+    StudyConfig,
+    fill,
+    finish,
+    format_value,
+    options,
+    parse_arguments,
+    study_options,
+)
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.methods import find_method, parse_options
+from mm_balance.methods import build_method, find_method, parse_options
 from mm_balance.study import confirm
 from mm_balance.study.desk import Desk, find_study, make_study
 from mm_balance.study.devices import (
@@ -41,8 +52,9 @@ from mm_balance.study.storage import shown, study_folder
 from mm_balance.study.worker import LAUNCHER_VARIABLE, work
 from mm_balance.tracking.runs import TrackedRun, adopted_run_id, open_run
 from mm_balance.workflow.command import close_adopted, guarded, say
+from mm_balance.workflow.provenance import OF_THE_WARMUP, FollowedWarmup, applied, stage_tags
 from mm_balance.workflow.runners import choose_warmup, find_matching_warmup
-from mm_balance.workflow.setup import read_data, resolve_device, run_tags
+from mm_balance.workflow.setup import read_data, resolve_device
 
 Stop = Callable[[], bool]
 
@@ -80,6 +92,7 @@ def _study(words: list[str], stop: Stop) -> None:
         choose_devices(asked.devices, visible_devices()), None if asked.workers == AUTO else asked.workers, own_cores()
     )
     data = read_data(config, stop)
+    torch.set_num_threads(threads_of(slots))  # like the workers: warm-up runs are told apart by it
     settings = new_settings(
         asked, filled, threads=threads_of(slots), data_digest=data.digest, given=_set_by_user(training)
     )
@@ -94,9 +107,13 @@ def _study(words: list[str], stop: Stop) -> None:
         desk.study.set_user_attr(TRIALS, asked.trials)
     else:
         parent = open_run(f"study {name}")
-        parent.set_tags(run_tags(config, data, "study", config.method) | {"mm.study": name})
+        own = build_method(config.method, asdict(config), tuple(data.specs), 0)
+        parent.set_tags(stage_tags(data, "study", config.seed, own) | {"mm.study": name})
     try:
         desk = desk or _make(name, settings, parent, launch)
+        if desk.parent.run_id != parent.run_id:
+            raise UserError(f"study {name} was made by another command a moment ago; this command, once more, joins it")
+        desk.parent.set_tags(_asked_tags(asked))
         _run(desk, launch)
     except Interrupted:
         parent.terminate("KILLED")
@@ -126,13 +143,19 @@ def _set_by_user(training: Mapping[str, Any]) -> set[str]:
 
 def _make(name: str, settings: Settings, parent: TrackedRun, launch: _Launch) -> Desk:
     """The warm-up first, so that a study which can be found can be worked on."""
-    parent.log_config(settings.config({}))
-    asked = {**vars(launch.asked), "storage": shown(launch.asked.storage)}
-    parent.log_params({f"study/{item}": format_value(value) for item, value in asked.items()})
+    device = launch.slots[0].device
     parent.log_data(launch.data, "training")
-    _ensure_warmups(settings, [settings.config({})], parent, launch, name)
+    _ensure_warmups([settings.config({}, device=device)], parent, launch, name)
+    record = applied(settings.config({}), "study")
     if warmup_is_shared(settings.values):  # mistakes in it are told before any trial
-        parent.set_tags({"mm.warmup_run": choose_warmup(settings.config({}), launch.data).run_id})
+        warmup = FollowedWarmup.of(choose_warmup(settings.config({}, device=device), launch.data))
+        settings = replace(settings, warmups={str(settings.values["seed"]): warmup.run_id})
+        parent.set_tags({"mm.warmup_run": warmup.run_id, "mm.fingerprint": warmup.fingerprint})
+        record |= {item: warmup.settings[item] for item in OF_THE_WARMUP} | {"warmup_run": warmup.run_id}
+    parent.log_config(record)
+    changing = _asked_tags(launch.asked)
+    asked = {f"study/{item}": format_value(value) for item, value in vars(launch.asked).items()}
+    parent.log_params({item: text for item, text in asked.items() if item not in changing})
     desk = make_study(name, launch.asked.storage, settings, parent, launch.asked.trials)
     configured = configured_values(settings.values)
     start = {item: configured[item] for item in settings.dimensions}
@@ -143,17 +166,28 @@ def _make(name: str, settings: Settings, parent: TrackedRun, launch: _Launch) ->
     return desk
 
 
-def _ensure_warmups(settings: Settings, configs: Sequence[Any], parent: TrackedRun, launch: _Launch, name: str) -> None:
-    if not warmup_is_shared(settings.values):
-        return
+def _ensure_warmups(configs: Sequence[Config], parent: TrackedRun, launch: _Launch, name: str) -> None:
     missing = [
-        config for config in configs if config.warmup_run is None and find_matching_warmup(config, launch.data) is None
+        config
+        for config in configs
+        if warmup_is_shared(asdict(config))
+        and config.warmup_run is None
+        and find_matching_warmup(config, launch.data) is None
     ]
     if missing:
         make_warmups(missing, launch.slots, parent, launch.stop, study_folder(name))
         if launch.stop():
             raise Interrupted
         launch.warmup_epochs += sum(config.warmup_epochs for config in missing)
+
+
+def _asked_tags(asked: StudyConfig) -> dict[str, str]:
+    """What may be others when the study is continued, for tags: MLflow's parameters can never be changed."""
+    return {
+        f"study/{name}": shown(format_value(getattr(asked, name)))
+        for name, option in study_options().items()
+        if option.of_the_machine or option.may_grow
+    }
 
 
 def _run(desk: Desk, launch: _Launch) -> None:
@@ -203,8 +237,11 @@ def _confirm(desk: Desk, launch: _Launch, best: Any) -> None:
         desk.parent.describe(f"{desk.parent.description()}\n\n{sentence}")
         print(f"\n{sentence}")
         return
-    _ensure_warmups(desk.settings, confirm.seed_configs(desk, seeds), desk.parent, launch, desk.name)
-    second = confirm.open_confirmation(desk, best, seeds)
+    configs = [replace(item, device=launch.slots[0].device) for item in confirm.seed_configs(desk, seeds)]
+    _ensure_warmups(configs, desk.parent, launch, desk.name)
+    shared = warmup_is_shared(desk.settings.values)
+    chosen = {str(item.seed): choose_warmup(item, launch.data).run_id for item in configs if shared}
+    second = confirm.open_confirmation(desk, best, seeds, chosen)
     _work(second, launch, lambda trials: None, second.wanted)
     if launch.stop():
         raise Interrupted

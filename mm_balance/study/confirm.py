@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mm_balance import names
 from mm_balance.config import Config
 from mm_balance.functional.metrics import paired_interval
-from mm_balance.study.desk import Desk, make_study
+from mm_balance.study.desk import Desk, make_study, pin_warmups
 from mm_balance.study.ledger import JOB, TRIALS, all_trials, counted_trials
 
 LABELS = ("best", "start")
@@ -29,13 +29,20 @@ def new_seeds(desk: Desk, seeds: int) -> list[int]:
 
 def seed_configs(desk: Desk, seeds: Sequence[int]) -> list[Config]:
     """The starting configuration on each seed, whose warm-up both trainings share."""
-    return [desk.settings.config({}, seed=seed, warmup_run=None) for seed in seeds]
+    return [desk.settings.config({}, seed=seed) for seed in seeds]
 
 
-def open_confirmation(desk: Desk, best: FrozenTrial, seeds: Sequence[int]) -> Desk:
-    """The second study, with a trial for each label and seed that it lacks."""
+def open_confirmation(desk: Desk, best: FrozenTrial, seeds: Sequence[int], warmups: Mapping[str, str]) -> Desk:
+    """The second study, with a trial for each label and seed that it lacks.
+
+    Args:
+        desk: the first one.
+        best: its best trial.
+        seeds: to train on.
+        warmups: seed (as text) -> warm-up run, for seeds that the second study has none for yet.
+    """
     plain = replace(desk.settings, dimensions={}, pruner="none", sampler="random")
-    second = make_study(f"{desk.name}-confirm", desk.location, plain, desk.parent, 0)
+    second = pin_warmups(make_study(f"{desk.name}-confirm", desk.location, plain, desk.parent, 0), warmups)
     known = [trial.user_attrs[JOB] for trial in all_trials(second.study)]
     for seed in seeds:
         for label, parameters in zip(LABELS, (best.params, {}), strict=True):
@@ -100,9 +107,9 @@ def publish_confirmation(desk: Desk, told: Mapping[str, Any]) -> str:
     desk.parent.log_json(dict(told), names.STUDY_CONFIRMATION)
     sentence = verdict(told, objective)
     if "mean" in told:
-        desk.parent.log_metrics(
-            {"study/confirmed_difference": told["mean"], "study/confirmed_difference_std": told["std"]}, told["seeds"]
-        )
+        found = {"study/confirmed_difference": told["mean"], "study/confirmed_difference_std": told["std"]}
+        # Points cannot be taken back: each confirmation is one more, and the last one is what the run shows.
+        desk.parent.log_metrics(found, 1 + desk.parent.last_step("study/confirmed_difference"))
     cells = [
         f"| {row['seed']} | "
         + " | ".join("failed" if row[name] is None else f"{row[name]:.4f}" for name in ("best", "start", "difference"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
@@ -19,6 +19,7 @@ from mm_balance.study.ledger import PARENT_RUN, SETTINGS, TRIALS, give_up
 from mm_balance.study.settings import Settings
 from mm_balance.study.storage import Claim, locate, open_storage, shown
 from mm_balance.tracking.runs import TrackedRun, existing_run
+from mm_balance.workflow.provenance import code_digest
 
 SEEDS_APART = 100_003
 """Between the seeds of the sampler of two studies: one study's are its seed times this, plus the number of trials so far."""
@@ -81,12 +82,17 @@ def find_study(study_name: str, storage: str) -> Desk | None:
             f"study {study_name} was made by MM-Balance {settings.version}, this is {mm_balance.__version__}; "
             "go on with that version, or give another study_name"
         )
+    if settings.code != code_digest():
+        raise UserError(
+            f"study {study_name} was made with other training code ({settings.code[:12]}, this is {code_digest()[:12]}): its trials "
+            "would not compare; go on with that code, or give another study_name"
+        )
     parent = existing_run(attributes[PARENT_RUN], f"study {study_name}: its run")
     return _desk(study, settings, parent, store, location)
 
 
 def make_study(study_name: str, storage: str, settings: Settings, parent: TrackedRun, trials: int) -> Desk:
-    """A new study. Of several processes that make one of the same name at once, all get the same.
+    """A new study. Of several processes that make one of the same name at once, all get that of the first.
 
     Raises:
         UserError: the storage cannot be used.
@@ -100,11 +106,23 @@ def make_study(study_name: str, storage: str, settings: Settings, parent: Tracke
         sampler=RandomSampler(),
         load_if_exists=True,
     )
-    study.set_metric_names(list(settings.objectives))
-    study.set_user_attr(TRIALS, trials)
-    study.set_user_attr(PARENT_RUN, parent.run_id)
-    study.set_user_attr(SETTINGS, settings.to_json())
+    with Claim(store, location, study_name):
+        study.set_user_attr(TRIALS, trials)
+        if SETTINGS in study.user_attrs:
+            settings = Settings.from_json(study.user_attrs[SETTINGS])
+            parent = existing_run(study.user_attrs[PARENT_RUN], f"study {study_name}: its run")
+        else:
+            study.set_metric_names(list(settings.objectives))
+            study.set_user_attr(PARENT_RUN, parent.run_id)
+            study.set_user_attr(SETTINGS, settings.to_json())
     return _desk(study, settings, parent, store, location)
+
+
+def pin_warmups(desk: Desk, warmups: Mapping[str, str]) -> Desk:
+    """The study with warm-up runs, seed (as text) -> id, for seeds that it had none for; those that it has stay."""
+    settings = replace(desk.settings, warmups={**warmups, **desk.settings.warmups})
+    desk.study.set_user_attr(SETTINGS, settings.to_json())
+    return replace(desk, settings=settings)
 
 
 def _desk(study: optuna.Study, settings: Settings, parent: TrackedRun, store: BaseStorage, location: str) -> Desk:

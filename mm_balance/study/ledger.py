@@ -152,6 +152,7 @@ def describe(trial: FrozenTrial, objectives: Sequence[str]) -> dict[str, Any]:
     return {
         "trial": trial.number,
         "state": trial.state.name,
+        "origin": trial.user_attrs.get(ORIGIN, ""),
         **dict(zip(objectives, values, strict=True)),
         **rounded(trial.params),
         "epochs": trial.user_attrs.get(EPOCHS),

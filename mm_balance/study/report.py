@@ -31,6 +31,12 @@ def best_trial(desk: Desk) -> FrozenTrial | None:
     return (max if upwards else min)(trials, key=lambda trial: trial.values[0])
 
 
+def configured_trial(desk: Desk) -> FrozenTrial | None:
+    """The complete trial with the values that the study began from; None where it has not been trained to its end."""
+    trials = [trial for trial in all_trials(desk.study) if trial.state == TrialState.COMPLETE]
+    return next((trial for trial in trials if ORIGIN in trial.user_attrs), None)
+
+
 def best_so_far(trials: Sequence[FrozenTrial], direction: str) -> list[tuple[int, int, float]]:
     """After each finished trial: how many have finished, milliseconds since 1970, best first objective of the complete ones."""
     ended = sorted(
@@ -173,7 +179,7 @@ def describe_study(desk: Desk, numbers: Mapping[str, float]) -> str:
         return "\n".join([*lines, *_searched(settings, None), "", "No trial is complete yet."])
     values = ", ".join(f"{name} **{value:.4f}**" for name, value in zip(settings.objectives, best.values, strict=True))
     lines += [f"Best: trial {best.number}, {values}."]
-    start = next((trial for trial in all_trials(desk.study) if trial.user_attrs.get(ORIGIN) and trial.values), None)
+    start = configured_trial(desk)
     if start is not None:
         lines += [f"Starting configuration: trial {start.number}, {settings.objectives[0]} {start.values[0]:.4f}."]
     if len(settings.objectives) > 1:

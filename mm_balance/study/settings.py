@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,16 @@ from mm_balance.config import (
     Dimension,
     Option,
     StudyConfig,
-    fingerprint_settings,
     finish,
     format_value,
     search_space,
+    warmup_parameters,
 )
 from mm_balance.config import options as run_options
 from mm_balance.errors import UserError
 from mm_balance.methods import METHODS, find_method, parse_options
 from mm_balance.methods.options import declared_options
+from mm_balance.workflow.provenance import code_digest
 from mm_balance.workflow.stage import STAGE2_METHOD
 
 OBJECTIVES = {
@@ -38,8 +39,6 @@ OBJECTIVES = {
 """What may be optimised, and its direction. Nothing of the test split."""
 DEFAULT_OBJECTIVE = "val/accuracy"
 SHARED = "it belongs to the warm-up, and all trials of a study share one warm-up run per seed"
-OF_THE_MACHINE = ("preset", "data_dir", "device", "workers", "resume_run")
-"""Parameters that may differ between two commands for the same study: values of the preset count, its path does not."""
 DIGITS = 4
 NOT_SEARCHED = ("epochs", "adaptive_epochs", "method", "method_options", "warmup_run")
 
@@ -50,15 +49,18 @@ class Settings:
 
     Attributes:
         version: of MM-Balance.
+        code: digest of the sources that train, see ``code_digest``.
         values: filled parameters of training (see ``config.fill``), what ``space`` fixed included.
         dimensions: what is searched, by name.
         objectives: one or two metrics.
         sampler, pruner: as of ``StudyConfig``.
         threads: of every trial on a CPU: results depend on them, so all workers use as many.
         data_digest: of the data set.
+        warmups: seed (as text) -> id of the warm-up run that every trial of that seed begins from; chosen when the study is made.
     """
 
     version: str
+    code: str
     values: dict[str, Any]
     dimensions: dict[str, Dimension]
     objectives: tuple[str, ...]
@@ -66,6 +68,7 @@ class Settings:
     pruner: str
     threads: int
     data_digest: str
+    warmups: dict[str, str] = field(default_factory=dict)
 
     @property
     def directions(self) -> list[str]:
@@ -82,7 +85,7 @@ class Settings:
         return self.values["method"] == STAGE2_METHOD
 
     def config(self, parameters: Mapping[str, Any], **changes: Any) -> Config:
-        """The configuration of a trial with these ``parameters``.
+        """The configuration of a trial with these ``parameters``, from the warm-up run of its seed.
 
         Raises:
             UserError: they cannot work together.
@@ -92,6 +95,9 @@ class Settings:
         plain = {name: value for name, value in parameters.items() if name not in own}
         chosen = {own[name]: value for name, value in parameters.items() if name in own}
         values = self.values | plain | changes
+        if values["seed"] != self.values["seed"]:
+            values["warmup_run"] = None  # the one that the user named is of the study's own seed
+        values["warmup_run"] = self.warmups.get(str(values["seed"]), values["warmup_run"])
         if chosen:
             method = values["method"]
             merged = parse_options(method, find_method(method).Options, values["method_options"]) | chosen
@@ -112,17 +118,19 @@ class Settings:
 
     def digest(self) -> str:
         """Six letters that stand for all settings."""
-        values = {name: value for name, value in self.values.items() if name not in OF_THE_MACHINE}
-        return hashlib.sha256(replace(self, threads=0, values=values).to_json().encode()).hexdigest()[:6]
+        declared = run_options()
+        values = {name: value for name, value in self.values.items() if not declared[name].of_the_machine}
+        return hashlib.sha256(replace(self, threads=0, values=values, warmups={}).to_json().encode()).hexdigest()[:6]
 
     def differences(self, other: Settings) -> list[str]:
         """In which settings another one differs, as text."""
         told = []
-        for name in ("version", "objectives", "sampler", "pruner", "data_digest"):
+        for name in ("version", "code", "objectives", "sampler", "pruner", "data_digest"):
             if getattr(self, name) != getattr(other, name):
                 told.append(f"{name} {getattr(self, name)} (not {getattr(other, name)})")
+        declared = run_options()
         for name, value in self.values.items():
-            if value != other.values.get(name) and name not in OF_THE_MACHINE:
+            if value != other.values.get(name) and not declared[name].of_the_machine:
                 told.append(f"{name}={format_value(value)} (not {format_value(other.values.get(name))})")
         mine, its = ({str(item) for item in settings.dimensions.values()} for settings in (self, other))
         return told + [f"search {' and '.join(sorted(mine - its)) or 'without ' + ', '.join(sorted(its - mine))}"] * (
@@ -153,13 +161,18 @@ def new_settings(
         UserError: an objective, search or dimension that cannot be used.
     """
     values = {**filled, "dataset": finish(filled).dataset}  # absolute: workers may start in other folders
+    if values["method"] == STAGE2_METHOD and values["method_options"]:
+        raise UserError(
+            f"method_options: a study of {STAGE2_METHOD} takes its options as parameters: give {values['method_options']} as such"
+        )
     known = searchable(values)
-    excluded = dict.fromkeys(_warmup_parameters(values), SHARED) if warmup_is_shared(values) else {}
+    excluded = dict.fromkeys(warmup_parameters(), SHARED) if warmup_is_shared(values) else {}
     names = _named(study.search, values, known)
     configured = configured_values(values)
     dimensions, fixed = search_space(names, study.space, known, configured, given, excluded)
     made = Settings(
         version=mm_balance.__version__,
+        code=code_digest(),
         values=values,
         dimensions=dimensions,
         objectives=parse_objectives(study.objective),
@@ -197,7 +210,7 @@ def searchable(values: Mapping[str, Any]) -> dict[str, Option]:
     groups = ("model", "optimization", "stage2" if adaptive else "train")
     extra = () if adaptive else ("refit_every", "mixture", "optimizer_state")
     # The optimiser's state can be kept or reset where there is one: after a warm-up.
-    barred = set(_warmup_parameters(values)) if warmup_is_shared(values) else {"optimizer_state"}
+    barred = set(warmup_parameters()) if warmup_is_shared(values) else {"optimizer_state"}
     known = {
         name: option
         for name, option in run_options().items()
@@ -224,10 +237,6 @@ def own_options(method: str) -> dict[str, str]:
 def warmup_is_shared(values: Mapping[str, Any]) -> bool:
     """Whether trials begin from a warm-up run."""
     return values["warmup_run"] is not None or find_method(values["method"]).needs_warmup
-
-
-def _warmup_parameters(values: Mapping[str, Any]) -> list[str]:
-    return list(fingerprint_settings(finish(values)))
 
 
 def _named(search: str, values: Mapping[str, Any], known: Mapping[str, Option]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import shutil
 import traceback
 from collections.abc import Callable, Mapping
@@ -15,9 +16,9 @@ from optuna.trial import TrialState
 from mm_balance.config import Config, Dimension, format_value
 from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import Point
-from mm_balance.errors import Interrupted
+from mm_balance.errors import Interrupted, UserError
 from mm_balance.study.desk import Desk
-from mm_balance.study.ledger import DEVICE, EPOCHS, ERROR, JOB, RETRY_OF, RUN, STATUS, all_trials
+from mm_balance.study.ledger import DEVICE, EPOCHS, ERROR, JOB, ORIGIN, RETRY_OF, RUN, STATUS, all_trials
 from mm_balance.study.settings import rounded, warmup_is_shared
 from mm_balance.tracking.runs import TrackedRun, open_run, run_link
 from mm_balance.workflow.report import accuracies, final_validation
@@ -84,6 +85,9 @@ def perform(
     try:
         metrics = (train or (_train_job if job else _train))(config, data, run, stop, watch)
         values = tuple(metrics[name] for name in desk.settings.objectives)
+        for name, value in zip(desk.settings.objectives, values, strict=True):
+            if not math.isfinite(value):
+                raise UserError(f"{name} is {value}: the training has diverged")
         status = STATUS[TrialState.COMPLETE]
         return values
     except optuna.TrialPruned:
@@ -112,8 +116,7 @@ def perform(
 def _config(desk: Desk, parameters: Mapping[str, Any], job: Mapping[str, Any] | None, device: str) -> Config:
     if job is None:
         return desk.settings.config(parameters, device=device)
-    own_warmup = {"warmup_run": None} if job["seed"] != desk.settings.values["seed"] else {}
-    return desk.settings.config(job["parameters"], device=device, seed=job["seed"], **own_warmup)
+    return desk.settings.config(job["parameters"], device=device, seed=job["seed"])
 
 
 def _open(trial: optuna.Trial, desk: Desk, job: Mapping[str, Any] | None, label: str) -> TrackedRun:
@@ -140,8 +143,13 @@ def _take_over(trial: optuna.Trial, desk: Desk, run: TrackedRun) -> None:
 
 
 def _watch(trial: optuna.Trial, desk: Desk) -> Watch:
-    """Tell Optuna of every epoch, and end the trial where the pruner says so."""
+    """Tell Optuna of every epoch, and end the trial where the pruner says so.
+
+    The trial with the configured values is never pruned: its result is what the others are held against. Values that are not finite
+    are kept from the pruner, which would call a training that failed a bad one.
+    """
     settings = desk.settings
+    configured = ORIGIN in trial.user_attrs
     seen = 0
 
     def watch(point: Point) -> None:
@@ -150,9 +158,10 @@ def _watch(trial: optuna.Trial, desk: Desk) -> Watch:
             return
         seen += 1
         trial.set_user_attr(EPOCHS, seen)
-        if len(settings.objectives) == 1:
-            trial.report(point.metrics[settings.objectives[0]], seen)
-            if seen < settings.epochs and trial.should_prune():
+        value = point.metrics[settings.objectives[0]]
+        if len(settings.objectives) == 1 and math.isfinite(value):
+            trial.report(value, seen)
+            if not configured and seen < settings.epochs and trial.should_prune():
                 raise optuna.TrialPruned(f"after {seen} epochs")
 
     return watch

@@ -117,5 +117,6 @@ def _next(
 def _check_failures(trials: list[optuna.trial.FrozenTrial]) -> None:
     standing = count(trials)
     if standing.failed >= FAILURES_AT_FIRST and standing.failed == standing.finished:
-        last = next(trial.user_attrs[ERROR] for trial in reversed(trials) if ERROR in trial.user_attrs)
+        reasons = (trial.user_attrs[ERROR] for trial in reversed(trials) if ERROR in trial.user_attrs)
+        last = next(reasons, "its worker process died and left no reason; see the worker's log on the study's run")
         raise UserError(f"the first {standing.failed} trials have all failed; the last: {last}")

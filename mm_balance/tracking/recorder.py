@@ -61,7 +61,18 @@ class MlflowRecorder:
         self.refit_seconds: list[float] = []
 
     def save(self, state: dict[str, Any]) -> None:
-        self._save(state, names.CHECKPOINT_LAST)
+        clocks = {
+            "seconds": self.seconds,
+            "checkpoint_seconds": self.checkpoint_seconds,
+            "refit_seconds": self.refit_seconds,
+        }
+        self._save({**state, "clocks": clocks}, names.CHECKPOINT_LAST)
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Count on from what earlier processes of the run have spent, as its checkpoint says."""
+        clocks = state["clocks"]
+        self.seconds, self.checkpoint_seconds = clocks["seconds"], clocks["checkpoint_seconds"]
+        self.refit_seconds = list(clocks["refit_seconds"])
 
     def save_best(self, state: dict[str, Any]) -> None:
         self._save(state, names.CHECKPOINT_BEST)
@@ -77,18 +88,25 @@ class MlflowRecorder:
         """The newest readable checkpoint of the run, from the working folder or the artifacts; None = none yet.
 
         Two places, because a kill during an upload can leave a part of a file in the artifact store.
+
+        Raises:
+            UserError: there are some, but none can be read: to begin anew would log every epoch twice.
         """
-        found = []
+        found, reasons = [], []
         with tempfile.TemporaryDirectory() as folder:
             uploaded = f"{names.CHECKPOINT_FOLDER}/{name}"
             paths = [self.work_folder / name]
             if uploaded in self.run.artifact_names(names.CHECKPOINT_FOLDER):
                 paths.append(self.run.fetch(uploaded, Path(folder)))
             for path in paths:
+                if not path.is_file():
+                    continue
                 try:
                     found.append(read_checkpoint(path))
-                except UserError:
-                    continue
+                except UserError as error:
+                    reasons.append(str(error))
+        if reasons and not found:
+            raise UserError(f"run {self.run.run_id} cannot go on: {'; '.join(reasons)}")
         return max(found, key=_age) if found else None
 
     def reconcile(self, state: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from mm_balance import names
-from mm_balance.config import Config, format_value
+from mm_balance.config import format_value, options
 from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import Point
 from mm_balance.errors import UserError
@@ -67,14 +67,37 @@ class TrackedRun:
         return self.client.get_run(self.run_id)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags; what they were before is lost."""
         self.client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
 
-    def log_config(self, config: Config) -> None:
-        """The resolved configuration: parameters ``config/<name>`` (only those missing) and ``config.json``."""
-        self.log_params(
-            {f"{names.CONFIG_PARAMETER_PREFIX}{name}": format_value(value) for name, value in asdict(config).items()}
-        )
-        self.log_json(asdict(config), names.CONFIG_FILE)
+    def log_config(self, values: Mapping[str, Any]) -> None:
+        """Resolved parameters by name: ``config.json``, and ``config/<name>`` for the table of runs.
+
+        MLflow's parameters can never be changed. So those that may be others when a run is continued (more epochs, another device)
+        are tags instead, which are set anew. A nested run leaves out what its parent says already.
+        """
+        declared = options()
+        told, own = self._parent_config(), self.read().data.tags
+        texts = {f"{names.CONFIG_PREFIX}{name}": format_value(value) for name, value in values.items()}
+        fresh = {name: text for name, text in texts.items() if told.get(name) != text or name in own}
+        changing = {
+            name
+            for name in fresh
+            if (item := declared[name.removeprefix(names.CONFIG_PREFIX)]).may_grow or item.of_the_machine
+        }
+        self.log_params({name: text for name, text in fresh.items() if name not in changing})
+        self.set_tags({name: fresh[name] for name in sorted(changing)})
+        self.log_json(dict(values), names.CONFIG_FILE)
+
+    def _parent_config(self) -> dict[str, str]:
+        """What the run that this one is nested in says of the configuration; empty where there is none."""
+        parent = self.read().data.tags.get(MLFLOW_PARENT_RUN_ID)
+        if parent is None:
+            return {}
+        known = self.client.get_run(parent).data
+        return {
+            name: text for name, text in {**known.params, **known.tags}.items() if name.startswith(names.CONFIG_PREFIX)
+        }
 
     def log_params(self, values: Mapping[str, str]) -> None:
         """Parameters that the run lacks; what it has stays."""
@@ -135,6 +158,12 @@ class TrackedRun:
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """One point, now. Where the server already has a value of a name at this step, that name is left out."""
         self.send_missing([Point(step, int(time.time() * 1000), dict(metrics))])
+
+    def last_step(self, name: str) -> int:
+        """The greatest step at which a metric has been logged; 0 = it has not."""
+        if name not in self.read().data.metrics:
+            return 0
+        return max(item.step for item in self.client.get_metric_history(self.run_id, name))
 
     def send_missing(self, points: Iterable[Point]) -> None:
         """Send what the server lacks of ``points``: nothing is ever logged twice, and points cannot be deleted."""
@@ -244,19 +273,26 @@ def existing_run(run_id: str, parameter: str) -> TrackedRun:
 
 def current_experiment(client: MlflowClient) -> str:
     """Id of the experiment for new runs; created where its name is new."""
+    if (known := _known_experiment(client)) is not None:
+        return known
+    try:
+        return client.create_experiment(_experiment_name(), tags=EXPERIMENT_KIND)
+    except MlflowException:  # another process was faster
+        if (known := _known_experiment(client)) is None:
+            raise
+        return known
+
+
+def _experiment_name() -> str:
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
+
+
+def _known_experiment(client: MlflowClient) -> str | None:
+    """Id of the experiment for new runs; None where it is not made yet."""
     if identity := os.environ.get("MLFLOW_EXPERIMENT_ID"):
         return identity
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return found.experiment_id
-    try:
-        return client.create_experiment(name, tags=EXPERIMENT_KIND)
-    except MlflowException:  # another process was faster
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            raise
-        return found.experiment_id
+    found = client.get_experiment_by_name(_experiment_name())
+    return None if found is None else found.experiment_id
 
 
 def children(run: TrackedRun) -> dict[str, TrackedRun]:
@@ -296,16 +332,22 @@ def prepare_store() -> None:
 
 
 def find_warmup(fingerprint: str) -> TrackedRun | None:
-    """The newest finished warm-up with this fingerprint, in any experiment."""
+    """The newest finished warm-up with this fingerprint: of the experiment at hand, else of any."""
     client = MlflowClient()
-    experiments = [item.experiment_id for item in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
-    found = client.search_runs(
-        experiments,
-        f"tags.`mm.fingerprint` = '{fingerprint}' and tags.`mm.stage` = 'warmup' and attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
-    return TrackedRun(client, found[0].info.run_id) if found else None
+    own = _known_experiment(client)
+    others = [item.experiment_id for item in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
+    for experiments in ([own] if own else [], others):
+        if not experiments:  # MLflow would search in the default one
+            continue
+        found = client.search_runs(
+            experiments,
+            f"tags.`mm.fingerprint` = '{fingerprint}' and tags.`mm.stage` = 'warmup' and attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+        )
+        if found:
+            return TrackedRun(client, found[0].info.run_id)
+    return None
 
 
 def run_link(run: TrackedRun) -> str:

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from mm_balance import names
-from mm_balance.config import Config, entry_point_options, options, parse_arguments, resolve, restore
+from mm_balance.config import Config, entry_point_options, parse_arguments, resolve, restore
 from mm_balance.data import MultimodalData, prepare_raw
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import METHODS, find_method, option_lines, parse_options
@@ -25,6 +25,7 @@ from mm_balance.tracking.runs import (
     run_link,
     tracking_uri,
 )
+from mm_balance.workflow.provenance import applied
 from mm_balance.workflow.report import accuracies, describe_data
 from mm_balance.workflow.runners import (
     choose_warmup,
@@ -36,6 +37,7 @@ from mm_balance.workflow.runners import (
     run_warmup,
 )
 from mm_balance.workflow.setup import decoding, file_options, read_data, resolve_device
+from mm_balance.workflow.stage import saved_state
 
 AGAIN_SECONDS = 1.0
 
@@ -110,7 +112,8 @@ def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None
     data = read_data(config, stop)
     if resumed is not None:
         _check_same_data(resumed, data)
-    warmup = choose_warmup(config, data) if _follows_warmup(entry_point, config) else None
+    begun = resumed is not None and saved_state(resumed) is not None  # what it began from is in its checkpoint
+    warmup = choose_warmup(config, data) if _follows_warmup(entry_point, config) and not begun else None
     what = config.method if entry_point == "train" else entry_point
     run = resumed or open_run(f"{what} {data.name} seed {config.seed}")
     if resumed is not None:
@@ -122,7 +125,7 @@ def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None
         else:
             if entry_point == "train":
                 result = run_train(config, data, run, stop, warmup)
-            elif warmup is None:
+            elif entry_point == "warmup":
                 result = run_warmup(config, data, run, stop)
             else:
                 result = run_stage2(config, data, run, stop, warmup)
@@ -194,7 +197,7 @@ def _prepare(config: Config, stop: StopRequest) -> None:
     run = open_run(f"prepare {data.name}")
     try:
         run.set_tags({"mm.stage": "prepare", "mm.dataset": data.name, "mm.data_digest": data.digest})
-        run.log_config(config)
+        run.log_config(applied(config, "prepare"))
         run.log_data(data, "prepared")
         run.log_metrics({f"data/{name}": count for name, count in data.counts.items()}, 0)
         run.describe(describe_data(data))
@@ -217,10 +220,10 @@ def _resumed_config(entry_point: str, given: dict[str, Any], run: TrackedRun) ->
     stage = run.read().data.tags.get("mm.stage")
     if stage != entry_point:
         raise UserError(f"resume_run={run.run_id} is a run of {stage or 'something else'}; continue it with -e {stage}")
-    saved = run.read_json(names.CONFIG_FILE)
-    declared = {name: None if option.may_be_none else option.default for name, option in options().items()}
+    state = saved_state(run)  # what was trained; config.json is for people
+    saved = run.read_json(names.CONFIG_FILE) if state is None else state["record"]["config"]
     taken = {name: value for name, value in given.items() if name in entry_point_options(entry_point)}
-    return restore(merge_resumed(taken, saved, declared))
+    return restore(merge_resumed(taken, saved))
 
 
 def _check_same_data(run: TrackedRun, data: MultimodalData) -> None:

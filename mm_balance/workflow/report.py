@@ -21,12 +21,6 @@ from mm_balance.tracking.recorder import read_gaps
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.stage import StageResult
 
-FORM_NOTE = {
-    "reconstructed": "Eq. 10 reconstructed from the paper's prose and ablations",
-    "prose": "Eq. 10 reconstructed, wording of the prose",
-    "abstract_v2": "Eq. 10 reconstructed, wording of the abstract of version 2",
-}
-
 
 def publish(result: StageResult, target: TrackedRun, points: list[Point], warmup_epochs: int) -> dict[str, float]:
     """Figures and model of ``result`` on ``target`` (its own run, or the parent of a nested one).
@@ -119,8 +113,9 @@ def describe_data(data: MultimodalData) -> str:
     return "\n".join(lines)
 
 
-def describe_stage(config: Config, result: StageResult, headline: str) -> str:
-    """Markdown for the run's page: what was trained, how it ended, how the gaps moved."""
+def describe_stage(config: Config, result: StageResult, headline: str | None = None) -> str:
+    """Markdown for the run's page: what was trained, how it ended, how the gaps moved. ``headline``: the method's own by default."""
+    headline = headline or result.stage.method.headline()
     validation = final_validation(result)
     lines = [
         f"**{headline}** on `{result.stage.data.name}`, seed {config.seed}, {result.progress.epoch} epochs in all.",
@@ -130,7 +125,7 @@ def describe_stage(config: Config, result: StageResult, headline: str) -> str:
         "",
         *gap_table(result.progress.points),
         "",
-        *notes(config, result),
+        *notes(result),
     ]
     return "\n".join(lines)
 
@@ -158,17 +153,16 @@ def gap_table(points: list[Point]) -> list[str]:
     return rows
 
 
-def notes(config: Config, result: StageResult) -> list[str]:
+def notes(result: StageResult) -> list[str]:
     """What a stranger must know beside the numbers."""
     data = result.stage.data
     lead, *others = result.stage.model.modalities
     text = [
         f"Gap = p_{lead} - p_{others[0] if len(others) == 1 else 'best other'} of the true class (Eq. 6): positive means "
         f"{lead} is ahead.",
+        *result.stage.method.notes(),
         f"Data: {data.source} Sizes: {', '.join(f'{name} {size}' for name, size in data.counts.items())}.",
     ]
-    if result.stage.method.name == "gap_mixture":
-        text.insert(0, f"Loss form `{config.loss_form}`: {FORM_NOTE[config.loss_form]}; not the authors' own equation.")
     truth = [point for point in result.progress.points if "truth/auc_gap_abs" in point.metrics]
     if truth:
         value = truth[-1].metrics

@@ -7,18 +7,28 @@ from dataclasses import asdict
 from typing import Any
 
 from mm_balance import names
-from mm_balance.config import SEEN_BY_THE_NETWORK, Config, entry_point_options, format_value, resolve
+from mm_balance.config import SEEN_BY_THE_NETWORK, Config, entry_point_options, format_value, options, resolve
 from mm_balance.data import MultimodalData
 from mm_balance.engine.evaluate import probe_metrics, split_metrics
 from mm_balance.engine.survey import survey
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.methods import build_method
+from mm_balance.methods import build_method, find_method
 from mm_balance.tracking.environment import environment
 from mm_balance.tracking.model import load_network
 from mm_balance.tracking.runs import TrackedRun, children, existing_run, find_warmup, open_run
+from mm_balance.workflow.provenance import Provenance, circumstances, fingerprint
 from mm_balance.workflow.report import accuracies, describe_stage, final_validation, publish
-from mm_balance.workflow.setup import fingerprint, resolve_device, run_tags
-from mm_balance.workflow.stage import StageResult, close, saved_points, train_method, train_stage2, train_warmup
+from mm_balance.workflow.setup import resolve_device
+from mm_balance.workflow.stage import (
+    STAGE2_METHOD,
+    StageResult,
+    close,
+    saved_points,
+    saved_state,
+    train_method,
+    train_stage2,
+    train_warmup,
+)
 
 Stop = Callable[[], bool]
 
@@ -42,17 +52,20 @@ def run_stage2(
     data: MultimodalData,
     run: TrackedRun,
     stop: Stop,
-    warmup: TrackedRun,
-    method: str = "gap_mixture",
+    warmup: TrackedRun | None,
+    method: str = STAGE2_METHOD,
     *,
     nested: bool = False,
 ) -> StageResult:
-    """Stage 2 as a run, after ``warmup``. A nested run has the series; figures and model are its parent's."""
+    """Stage 2 as a run, after ``warmup`` (None: it goes on from its checkpoint).
+
+    A nested run has the series; figures and model are its parent's.
+    """
     result = train_stage2(config, data, run, stop, warmup=warmup, method=method)
     if not nested:
         spent = publish(result, run, result.progress.points, result.progress.first_epoch)
         run.log_metrics(spent, result.epoch)
-    run.describe(describe_stage(config, result, stage2_headline(config, result)))
+    run.describe(describe_stage(config, result))
     close(result)
     return result
 
@@ -63,68 +76,100 @@ def run_train(
     """One stage of any method as a run, from scratch or after ``warmup``."""
     result = train_method(config, data, run, stop, warmup=warmup)
     method = result.stage.method
-    options = {name: format_value(value) for name, value in asdict(method.options).items()}
-    run.log_params({f"method/{name}": value for name, value in options.items()})
     spent = publish(result, run, result.progress.points, result.progress.first_epoch)
     run.log_metrics(spent, result.epoch)
-    told = ", ".join(f"`{name}={value}`" for name, value in options.items()) or "none"
-    text = describe_stage(config, result, stage2_headline(config, result))
-    run.describe(f"{text}\n\nMethod `{method.name}`: {method.citation}. Options: {told}.")
+    values = {name: format_value(value) for name, value in asdict(method.options).items()}
+    told = ", ".join(f"`{name}={value}`" for name, value in values.items()) or "none"
+    run.describe(f"{describe_stage(config, result)}\n\nMethod `{method.name}`: {method.citation}. Options: {told}.")
     close(result)
     return result
-
-
-def stage2_headline(config: Config, result: StageResult) -> str:
-    """How tables and descriptions call this stage 2."""
-    title = result.stage.method.title[:1].upper() + result.stage.method.title[1:]
-    return f"{title}, form `{config.loss_form}`" if result.stage.method.name == "gap_mixture" else title
 
 
 def run_main(config: Config, data: MultimodalData, parent: TrackedRun, stop: Stop) -> dict[str, float]:
     """Warm-up, stage 2, evaluation: nested runs; the parent gets final metrics, figures and model.
 
     Continues where an earlier process was stopped: finished children are kept, a started one goes on from its
-    checkpoint.
+    checkpoint. With more epochs than before, children grow; a stage 2 that began from a shorter warm-up is kept, but replaced.
 
     Returns:
         The final validation and test metrics.
     """
-    parent.set_tags(run_tags(config, data, "main", "gap_mixture"))
-    parent.log_config(config)
-    parent.log_data(data, "training")
-    parent.log_json(environment(), names.ENVIRONMENT_FILE)
+    introduce_main(config, data, parent)
     known = children(parent)
 
-    def child(stage: str) -> tuple[TrackedRun, bool]:
-        run = known.get(stage) or open_run(f"{stage} seed {config.seed}", parent=parent)
-        run.set_tags({"mm.stage": stage})
-        finished = run.read().info.status == "FINISHED"
-        if not finished:
-            run.reopen()
-        return run, finished
+    def child(stage: str) -> TrackedRun:
+        run = known.get(stage) or open_run(f"{stage} seed {config.seed}", parent=parent, tags={"mm.stage": stage})
+        run.reopen()
+        return run
 
-    warmup, finished = child("warmup")
-    if not finished:
+    warmup = known.get("warmup")
+    if warmup is None or not ended(warmup, config.warmup_epochs):
+        warmup = child("warmup")
         run_warmup(config, data, warmup, stop, nested=True)
     check(stop)
+    if (begun := known.get("adaptive")) is not None and _begun_elsewhere(begun, config.warmup_epochs):
+        for stage in ("adaptive", "evaluate"):
+            if stage in known:
+                replace(known.pop(stage), f"the warm-up has grown to {config.warmup_epochs} epochs since")
     # A finished stage 2 is restored from its checkpoint, which costs no training.
-    adaptive, _ = child("adaptive")
+    adaptive = child("adaptive")
     result = run_stage2(config, data, adaptive, stop, warmup, nested=True)
-    points = saved_points(warmup, data) + result.progress.points
+    points = saved_points(warmup) + result.progress.points
     spent = publish(result, parent, points, result.progress.first_epoch)
     check(stop)
-    evaluation, _ = child("evaluate")
-    tested = run_evaluate(parent, "test", data, evaluation, config.device)
+    tested = run_evaluate(parent, "test", data, child("evaluate"), config.device)
     final = tested | final_validation(result)
     parent.log_metrics(final | spent, result.epoch)
+    parent.set_tags(_of_children(warmup, adaptive))
     modalities = result.stage.model.modalities
     parent.describe(
         f"Test accuracy: {accuracies(final, 'test', modalities)}.\n\n"
-        + describe_stage(config, result, stage2_headline(config, result))
+        + describe_stage(config, result)
         + f"\n\nSeries and refits: see the nested runs. After warm-up alone: see `{warmup.read().info.run_name}`."
     )
     parent.terminate("FINISHED")
     return final
+
+
+def introduce_main(config: Config, data: MultimodalData, parent: TrackedRun) -> None:
+    """Say on the parent run what it is, anew each time that it is continued."""
+    method = build_method(STAGE2_METHOD, asdict(config), tuple(data.specs), 0)
+    provenance = Provenance.new(config, "main", method, None)
+    parent.set_tags(provenance.tags(data, "main", method) | {"mm.fingerprint": fingerprint(config, data)})
+    parent.log_config(provenance.config)
+    parent.log_data(data, "training")
+    parent.log_json(environment(), names.ENVIRONMENT_FILE)
+
+
+def ended(run: TrackedRun, epochs: int) -> bool:
+    """Whether a nested stage has ended well after so many epochs."""
+    if run.read().info.status != "FINISHED":
+        return False
+    state = saved_state(run)
+    return state is not None and state["progress"]["stage_epoch"] >= epochs
+
+
+def _begun_elsewhere(run: TrackedRun, warmup_epochs: int) -> bool:
+    """Whether a stage 2 has begun from a warm-up of another length."""
+    state = saved_state(run)
+    return state is not None and state["progress"]["first_epoch"] != warmup_epochs
+
+
+def replace(run: TrackedRun, why: str) -> None:
+    """Leave a nested run as it is, but let another one take its place."""
+    stage = run.read().data.tags["mm.stage"]
+    run.set_tags({"mm.stage": f"replaced {stage}", "mm.replaced": why})
+    run.describe(f"Replaced: {why}.\n\n{run.description()}")
+
+
+def _of_children(warmup: TrackedRun, adaptive: TrackedRun) -> dict[str, str]:
+    """What the nested runs say of how they were trained, for their parent."""
+    found = {"mm.fingerprint": warmup.read().data.tags["mm.fingerprint"]}
+    for name in ("mm.grown", "mm.mixed"):
+        told = [tags[name] for run in (warmup, adaptive) if name in (tags := run.read().data.tags)]
+        if told:
+            found[name] = "; ".join(told)
+    return found
 
 
 def check(stop: Stop) -> None:
@@ -162,7 +207,7 @@ def run_evaluate(
 
 
 def find_matching_warmup(config: Config, data: MultimodalData) -> TrackedRun | None:
-    """The newest finished warm-up run with this configuration's fingerprint."""
+    """The newest finished warm-up run with this configuration's fingerprint: of the experiment at hand, else of any."""
     return find_warmup(fingerprint(config, data))
 
 
@@ -171,12 +216,20 @@ def choose_warmup(config: Config, data: MultimodalData) -> TrackedRun:
 
     Raises:
         UserError: missing, not a warm-up, not finished, of other data, or of another model; or none was found, with the
-            line that makes one.
+            line that makes one; or the method keeps samples back that any warm-up has trained on.
     """
+    method = find_method(config.method)
+    if method.held_out:
+        raise UserError(
+            f"method={method.name} diagnoses on {method.held_out:.0%} of the training samples, which it keeps back; the warm-up run "
+            f"{config.warmup_run or ''} has trained on them: train it from scratch, without warmup_run"
+        )
     if config.warmup_run is None:
         found = find_matching_warmup(config, data)
         if found is None:
-            raise UserError(f"no finished warm-up run with these settings; make one with: {warmup_line(config)}")
+            threads = circumstances(config.device)["threads"]
+            how = f", this code and {threads} CPU thread(s)" if threads else " and this code"
+            raise UserError(f"no finished warm-up run with these settings{how}; make one with: {warmup_line(config)}")
         return found
     run = existing_run(config.warmup_run, "warmup_run")
     info = run.read()
@@ -212,26 +265,27 @@ def warmup_line(config: Config) -> str:
     return " ".join(["mlflow run . --env-manager local -e warmup", *changed])
 
 
-def merge_resumed(config: Mapping[str, Any], saved: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
+def merge_resumed(given: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a resumed run: the saved ones; a given value that differs from both is an error.
 
     Args:
-        config: what was given now, by name.
-        saved: the run's ``config.json``.
-        declared: the declared defaults, which cannot be told from "not given".
+        given: what was given now, by name; a declared default cannot be told from "not given".
+        saved: what the run was trained with so far.
 
     Raises:
-        UserError: a parameter that may not change was changed; only ``device`` may, and epochs may grow.
+        UserError: a parameter that may not change was changed; only what belongs to the machine may, and epochs may grow.
     """
+    declared = options()
     merged = dict(saved)
-    for name, value in config.items():
-        if name in ("resume_run", "preset", "data_dir") or value == declared[name] or value == saved.get(name):
+    for name, value in given.items():
+        option = declared[name]
+        default = None if option.may_be_none else option.default
+        if name in ("resume_run", "preset") or value in (default, saved.get(name)):
             continue
-        grows = name in ("warmup_epochs", "adaptive_epochs", "epochs") and value > saved[name]
-        if name != "device" and not grows:
+        if not option.of_the_machine and not (option.may_grow and value > saved[name]):
             raise UserError(
-                f"resume_run: the run was started with {name}={format_value(saved[name])}, it cannot go on with "
-                f"{name}={format_value(value)} (only device may change, and epochs may grow)"
+                f"resume_run: the run was started with {name}={format_value(saved.get(name))}, it cannot go on with "
+                f"{name}={format_value(value)} (only device and data_dir may change, and epochs may grow)"
             )
         merged[name] = value
     return merged

@@ -1,9 +1,7 @@
-"""What every stage needs before it starts: data, device, folders, fingerprints."""
+"""What every stage needs before it starts: data, device, folders."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable
 from dataclasses import fields
@@ -11,11 +9,9 @@ from pathlib import Path
 
 import torch
 
-import mm_balance
-from mm_balance.config import AUTO, Config, fingerprint_settings
+from mm_balance.config import AUTO, Config
 from mm_balance.data import FileOptions, MultimodalData, Work, load_data
 from mm_balance.errors import UserError
-from mm_balance.tracking.environment import git_state
 from mm_balance.workflow.card import ensure_card
 
 CACHE_VARIABLE = "MM_BALANCE_CACHE"
@@ -77,26 +73,3 @@ def resolve_device(device: str) -> torch.device:
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={device}: this machine has {torch.cuda.device_count()} CUDA device(s); use device=cpu")
     return chosen
-
-
-def fingerprint(config: Config, data: MultimodalData) -> str:
-    """What a warm-up run depends on, as SHA-256: data digest, model, optimiser and warm-up parameters, version."""
-    settings = fingerprint_settings(config) | {"data": data.digest, "version": mm_balance.__version__}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def run_tags(config: Config, data: MultimodalData, stage: str, method: str) -> dict[str, str]:
-    """The tags by which runs are found and compared."""
-    git = git_state()
-    return {
-        "mm.stage": stage,
-        "mm.method": method,
-        "mm.dataset": data.name,
-        "mm.data_digest": data.digest,
-        "mm.fingerprint": fingerprint(config, data),
-        "mm.loss_form": config.loss_form if method == "gap_mixture" else "none",
-        "mm.seed": str(config.seed),
-        "mm.version": mm_balance.__version__,
-        "mm.git_dirty": str(git["dirty"]),
-        **({"mlflow.source.git.commit": git["commit"]} if git["commit"] else {}),
-    }

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +13,7 @@ from mm_balance import names
 from mm_balance.config import Config
 from mm_balance.data import MultimodalData
 from mm_balance.engine import loop
+from mm_balance.engine.cost import peak_memory_bytes
 from mm_balance.engine.recorder import Point
 from mm_balance.engine.step import Stepper, build_optimizer
 from mm_balance.engine.survey import refit_probabilities
@@ -28,13 +26,13 @@ from mm_balance.tracking.environment import environment
 from mm_balance.tracking.recorder import MlflowRecorder
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import Clock
-from mm_balance.workflow.setup import resolve_device, run_tags, work_folder
+from mm_balance.workflow.provenance import FollowedWarmup, Provenance
+from mm_balance.workflow.setup import resolve_device, work_folder
 
 STAGE2_METHOD = "gap_mixture"
 Watch = Callable[[Point], None]
 HELD_OUT_SEED = 0
 """Which part of train a method keeps back is the same for all runs, like the data themselves."""
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclass
@@ -57,6 +55,7 @@ class StageResult:
 def train_warmup(config: Config, data: MultimodalData, run: TrackedRun, stop: Callable[[], bool]) -> StageResult:
     """Stage 1 (Eq. 7, reconstructed), then the first survey and a two-component fit."""
     plan = StagePlan(
+        entry_point="warmup",
         method="concat_unimodal",
         settings={"unimodal_weight": config.warmup_unimodal_weight},
         epochs=config.warmup_epochs,
@@ -64,9 +63,9 @@ def train_warmup(config: Config, data: MultimodalData, run: TrackedRun, stop: Ca
         mixture="two",
         learning_rate=config.learning_rate,
         anneal_rate=False,  # stage 1 stays constant under `cosine`
+        select_best=False,
     )
-    stage = build_stage(config, data, plan, title="warm-up")
-    return _train(config, stage, run, "warmup", stop, lambda: loop.Progress(), select_best=False)
+    return _train(config, data, plan, run, "warmup", stop, None)
 
 
 def train_stage2(
@@ -75,30 +74,30 @@ def train_stage2(
     run: TrackedRun,
     stop: Callable[[], bool],
     *,
-    warmup: TrackedRun,
+    warmup: TrackedRun | None,
     method: str = STAGE2_METHOD,
     watch: Watch | None = None,
 ) -> StageResult:
     """Stage 2 from the end of ``warmup``: adaptive training, or another method on the same footing.
 
-    With ``watch`` it is a trial of a study: every point is shown to it, and checkpoints stay on this machine.
+    Args:
+        warmup: may be None for a run that has a checkpoint, which it goes on from.
+        watch: for a trial of a study: every point is shown to it, and checkpoints stay on this machine.
 
     Raises:
-        UserError: ``optimizer_state=keep`` with another optimiser than the warm-up's.
+        UserError: ``optimizer_state=keep`` with another optimiser than the warm-up's; a warm-up or checkpoint of other samples.
     """
     plan = StagePlan(
+        entry_point="adaptive",
         method=method,
         settings=asdict(config),
         epochs=config.adaptive_epochs,
         refit_every=config.refit_every,
         mixture=config.mixture,
         learning_rate=config.adaptive_learning_rate,
+        select_best=config.selection == "best_validation",
     )
-    name = "adaptive" if method == STAGE2_METHOD else method
-    stage = build_stage(config, data, plan, title=name)
-    start = _start(config, stage, run, warmup)
-    best = config.selection == "best_validation"
-    return _train(config, stage, run, name, stop, start, select_best=best, watch=watch)
+    return _train(config, data, plan, run, "adaptive" if method == STAGE2_METHOD else method, stop, warmup, watch)
 
 
 def train_method(
@@ -115,19 +114,17 @@ def train_method(
     Raises:
         UserError: as ``train_stage2``; an unknown method or option; data or fusion that the method cannot use.
     """
-    method = find_method(config.method)
     plan = StagePlan(
+        entry_point="train",
         method=config.method,
-        settings=parse_options(config.method, method.Options, config.method_options),
+        settings=parse_options(config.method, find_method(config.method).Options, config.method_options),
         epochs=config.epochs,
         refit_every=config.refit_every,
         mixture=config.mixture,
         learning_rate=config.learning_rate,
+        select_best=config.selection == "best_validation",
     )
-    stage = build_stage(config, data, plan, title=config.method)
-    start = _start(config, stage, run, warmup)
-    best = config.selection == "best_validation"
-    return _train(config, stage, run, "train", stop, start, select_best=best, watch=watch)
+    return _train(config, data, plan, run, "train", stop, warmup, watch)
 
 
 @dataclass(frozen=True)
@@ -135,15 +132,19 @@ class StagePlan:
     """What a stage trains: method, its settings by option name, and the parameters that differ between stages.
 
     Attributes:
+        entry_point: whose parameters apply to it.
         anneal_rate: whether ``learning_rate_schedule=cosine`` falls over this stage.
+        select_best: whether the weights of the best validation epoch are the result, not the last ones.
     """
 
+    entry_point: str
     method: str
     settings: Mapping[str, Any]
     epochs: int
     refit_every: int | None
     mixture: str
     learning_rate: float
+    select_best: bool
     anneal_rate: bool = True
 
 
@@ -206,81 +207,116 @@ def build_stage(config: Config, data: MultimodalData, plan: StagePlan, *, title:
     )
 
 
-def _start(
-    config: Config, stage: loop.Stage, run: TrackedRun, warmup: TrackedRun | None
-) -> Callable[[], loop.Progress]:
+def _begin(config: Config, stage: loop.Stage, run: TrackedRun, warmup: TrackedRun | None) -> loop.Progress:
     """Where a stage begins: at the end of ``warmup``, or from nothing."""
-
-    def start() -> loop.Progress:
-        if warmup is None:
-            return loop.Progress()
-        run.set_tags({"mm.warmup_run": warmup.run_id})
-        state = _recorder(warmup, stage.data).load()
-        if state is None:
-            raise UserError(f"the warm-up run {warmup.run_id} has no readable checkpoint; run the warm-up again")
-        fresh = stage.model.begin_from(state["model"])
+    if warmup is None:
+        return loop.Progress()
+    state = saved_state(warmup)
+    if state is None:
+        raise UserError(f"the warm-up run {warmup.run_id} has no checkpoint; run the warm-up again")
+    loop.check_samples(stage.data, state["samples_digest"], f"the warm-up run {warmup.run_id}")
+    fresh = stage.model.begin_from(state["model"])
+    if fresh:
+        run.set_tags({"mm.fresh_weights": ", ".join(fresh)[:500]})
+    if config.optimizer_state == "keep":
         if fresh:
-            run.set_tags({"mm.fresh_weights": ", ".join(fresh)[:500]})
-        if config.optimizer_state == "keep":
-            if fresh:
-                raise UserError("optimizer_state=keep: the method brings a head that the warm-up did not train")
-            try:
-                stage.stepper.load_state_dict(state["stepper"])
-            except ValueError as error:
-                raise UserError(f"optimizer_state=keep: the warm-up used another optimiser ({error})") from error
-        seen = loop.refit_from_state(state["refit"])
-        if len(seen.labels) != len(stage.data.splits["train"]):
-            return loop.Progress(first_epoch=seen.epoch)  # a part of train is held out: the fit is not of these samples
-        first = refit_probabilities(seen.probabilities, seen.fused_probability, seen.labels, seen.epoch, config.mixture)
-        return loop.Progress(first_epoch=seen.epoch, refit=first)
-
-    return start
+            raise UserError("optimizer_state=keep: the method brings a head that the warm-up did not train")
+        try:
+            stage.stepper.load_state_dict(state["stepper"])
+        except ValueError as error:
+            raise UserError(f"optimizer_state=keep: the warm-up used another optimiser ({error})") from error
+    seen = loop.refit_from_state(state["refit"])
+    first = refit_probabilities(
+        seen.probabilities,
+        seen.fused_probability,
+        seen.labels,
+        seen.epoch,
+        config.mixture,
+        samples_digest=seen.samples_digest,
+    )
+    return loop.Progress(first_epoch=seen.epoch, refit=first)
 
 
 def _train(
     config: Config,
-    stage: loop.Stage,
+    data: MultimodalData,
+    plan: StagePlan,
     run: TrackedRun,
     name: str,
     stop: Callable[[], bool],
-    start: Callable[[], loop.Progress],
-    *,
-    select_best: bool,
+    warmup: TrackedRun | None,
     watch: Watch | None = None,
 ) -> StageResult:
     name = name if watch is None else "trial"
+    stage = build_stage(config, data, plan, title=name)
     recorder = _recorder(run, stage.data, watch)
     state = recorder.load()
     if state is None:
-        progress = start()
+        progress = _begin(config, stage, run, warmup)
         stage.method.prepare(stage.model)
-        introduce(config, stage, run, name)
+        followed = None if warmup is None else FollowedWarmup.of(warmup)
+        provenance = Provenance.new(config, plan.entry_point, stage.method, followed)
+        stage.record = provenance.to_state()
     else:
-        if "mm.method" not in run.read().data.tags:  # a trial that takes over the checkpoint of another run
-            introduce(config, stage, run, name)
         stage.method.prepare(stage.model)  # makes the buffers that the saved state fills
         progress = loop.restore(stage, state)
+        provenance = Provenance.from_state(state["record"]).continued(config, stage.method, progress.epoch)
+        stage.record = provenance.to_state()
+        recorder.go_on(state)
+        if (
+            stage.record != state["record"]
+        ):  # first here, then on the run: what it says of itself can always be told from here
+            recorder.save(loop.capture(stage, progress))
+    introduce(run, provenance, stage, name, resumed_at=None if state is None else progress.epoch)
+    if state is not None:
         recorder.reconcile(state)
-        run.set_tags({"mm.resumed_from_epoch": progress.epoch})
-    recorder.seconds = 0.0
-    started = time.perf_counter()
+        _save_lost_best(stage, progress, recorder)
     loop.fit(stage, progress, recorder, stop)
-    training = time.perf_counter() - started - recorder.seconds - recorder.checkpoint_seconds
-    epoch = progress.epoch
-    best = recorder.load(names.CHECKPOINT_BEST) if select_best else None
-    if best is not None:
-        stage.model.load_state_dict(best["model"])
-        epoch = best["epoch"]
-    run.log_metrics(_closing_metrics(progress, recorder, training) | _cost_metrics(stage, progress), progress.epoch)
+    epoch = _select_best(stage, progress, recorder) if plan.select_best else progress.epoch
+    run.log_metrics(_closing_metrics(progress, recorder) | _cost_metrics(stage, progress), progress.epoch)
     return StageResult(stage, progress, epoch, run)
 
 
-def introduce(config: Config, stage: loop.Stage, run: TrackedRun, name: str) -> None:
-    """Say on the run what it is: tags, configuration, data, environment."""
-    run.set_tags(run_tags(config, stage.data, name, stage.method.name))
-    run.log_config(config)
+def _save_lost_best(stage: loop.Stage, progress: loop.Progress, recorder: MlflowRecorder) -> None:
+    """The process that ended the best epoch died before it had saved its weights a second time, as the best."""
+    if progress.batch or not progress.stage_epoch or progress.best_epoch != progress.epoch:
+        return
+    best = recorder.load(names.CHECKPOINT_BEST)
+    if best is None or best["epoch"] != progress.best_epoch:
+        recorder.save_best(loop.best_state(stage, progress))
+
+
+def _select_best(stage: loop.Stage, progress: loop.Progress, recorder: MlflowRecorder) -> int:
+    """Put the weights of the best validation epoch into the model; returns that epoch."""
+    best = recorder.load(names.CHECKPOINT_BEST)
+    if best is None or best["epoch"] != progress.best_epoch:
+        found = "missing" if best is None else f"of epoch {best['epoch']}"
+        raise UserError(
+            f"selection=best_validation: run {recorder.run.run_id} was best after epoch {progress.best_epoch}, but the saved best "
+            f"weights are {found}; train again, or take selection=last"
+        )
+    stage.model.load_state_dict(best["model"])
+    return progress.best_epoch
+
+
+def introduce(
+    run: TrackedRun, provenance: Provenance, stage: loop.Stage, name: str, *, resumed_at: int | None = None
+) -> None:
+    """Say on the run what it is: tags, configuration, data, environment; of a run that goes on, what it is from now on."""
+    run.set_tags(provenance.tags(stage.data, name, stage.method))
+    run.log_config(provenance.config)
+    run.log_params(provenance.parameters() | provenance.foreign_warmup())
     run.log_data(stage.data, "training")
-    run.log_json(environment(), names.ENVIRONMENT_FILE)
+    if resumed_at is None:
+        run.log_json(environment(), names.ENVIRONMENT_FILE)
+    else:
+        run.set_tags({"mm.resumed_from_epoch": resumed_at})
+        run.log_json(environment(), names.resumed_environment_file(resumed_at))
+
+
+def saved_state(run: TrackedRun) -> dict[str, Any] | None:
+    """The newest checkpoint of a run; None = it has none yet. Raises UserError where none can be read."""
+    return MlflowRecorder(run, work_folder(run.run_id), (), None).load()
 
 
 def close(result: StageResult) -> None:
@@ -289,13 +325,13 @@ def close(result: StageResult) -> None:
     _recorder(result.run, result.stage.data).close()
 
 
-def saved_points(run: TrackedRun, data: MultimodalData) -> list[Point]:
+def saved_points(run: TrackedRun) -> list[Point]:
     """The points that a run has published, from its checkpoint."""
-    state = _recorder(run, data).load()
+    state = saved_state(run)
     return [] if state is None else [Point(**point) for point in state["points"]]
 
 
-def _closing_metrics(progress: loop.Progress, recorder: MlflowRecorder, training: float) -> dict[str, float]:
+def _closing_metrics(progress: loop.Progress, recorder: MlflowRecorder) -> dict[str, float]:
     last = next(point for point in reversed(progress.points) if "val/accuracy" in point.metrics)
     refits = recorder.refit_seconds
     return {
@@ -303,7 +339,7 @@ def _closing_metrics(progress: loop.Progress, recorder: MlflowRecorder, training
         "selection/last_val_accuracy": last.metrics["val/accuracy"],
         "selection/best_epoch": progress.best_epoch,
         "selection/best_val_accuracy": progress.best_accuracy,
-        "time/training_seconds": training,
+        "time/training_seconds": progress.training_seconds,
         "time/checkpoint_seconds": recorder.checkpoint_seconds,
         "time/tracking_seconds": recorder.seconds,
         **({"time/refit_logging_seconds": sum(refits) / len(refits)} if refits else {}),
@@ -314,11 +350,7 @@ def _cost_metrics(stage: loop.Stage, progress: loop.Progress) -> dict[str, float
     """What the stage cost, in units that compare methods."""
     forward, backward = stage.model.passes.totals()
     shown = len(stage.data.splits["train"]) * len(stage.model.modalities) * progress.stage_epoch
-    memory = (
-        torch.cuda.max_memory_allocated(stage.device)
-        if stage.device.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
-    )
+    memory = max(progress.peak_memory, peak_memory_bytes(stage.device))
     return {
         "cost/forward_passes": forward / shown,
         "cost/backward_passes": backward / shown,

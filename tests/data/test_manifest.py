@@ -1,6 +1,7 @@
 """Manifests: what they become, and every way in which they can be wrong."""
 
 import csv
+import random
 import struct
 from collections import Counter
 from dataclasses import replace
@@ -482,6 +483,27 @@ def test_rows_are_part_of_the_digest(folder, change):
     first = folder.fill().load().digest
     folder.rows[0].update(change)
     assert folder.load().digest != first
+
+
+def test_the_order_of_the_lines_decides_nothing(folder):
+    """Neither which sample lies where, nor which are drawn for a part of train: tables by index fit whatever the order."""
+    folder.fill(("a", "b", "c"), (("train", 20), ("test", 2)))
+    first = folder.load()
+    random.Random(0).shuffle(folder.rows)
+    other = folder.load()
+    assert first.digest == other.digest
+    assert first.specs == other.specs
+    pairs = [(first, other)]
+    pairs += [tuple(data.with_train_fraction(0.3, seed=0) for data in (first, other))]
+    pairs += [tuple(data.with_held_out(0.2, seed=0) for data in (first, other))]
+    for one, same in pairs:
+        for name, split in one.splits.items():
+            assert split.samples == sorted(split.samples) == same.splits[name].samples
+            assert split.samples_digest == same.splits[name].samples_digest
+            assert torch.equal(split.labels, same.splits[name].labels)
+            assert levels(split) == levels(same.splits[name])
+    parts = {data.splits["train"].samples_digest for data, _ in pairs}
+    assert len(parts) == 3, "other samples, another digest"
 
 
 def test_the_name_of_a_file_is_not(folder):

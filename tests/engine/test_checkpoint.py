@@ -12,7 +12,7 @@ def make_refit():
     generator = torch.Generator().manual_seed(0)
     audio = torch.rand(50, generator=generator, dtype=torch.float64)
     visual = torch.rand(50, generator=generator, dtype=torch.float64)
-    return refit_probabilities({"audio": audio, "visual": visual}, audio, torch.arange(50) % 3, 4, "two")
+    return refit_probabilities({"audio": audio, "visual": visual}, audio, torch.arange(50) % 3, 4, "two", samples_digest="ids")
 
 
 def test_a_refit_survives_the_way_through_a_file(tmp_path):
@@ -23,6 +23,7 @@ def test_a_refit_survives_the_way_through_a_file(tmp_path):
     assert torch.equal(back.posterior_imbalanced, refit.posterior_imbalanced)
     assert torch.equal(back.gaps, refit.probabilities["audio"] - refit.probabilities["visual"])
     assert back.epoch == 4
+    assert back.samples_digest == "ids"
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):

@@ -1,16 +1,18 @@
 """The loop: bookkeeping, resuming to the last bit, interruption, refits, divergence."""
 
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import make_tiny_data
 from torch import nn
 
-from mm_balance.engine import loop
+from mm_balance.engine import cost, loop
 from mm_balance.engine.checkpoint import read_checkpoint, write_checkpoint
 from mm_balance.engine.recorder import ListRecorder
-from mm_balance.engine.step import Stepper
+from mm_balance.engine.step import Stepper, build_optimizer
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import METHODS
 from mm_balance.names import REFIT_METRICS, SPLIT_METRICS, TRAIN_METRICS, TRUTH_METRICS
@@ -139,6 +141,127 @@ def test_a_loss_that_is_not_finite_ends_with_advice():
         run(stage)
 
 
+@pytest.mark.parametrize("name", ["encoders.visual.backbone.0.weight", "encoders.audio.backbone.1.running_var"])
+def test_weights_that_are_not_finite_end_with_advice_though_the_loss_is(name):
+    stage = make_stage("concat", epochs=1)
+    update, batches = stage.method.update, len(stage.data.splits["train"]) // stage.batch_size
+
+    def last_update_breaks_a_weight(model, batch, step, clock):
+        objective = update(model, batch, step, clock)
+        if clock.batch == batches - 1:
+            with torch.no_grad():
+                model.state_dict()[name].view(-1)[0] = float("nan")
+        return objective
+
+    stage.method.update = last_update_breaks_a_weight
+    recorder = ListRecorder()
+    with pytest.raises(
+        UserError, match=rf"{name} .*no longer finite after epoch 3.*lower learning_rate .*precision=float32"
+    ):
+        run(stage, recorder)
+    assert recorder.state["progress"]["stage_epoch"] == 0, "what is saved is from before this epoch"
+
+
+def shuffled(data):
+    """The same training samples in another order."""
+    train = data.splits["train"]
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1))
+    return replace(data, splits={**data.splits, "train": train.subset(order)})
+
+
+@pytest.mark.parametrize("other", [shuffled, lambda data: data.with_train_fraction(0.5, seed=0)])
+def test_a_checkpoint_of_other_samples_is_refused_before_anything_changes(other):
+    """Posterior tables, plans and the order of an epoch under way are by index."""
+    data = make_tiny_data()
+    _, recorder = run(make_stage(data=data, epochs=1))
+    stage = make_stage("concat", data=other(data))
+    before = {name: value.clone() for name, value in stage.model.state_dict().items()}
+    with pytest.raises(
+        UserError, match="the checkpoint belongs to other training samples, or to the same in another order"
+    ):
+        loop.restore(stage, recorder.state)
+    assert all(torch.equal(value, before[name]) for name, value in stage.model.state_dict().items())
+
+
+def test_a_refit_says_which_samples_it_is_of():
+    data = make_tiny_data()
+    _, recorder = run(make_stage(data=data, epochs=1))
+    assert {refit.samples_digest for refit in recorder.refits} == {data.splits["train"].samples_digest}
+    assert shuffled(data).splits["train"].samples_digest != data.splits["train"].samples_digest
+
+
+def test_training_seconds_count_all_processes_of_a_stage(monkeypatch):
+    """Half the epochs in one process, half in another: the sum of both, and nothing of what lay between."""
+    now = [0.0]
+
+    def clock():
+        now[0] += 1e-6
+        return now[0]
+
+    monkeypatch.setattr(cost.time, "perf_counter", clock)
+    plan = loop.plan_epoch
+
+    def planned(*words):
+        now[0] += 10.0  # each epoch takes ten seconds
+        return plan(*words)
+
+    monkeypatch.setattr(loop, "plan_epoch", planned)
+
+    class Slow(ListRecorder):
+        def save(self, state):
+            super().save(copy.deepcopy(state))
+            now[0] += 1000.0  # tracking does not count
+
+    stage, recorder = make_stage("concat", epochs=4), Slow()
+    asked = iter(range(10**6))
+    with pytest.raises(Interrupted):
+        loop.fit(stage, loop.Progress(), recorder, lambda: next(asked) == 7)  # five batches an epoch: in the second
+    now[0] += 5000.0
+    again = make_stage("concat", epochs=4)
+    progress = loop.restore(again, recorder.state)
+    assert progress.training_seconds == pytest.approx(20.0, abs=0.1)
+    loop.fit(again, progress, Slow(), never)
+    assert progress.training_seconds == pytest.approx(40.0, abs=0.1)  # the plan of the second epoch came with the checkpoint
+
+
+def test_the_peak_of_memory_is_that_of_the_stage(monkeypatch):
+    """Counted anew when a stage begins, and over the processes of a resumed one."""
+    peaks = iter([500, 900, 100, 100, 100, 100])
+    order = []
+    monkeypatch.setattr(loop, "reset_peak_memory", lambda device: order.append("reset"))
+    monkeypatch.setattr(loop, "peak_memory_bytes", lambda device: order.append("read") or next(peaks))
+    stage, recorder = make_stage("concat", epochs=2), ListRecorder()
+    loop.fit(stage, loop.Progress(), recorder, never)
+    assert order == ["reset", "read", "read"]
+    again = make_stage("concat", epochs=3)
+    progress = loop.restore(again, recorder.state)
+    loop.fit(again, progress, ListRecorder(), never)
+    assert progress.peak_memory == 900
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_peak_of_the_stage_before_is_forgotten():
+    device = torch.device("cuda")
+    torch.empty(64 * 2**20, dtype=torch.uint8, device=device)
+    assert cost.peak_memory_bytes(device) >= 64 * 2**20
+    cost.reset_peak_memory(device)
+    assert cost.peak_memory_bytes(device) < 64 * 2**20
+
+
+def test_the_best_weights_are_saved_after_the_state_that_calls_them_so():
+    order = []
+
+    class Spy(ListRecorder):
+        def save(self, state):
+            order.append(("last", state["progress"]["best_epoch"]))
+
+        def save_best(self, state):
+            order.append(("best", state["epoch"]))
+
+    run(make_stage("concat", epochs=2), Spy())
+    assert order[:3] == [("last", 0), ("last", 3), ("best", 3)]
+
+
 def test_a_survey_changes_nothing():
     stage = make_stage("concat")
     stage.model.train()
@@ -160,6 +283,32 @@ def test_the_first_refit_reaches_the_method_before_the_first_loss():
     first, last = recorder.refits
     assert torch.allclose(stage.method.posterior_table.double(), first.posterior_imbalanced, atol=1e-6)
     assert not torch.allclose(first.posterior_imbalanced, last.posterior_imbalanced, atol=1e-3)
+
+
+def linear_stepper(kind="sgd", **settings):
+    layer = nn.Linear(2, 2)
+    made = build_optimizer(
+        kind, layer.parameters(), **{"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4, **settings}
+    )
+    return layer, Stepper(made, CPU, "float32")
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_a_state_that_is_kept_brings_no_settings(kind):
+    """Momentum and the like come from the state; rate, momentum's factor and weight decay are the configuration's."""
+    layer, old = linear_stepper(kind)
+    layer(torch.ones(1, 2)).sum().backward()
+    old.step()
+    _, new = linear_stepper(kind, learning_rate=0.3, momentum=0.5, weight_decay=0.01)
+    expected = {name: value for name, value in new.optimizer.param_groups[0].items() if name != "params"}
+    new.load_state_dict(old.state_dict())
+    found = {name: value for name, value in new.optimizer.param_groups[0].items() if name != "params"}
+    assert found == expected
+    assert (found["lr"], found["weight_decay"]) == (0.3, 0.01)
+    kept = [state["momentum_buffer" if kind == "sgd" else "exp_avg"] for state in new.optimizer.state.values()]
+    source = [state["momentum_buffer" if kind == "sgd" else "exp_avg"] for state in old.optimizer.state.values()]
+    assert len(kept) == 2
+    assert all(torch.equal(one, other) for one, other in zip(kept, source, strict=True))
 
 
 def test_gradient_scaler_state_is_kept():

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from dataclasses import asdict
 
 from mm_balance.engine.recorder import Point
 from mm_balance.errors import Interrupted
@@ -20,7 +21,7 @@ def value_of(config):
 
 def train(config, data, run, stop, watch):
     """Epochs that take ``TRIVIAL_SECONDS``, logged and shown like real ones."""
-    run.log_config(config)
+    run.log_config(asdict(config))
     for epoch in range(1, EPOCHS + 1):
         for _ in range(10):
             time.sleep(SECONDS / 10)

@@ -1,0 +1,221 @@
+"""What a run says of itself is what it was trained with: parameters, warm-up, method, code, machine."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from data.test_manifest import Folder
+from mlflow.tracking import MlflowClient
+from workflow.test_resume import QUICK, config_of, do, newest, runs
+
+from mm_balance.config import resolve
+from mm_balance.errors import UserError
+from mm_balance.testing import tiny_data
+from mm_balance.tracking.query import read_gap_table
+from mm_balance.tracking.runs import TrackedRun, find_warmup, open_run
+from mm_balance.workflow import provenance
+from mm_balance.workflow.stage import saved_state, train_stage2
+
+pytestmark = pytest.mark.usefixtures("signals", "store")
+
+
+def never():
+    return False
+
+
+def test_posteriors_stay_with_their_samples_when_a_manifest_is_written_in_another_order(tmp_path):
+    folder = Folder(tmp_path)
+    folder.fill(("ja", "nein"), (("train", 12), ("val", 3), ("test", 3)))
+    manifest = str(folder.write())
+    words = (
+        "encoder=resnet_narrow image_size=32 clip_seconds=0.5 batch_size=8 learning_rate=0.02 refit_every=1 device=cpu"
+    )
+    assert do("warmup", f"{words.replace('refit_every=1 ', '')} warmup_epochs=1", dataset=manifest) == 0
+    before = newest(stage="warmup").info.run_id
+    folder.rows.reverse()
+    folder.write()
+    assert do("adaptive", f"{words} adaptive_epochs=1 warmup_run={before}", dataset=manifest) == 0
+    adaptive = newest(stage="adaptive").info.run_id
+    old, new = (read_gap_table(run, 1).set_index("sample") for run in (before, adaptive))
+    truth = {row["sample"]: row["label"] for row in folder.rows if row["split"] == "train"}
+    assert {sample: ("ja", "nein")[label] for sample, label in new["label"].items()} == truth
+    pd.testing.assert_series_equal(old["gap"].sort_index(), new["gap"].sort_index())
+
+
+def test_a_warm_up_of_other_samples_is_refused(monkeypatch):
+    """Same digest and length, another order: as data from Python might be."""
+    config = resolve({"preset": "quick", "device": "cpu", "batch_size": 8})
+    data = tiny_data()
+    from mm_balance.workflow.runners import run_warmup
+
+    warmup = open_run("warm-up")
+    run_warmup(config, data, warmup, never)
+    train = data.splits["train"]
+    other = replace(data, splits={**data.splits, "train": train.subset(torch.arange(len(train)).flip(0))})
+    with pytest.raises(UserError, match=f"the warm-up run {warmup.run_id} belongs to other training samples"):
+        train_stage2(config, other, open_run("stage 2"), never, warmup=warmup)
+    assert provenance.fingerprint(config, other) != provenance.fingerprint(config, data)
+
+
+def test_the_fingerprint_is_of_code_threads_and_kind_of_device(monkeypatch):
+    config, data = resolve({"device": "cpu"}), tiny_data()
+    found = {provenance.fingerprint(config, data)}
+    torch.set_num_threads(2)
+    found.add(provenance.fingerprint(config, data))
+    monkeypatch.setattr(provenance, "code_digest", lambda: "other code")
+    found.add(provenance.fingerprint(config, data))
+    monkeypatch.setattr(provenance, "resolve_device", lambda device: torch.device("cuda"))
+    found.add(provenance.fingerprint(config, data))
+    torch.set_num_threads(1)
+    assert provenance.fingerprint(config, data) in found  # threads of a CPU say nothing of a GPU
+    assert len(found) == 4
+
+
+def test_the_code_is_that_which_trains(tmp_path, monkeypatch):
+    package = tmp_path / "mm_balance"
+    for name in provenance.TRAINING_SOURCES:
+        path = package / name if name.endswith(".py") else package / name / "some.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a = 1\n")
+    (package / "figures").mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.setattr(provenance.mm_balance, "__file__", str(package / "__init__.py"))
+    fresh = provenance.code_digest.__wrapped__
+    first = fresh()
+    (package / "figures" / "plot.py").write_text("b = 1\n")
+    (package / "methods" / "some.py").write_bytes(b"a = 1\r\n")
+    assert fresh() == first
+    (package / "methods" / "some.py").write_text("a = 2\n")
+    assert fresh() != first
+
+
+def test_a_run_after_a_named_warm_up_says_what_that_warm_up_was():
+    assert do("warmup", f"{QUICK} warmup_epochs=3 warmup_unimodal_weight=0.5 seed=7 momentum=0.8") == 0
+    warmup = newest(stage="warmup")
+    assert do("adaptive", f"{QUICK} adaptive_epochs=1 warmup_run={warmup.info.run_id}") == 0
+    run = newest(stage="adaptive")
+    assert run.data.tags["mm.fingerprint"] == warmup.data.tags["mm.fingerprint"]
+    assert run.data.tags["mm.warmup_run"] == run.data.params["config/warmup_run"] == warmup.info.run_id
+    assert run.data.tags["config/warmup_epochs"] == "3"
+    assert run.data.params["config/warmup_unimodal_weight"] == "0.5"
+    assert (run.data.params["config/seed"], run.data.params["warmup/seed"]) == ("0", "7")
+    assert (run.data.params["config/momentum"], run.data.params["warmup/momentum"]) == ("0.9", "0.8")
+    assert "warmup/learning_rate" not in run.data.params  # the same
+    config = config_of(run)
+    assert (config["warmup_epochs"], config["warmup_unimodal_weight"]) == (3, 0.5)
+    assert config["warmup_run"] == warmup.info.run_id
+
+
+def test_a_kept_optimiser_state_trains_with_the_configured_settings():
+    assert do("warmup", QUICK) == 0
+    words = f"{QUICK} adaptive_epochs=1 optimizer_state=keep momentum=0.5 weight_decay=0.01"
+    assert do("adaptive", f"{words} warmup_run={newest(stage='warmup').info.run_id}") == 0
+    state = saved_state(TrackedRun(MlflowClient(), newest(stage="adaptive").info.run_id))
+    (group,) = state["stepper"]["optimizer"]["param_groups"]
+    assert (group["momentum"], group["weight_decay"]) == (0.5, 0.01)
+
+
+def test_the_method_says_what_it_trained_with():
+    """`train method=gap_mixture` by its options, `adaptive` by parameters: one road to tags, headline and parameters."""
+    assert do("warmup", QUICK) == 0
+    assert do("train", f"{QUICK} method=gap_mixture epochs=1 method_options=loss_form=prose,gap_weight=0.25") == 0
+    assert do("adaptive", f"{QUICK} adaptive_epochs=1 loss_form=prose gap_weight=0.25") == 0
+    assert do("train", f"{QUICK} method=ogm epochs=1") == 0
+    options, parameters, ogm = (
+        newest(stage="train", method="gap_mixture"),
+        newest(stage="adaptive"),
+        newest(method="ogm"),
+    )
+    assert options.data.tags["mm.loss_form"] == parameters.data.tags["mm.loss_form"] == "prose"
+    assert ogm.data.tags["mm.loss_form"] == "none"
+    for run in (options, parameters):
+        assert run.data.tags["mlflow.note.content"].startswith("**Adaptive loss, form `prose`**")
+    assert options.data.params["config/method"] == "gap_mixture"
+    assert options.data.params["method/loss_form"] == "prose"
+    assert options.data.params["method/gap_weight"] == parameters.data.params["config/gap_weight"] == "0.25"
+    assert ogm.data.params["config/method"] == "ogm"
+    # Only what the entry point has:
+    assert "config/method" not in parameters.data.params
+    assert not {"config/gap_weight", "config/anneal", "config/run_id", "config/source"} & set(options.data.params)
+    assert "method" not in config_of(parameters)
+    assert "gap_weight" not in config_of(options)
+    a, b = (saved_state(TrackedRun(MlflowClient(), run.info.run_id))["model"] for run in (options, parameters))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_method_that_keeps_samples_back_does_not_follow_a_warm_up_that_has_seen_them(capsys):
+    assert do("warmup", QUICK) == 0
+    warmup = newest(stage="warmup").info.run_id
+    for method in ("g_blending", "diagnose_relearn"):
+        assert do("train", f"{QUICK} method={method} epochs=1 warmup_run={warmup}") == 1
+        told = capsys.readouterr().err
+        assert f"method={method} diagnoses on 10% of the training samples, which it keeps back" in told
+        assert f"{warmup} has trained on them: train it from scratch, without warmup_run" in told
+    assert not runs(stage="train")
+
+
+def test_nested_runs_do_not_repeat_their_parent():
+    assert do("main", f"{QUICK} warmup_epochs=1 adaptive_epochs=1 loss_form=prose") == 0
+    parent = newest(stage="main")
+    assert parent.data.params["config/loss_form"] == "prose"
+    assert parent.data.tags["mm.loss_form"] == "prose"
+    assert "config/method" not in parent.data.params
+    for stage in ("warmup", "adaptive"):
+        nested = newest(stage=stage)
+        told = {name for name in {**nested.data.params, **nested.data.tags} if name.startswith(("config/", "method/"))}
+        assert told <= {"config/warmup_run"}, stage
+        assert config_of(nested)["seed"] == 0  # the file has all that applies
+    assert config_of(newest(stage="adaptive"))["loss_form"] == "prose"
+    assert "loss_form" not in config_of(newest(stage="warmup"))
+
+
+def test_a_warm_up_of_the_same_experiment_comes_first(monkeypatch):
+    def make(experiment):
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", experiment)
+        run = open_run("warm-up", tags={"mm.stage": "warmup", "mm.fingerprint": "same"})
+        run.terminate("FINISHED")
+        return run.run_id
+
+    first = make("mine")
+    second = make("others")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    assert find_warmup("same").run_id == first
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "nobody's yet")
+    assert find_warmup("same").run_id == second  # the newest of all
+    assert MlflowClient().get_experiment_by_name("nobody's yet") is None  # looking makes nothing
+
+
+def test_equal_settings_are_told_from_others():
+    """`mm.settings`: what campaigns go by when they use a run again."""
+
+    def settings(words=""):
+        assert do("train", f"{QUICK} epochs=1 refit_every=1 {words}") == 0
+        return newest(stage="train").data.tags["mm.settings"]
+
+    first = settings("method=concat_unimodal method_options=unimodal_weight=1.0")
+    assert settings("method=concat_unimodal") == first  # the default, written out
+    assert settings("method=concat_unimodal method_options=unimodal_weight=4.0") != first
+    assert settings("method=concat_unimodal seed=1") != first
+    assert settings("method=concat_unimodal learning_rate=0.03") != first
+
+
+def test_evaluating_on_validation_after_the_whole_recipe_gives_the_logged_numbers():
+    assert do("main", f"{QUICK} warmup_epochs=1 adaptive_epochs=1") == 0
+    run = newest(stage="main")
+    assert do("evaluate", f"run_id={run.info.run_id} split=val device=cpu") == 0
+    found = newest(evaluated_run=run.info.run_id, stage="evaluate").data.metrics
+    assert found == {name: run.data.metrics[name] for name in found}
+
+
+def test_refits_and_files_say_the_same(tmp_path):
+    """`config.json` reads back as the configuration of the run, with parameters of its entry point alone."""
+    assert do("warmup", f"{QUICK} warmup_epochs=1") == 0
+    run = newest(stage="warmup")
+    path = MlflowClient().download_artifacts(run.info.run_id, "config.json", str(tmp_path))
+    saved = json.loads(Path(path).read_text())
+    state = saved_state(TrackedRun(MlflowClient(), run.info.run_id))
+    assert state["record"]["config"] == saved
+    assert "adaptive_epochs" not in saved
