@@ -95,8 +95,15 @@ def test_parent_and_trials(whole, client):
         assert run.info.run_name == f"trial-{number:04d}"
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.data.tags["mm.warmup_run"] == parent.data.tags["mm.warmup_run"]
-        assert run.data.params["config/hard_weight"] == "0.5"  # fixed by `space`
+        own = {name for name in run.data.params if name.startswith("config/")}
+        assert own <= {"config/anneal", "config/unimodal_weight", "config/gap_weight", "config/shift_weight",
+                       "config/balanced_fusion_weight"}  # what was searched: the rest is the parent's  # fmt: skip
         assert run.info.status in ("FINISHED", "KILLED")
+    assert parent.data.params["config/hard_weight"] == "0.5"  # fixed by `space`
+    assert parent.data.params["config/method"] == "gap_mixture"
+    assert parent.data.tags["study/trials"] == "6"
+    settings = json.loads(Path(client.download_artifacts(parent.info.run_id, "study/settings.json")).read_text())
+    assert settings["warmups"] == {"0": parent.data.tags["mm.warmup_run"]}
     complete = {number: run for number, run in trials.items() if run.info.status == "FINISHED"}
     best = max(run.data.metrics["val/accuracy"] for run in complete.values())
     assert parent.data.metrics["study/best_value"] == best

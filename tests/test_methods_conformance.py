@@ -1,11 +1,22 @@
 """What every registered method must keep to, whatever it does: the public suite, for each of them."""
 
 import pytest
+import torch
 from engine.test_loop import make_stage
 
 from mm_balance.errors import UserError
+from mm_balance.functional.gap import true_class_probability
 from mm_balance.methods import METHODS, build_method
-from mm_balance.testing import MethodConformance, clock_of, planned, update
+from mm_balance.testing import (
+    MethodConformance,
+    clock_of,
+    first_batch,
+    planned,
+    relabelled,
+    saturate,
+    settings_at_the_ends,
+    update,
+)
 
 EARLY = {
     "opm": {"quiet_epochs": 0},
@@ -32,6 +43,31 @@ del MethodConformance, _class
 def test_unknown_methods_are_refused():
     with pytest.raises(UserError, match="method=foo is not known; give one of concat"):
         build_method("foo", {}, ("audio", "visual"), 10)
+
+
+def test_what_the_suite_calls_certain_has_probabilities_of_exactly_0_and_1():
+    model = make_stage("concat").model
+    saturate(model)
+    batch = first_batch(make_stage("concat"))
+    nobody, first = (relabelled(model, batch, first_knows=first_knows) for first_knows in (False, True))
+    with torch.no_grad():
+        output = model(batch.inputs)
+    for logits in output.unimodal.values():
+        assert true_class_probability(logits, nobody.labels).eq(0).all()
+    known, unknown = (true_class_probability(logits, first.labels) for logits in output.unimodal.values())
+    assert known.eq(1).any()
+    assert unknown.eq(0).all()
+    assert true_class_probability(output.fused, first.labels).eq(1).any()
+
+
+def test_the_suite_runs_options_at_the_ends_of_what_is_searched_and_of_what_is_allowed():
+    found = list(settings_at_the_ends(METHODS["amco"].Options))
+    assert found == [
+        *({"threshold": value} for value in (0.4, 0.7, 0.0, 1.0)),
+        *({"limit": value} for value in (0.3, 4.0, 1e-6)),
+    ]
+    assert {"stretch": False} in list(settings_at_the_ends(METHODS["lfm"].Options))
+    assert {"divergence": "scalars"} in list(settings_at_the_ends(METHODS["mbsd"].Options))
 
 
 def test_adaptive_without_its_terms_is_the_control():

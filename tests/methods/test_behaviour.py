@@ -11,7 +11,7 @@ from mm_balance.engine.recorder import ListRecorder
 from mm_balance.errors import UserError
 from mm_balance.functional.modulation import discrepancy_ratios
 from mm_balance.methods import METHODS, parse_options
-from mm_balance.testing import CPU, clock_of, first_progress, planned, tiny_data, tiny_stage, update
+from mm_balance.testing import CPU, clock_of, first_progress, planned, set_loss_scale, tiny_data, tiny_stage, update
 
 KEPT = ("audio", "visual")
 
@@ -287,6 +287,23 @@ def test_greedy_cuts_off_for_exactly_its_steps():
         update(stage, batch, number)
         assert stage.model.interaction.transfers[0].cut_off is None, "surveys see the whole network"
     assert modes[:7] == [False, True, True, False, True, True, False]
+
+
+def test_greedy_is_on_under_float16_as_under_float32():
+    """The first steps overflow, as they do on a GPU with torch's initial loss scale; so does one amid the mode, which it prolongs."""
+    settings = {"quiet_epochs": 0, "steps": 2, "threshold": 0.0}
+    stage = stage_of("greedy", settings, data=tiny_data(train=16, size=16), precision="float16")
+    _, batches = planned(stage)
+    modes = []
+    for number, overflows in enumerate((True, True, False, False, True, False, False, False)):
+        set_loss_scale(stage, 2.0**100 if overflows else 4.0)
+        modes.append(stage.method.cut_off is not None)
+        update(stage, batches[number % 2], number)
+    assert modes == [False, False, False, True, True, True, False, True]
+
+
+def test_greedy_alone_has_encoders_that_see_one_another():
+    assert [name for name, method in METHODS.items() if method.sees_others()] == ["greedy"]
 
 
 def test_umt_teachers_are_trained_alone_and_stay():

@@ -101,6 +101,18 @@ def test_ogm_ge_noise():
     near(modulated_gradient(gradient, tensor(0.5), None).flatten(), [0.05, -0.1, 0.15, 0.2])
 
 
+def test_nobody_is_infinitely_far_ahead_of_those_who_know_nothing():
+    """Probabilities of exactly 0 are usual in float32 once a network is sure."""
+    for scores in ((3.0, 0.0), (0.0, 0.0), (3.0, 0.0, 0.0), (0.0, 0.0, 0.0)):
+        found = discrepancy_ratios(dict(enumerate(torch.tensor(scores))))
+        assert all(bool(value.isfinite()) for value in found.values())
+        assert [float(value) > 1 for value in found.values()] == [score > 0 for score in scores]
+        untouched = ogm_coefficients(found, 0.0)
+        near(torch.stack(list(untouched.values())), [1.0] * len(scores))
+        assert all(bool(value.isfinite()) for value in drop_probabilities(found, 0.5, 0.5).values())
+    near(list(discrepancy_ratios(dict.fromkeys(("audio", "visual"), torch.tensor(0.0))).values()), [1.0, 1.0])
+
+
 def test_three_modalities_are_compared_with_the_mean_of_the_others():
     found = discrepancy_ratios({"audio": tensor(3.0), "visual": tensor(2.0), "depth": tensor(1.0)})
     near(list(found.values()), [2.0, 1.0, 0.4])
@@ -149,6 +161,11 @@ def test_greedy_running_means_and_gates():
         gates = transfer.gates(averages)
         near(gates["audio"][0], bias)
         near(transfer.mean_audio, expected)
+    averages["visual"][0, 0] = float("nan")
+    transfer.gates(averages)
+    near(transfer.mean_audio, (0.5, 0.5))  # a batch that overflowed leaves no trace
+    assert float(transfer.steps) == 2
+    averages["visual"][0, 0] = 0.0
     transfer.cut_off = "audio"
     transfer.eval()
     near(transfer.gates(averages)["audio"][1], (0.5, 0.5))
@@ -196,6 +213,16 @@ def test_pmr_loss():
     assert float(stronger["visual"]) == 0.0
     weaker, _ = prototype_weights(logits, PMR_LABELS, "binary")
     assert (float(weaker["audio"]), float(weaker["visual"])) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["clip", "binary"])
+def test_pmr_weights_where_prototypes_are_never_right(kind):
+    """Features a thousand apart: distances differ by so much that the softmax is exactly 0."""
+    right, wrong = torch.tensor([[0.0, -1000]]), torch.tensor([[-1000.0, 0]])
+    for logits, expected in (((right, wrong), (0.0, 1.0)), ((wrong, wrong), (0.0, 0.0))):
+        weaker, stronger = prototype_weights(dict(enumerate(logits)), torch.tensor([0]), kind)
+        assert [float(value) for value in weaker.values()] == list(expected)
+        assert [float(value) for value in stronger.values()] == list(reversed(expected))
 
 
 def test_pmr_distance_zero_has_a_gradient():
@@ -416,6 +443,17 @@ def test_focal_losses(label, expected):
         near(focal_losses(logits, torch.tensor([label]), focus)[0], value)
 
 
+@pytest.mark.parametrize("focus", [0.0, 0.5, 1.0, 2.0, 4.0])
+@pytest.mark.parametrize("detach", [False, True])
+def test_focal_gradients_of_samples_that_are_certain(focus, detach):
+    """p_y = 1 and p_y = 0 exactly: nothing to learn, and plain cross-entropy."""
+    logits = torch.tensor([[200.0, 0, 0], [0, 200.0, 0]], requires_grad=True)
+    values = focal_losses(logits, torch.tensor([0, 0]), focus, detach=detach)
+    values.sum().backward()
+    near(values.detach(), [0.0, 200.0])
+    near(logits.grad, [[0, 0, 0], [-1, 1, 0]])
+
+
 # Measures
 
 
@@ -454,6 +492,18 @@ def test_lfm_loss():
     for epoch, total in ((0, 0.615988), (10, 0.676253)):
         share = classification_share(epoch)
         near(2 * (share * fused + (1 - share) * aligned), total)
+
+
+@pytest.mark.parametrize(("divergence", "expected"), [("true", math.log(2)), ("reversed", 100 - math.log(2))])
+def test_lfm_of_predictions_that_are_certain(divergence, expected):
+    """The third class has probability 0 for both. JS of opposite certainties is log 2; KL(m || p) is (0 + 200) / 2 - log 2."""
+    audio = torch.tensor([[200.0, 0, -200]], requires_grad=True)
+    visual = torch.tensor([[0.0, 200, -200]], requires_grad=True)
+    value = alignment(audio, visual, divergence)
+    near(value.detach(), expected)
+    value.backward()
+    assert bool(audio.grad.isfinite().all())
+    assert bool(visual.grad.isfinite().all())
 
 
 # ReconBoost
@@ -508,3 +558,15 @@ def test_mbsd_losses():
     near(found.mean(), 0.380091 + 0.166322)
     assert float(found[1]) == 0.0
     near(pair_distillation(audio, visual, labels, "scalars").mean(), 0.380091 - 0.166824)
+
+
+def test_mbsd_where_one_modality_is_certain_and_the_other_certainly_wrong():
+    """Weight 1; RS = (200^2 + 200^2) / 2; KL = 200; in scalars 0 (log 0 - 1) = 0."""
+    for divergence, expected in (("classes", 200.0), ("scalars", 0.0)):
+        audio = torch.tensor([[200.0, 0]], requires_grad=True)
+        visual = torch.tensor([[0.0, 200]], requires_grad=True)
+        (value,) = pair_distillation(audio, visual, torch.tensor([0]), divergence)
+        near(value.detach(), 40000 + expected)
+        value.backward()
+        assert bool(audio.grad.isfinite().all())
+        assert bool(visual.grad.isfinite().all())

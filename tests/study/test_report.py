@@ -11,15 +11,19 @@ from optuna.trial import TrialState, create_trial
 from study.conftest import settings_of
 from study.test_worker import do
 
+from mm_balance import names
 from mm_balance.config import resolve
 from mm_balance.engine.recorder import Point
 from mm_balance.errors import UserError
-from mm_balance.study.confirm import compare, verdict
+from mm_balance.study.confirm import compare, publish_confirmation, verdict
+from mm_balance.study.ledger import all_trials, describe
 from mm_balance.study.report import (
     Live,
     best_so_far,
     best_trial,
     changed_values,
+    configured_trial,
+    describe_study,
     full_run_epochs,
     preset_text,
     publish,
@@ -117,6 +121,33 @@ def test_a_training_that_failed_is_left_out_of_the_comparison_and_shown():
 def test_a_winner_of_an_earlier_state_of_the_study_is_not_mixed_in():
     told = compare(jobs({("best", 1): 0.9, ("start", 1): 0.8}), {"x": 0.6}, [1], "maximize")
     assert told["rows"][0]["best"] is None
+
+
+def test_confirming_again_replaces_the_numbers(new_desk):
+    """A study that was continued has another winner: what its run shows is the last confirmation's."""
+    desk = new_desk(trials=1)
+    values = {("best", 1): 0.9, ("start", 1): 0.8, ("best", 2): 0.9, ("start", 2): 0.85}
+    for change in (0.0, -0.1):
+        changed = {key: value + change * (key[0] == "best") for key, value in values.items()}
+        told = compare(jobs(changed), {"x": 0.5}, [1, 2], "maximize")
+        publish_confirmation(desk, told)
+        found = desk.parent.read().data.metrics
+        assert found["study/confirmed_difference"] == pytest.approx(0.075 + change)
+        assert found["study/confirmed_difference_std"] == pytest.approx(told["std"])
+    assert desk.parent.read_json("study/confirmation.json")["mean"] == pytest.approx(-0.025)
+
+
+def test_a_starting_configuration_that_has_no_result_is_not_given_one(new_desk):
+    desk = new_desk(trials=1)
+    do(desk)
+    pruned = create_trial(
+        state=TrialState.PRUNED, value=0.61, params=all_trials(desk.study)[0].params,
+        distributions=all_trials(desk.study)[0].distributions, user_attrs={"origin": "configured"},
+    )  # fmt: skip
+    desk.study.add_trial(pruned)
+    assert configured_trial(desk) is None
+    assert "0.6100" not in describe_study(desk, dict.fromkeys(names.STUDY_METRICS, 1.0))
+    assert [describe(trial, ["val/accuracy"])["origin"] for trial in all_trials(desk.study)] == ["", "configured"]
 
 
 def test_a_full_run_has_both_stages():

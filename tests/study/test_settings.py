@@ -1,5 +1,7 @@
 """What a study searches for a method, and what a trial's parameters mean."""
 
+from dataclasses import replace
+
 import pytest
 from study.conftest import settings_of
 
@@ -7,7 +9,14 @@ from mm_balance.config import StudyConfig, fill
 from mm_balance.errors import UserError
 from mm_balance.methods import METHODS, parse_options
 from mm_balance.methods.options import declared_options
-from mm_balance.study.settings import Settings, automatic_name, configured_values, parse_objectives, rounded
+from mm_balance.study.settings import (
+    Settings,
+    automatic_name,
+    configured_values,
+    new_settings,
+    parse_objectives,
+    rounded,
+)
 
 
 def test_json_and_back():
@@ -98,6 +107,31 @@ def test_names_are_equal_for_equal_settings_whatever_the_machine():
     assert automatic_name(study, one) == automatic_name(study, other)
     assert automatic_name(study, one) != automatic_name(study, settings_of(space="gap_weight=0.1:1"))
     assert automatic_name(study, one).startswith("digits-gap_mixture-weights-")
+
+
+def test_each_seed_has_its_own_pinned_warm_up():
+    settings = replace(settings_of(), warmups={"0": "run of 0", "3": "run of 3"})
+    assert settings.config({}).warmup_run == "run of 0"
+    assert settings.config({"gap_weight": 0.1}, seed=3).warmup_run == "run of 3"
+    assert settings.config({}, seed=4).warmup_run is None
+    assert settings.digest() == settings_of().digest()  # the same study, whichever run it began from
+    assert settings.differences(settings_of()) == []
+    named = settings_of()
+    named.values["warmup_run"] = "the user's"
+    assert named.config({}).warmup_run == "the user's"
+    assert named.config({}, seed=4).warmup_run is None  # that one is of seed 0
+
+
+def test_code_is_part_of_what_a_study_is():
+    assert replace(settings_of(), code="other").digest() != settings_of().digest()
+    assert any("code" in item for item in replace(settings_of(), code="other").differences(settings_of()))
+
+
+def test_options_of_the_adaptive_loss_are_parameters_and_are_not_ignored_elsewhere():
+    study = StudyConfig(space=None, search="weights")
+    filled = fill({"method": "gap_mixture", "method_options": "loss_form=prose"})
+    with pytest.raises(UserError, match="give loss_form=prose as such"):
+        new_settings(study, filled, threads=1, data_digest="0" * 64, given=set())
 
 
 def test_differences_are_named():

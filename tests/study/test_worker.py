@@ -18,14 +18,18 @@ from optuna.trial import TrialState
 from study.conftest import settings_of, trivial_worker
 from study.trivial import train
 
+from mm_balance.config import StudyConfig, fill, resolve
 from mm_balance.engine.recorder import Point
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.study.desk import find_study, make_pruner, make_sampler
-from mm_balance.study.ledger import ERROR, RETRY_OF, RUN, STATUS, all_trials, count, counted_trials
+from mm_balance.study.desk import find_study, make_pruner, make_sampler, make_study, pin_warmups
+from mm_balance.study.ledger import ERROR, ORIGIN, RETRY_OF, RUN, STATUS, all_trials, count, counted_trials
+from mm_balance.study.report import configured_trial, run_line
+from mm_balance.study.settings import new_settings
 from mm_balance.study.worker import work
 from mm_balance.testing import tiny_data
-from mm_balance.tracking.runs import nested_runs
-from mm_balance.workflow.setup import work_folder
+from mm_balance.tracking.runs import nested_runs, open_run
+from mm_balance.workflow.runners import find_matching_warmup, run_warmup
+from mm_balance.workflow.setup import read_data, work_folder
 
 
 def never():
@@ -132,6 +136,101 @@ def test_a_stop_hands_the_trial_on_with_its_checkpoint(new_desk):
     assert again.params == first.params
     assert count(all_trials(desk.study)).complete == 3
     check_runs_agree(desk)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_objective_that_is_no_number_fails_on_both_sides_and_ends_no_worker(new_desk, bad):
+    desk = new_desk(trials=4, pruner="median")
+
+    def sometimes(config, data, run, stop, watch):
+        if len(all_trials(desk.study)) == 2:
+            watch(Point(1, 0, {"val/accuracy": bad}))
+            return {"val/accuracy": bad}
+        return train(config, data, run, stop, watch)
+
+    assert do(desk, train=sometimes) == 4
+    states = [trial.state for trial in all_trials(desk.study)]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert f"val/accuracy is {bad}" in all_trials(desk.study)[1].user_attrs[ERROR]
+    assert all_trials(desk.study)[1].intermediate_values == {}
+    (run,) = nested_runs(desk.parent, {"mm.trial": "1"})
+    assert "the training has diverged" in run.read().data.tags["mm.error"]
+    check_runs_agree(desk)
+
+
+def test_when_all_first_trials_are_no_numbers_or_died_it_says_so(new_desk):
+    desk = new_desk(trials=40)
+    with pytest.raises(UserError, match=r"first 5 trials have all failed; the last: .*val/accuracy is nan"):
+        do(desk, train=lambda *words: {"val/accuracy": float("nan")})
+    other = new_desk(trials=40, name="other")
+    for _ in range(5):  # killed before they could say why
+        other.study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
+    with pytest.raises(UserError, match=r"first 5 trials have all failed; the last: its worker process died"):
+        do(other)
+
+
+@pytest.mark.parametrize("origin", [{}, {ORIGIN: "configured"}])
+def test_the_configured_trial_is_never_pruned(new_desk, origin):
+    """Any other trial with these values is."""
+    desk = new_desk(trials=8, pruner="median")
+    do_better = 7
+    values = dict.fromkeys(desk.settings.dimensions, 1.0)
+
+    def graded(config, data, run, stop, watch):
+        quality = 0.1 if len(all_trials(desk.study)) == do_better else 0.9
+        for epoch in range(1, desk.settings.epochs + 1):
+            watch(Point(epoch, 0, {"val/accuracy": quality}))
+        return {"val/accuracy": quality}
+
+    desk.study.set_user_attr("trials", 6)
+    do(desk, train=graded)
+    desk.study.enqueue_trial(values, user_attrs=origin)
+    desk.study.set_user_attr("trials", 7)
+    do(desk, train=graded)
+    last = all_trials(desk.study)[-1]
+    assert last.state == (TrialState.COMPLETE if origin else TrialState.PRUNED)
+    started = configured_trial(desk)
+    assert (started.number, started.values) == (6, [0.1]) if origin else started is None
+
+
+def test_all_trials_begin_from_the_study_s_own_warm_up_whatever_else_is_trained_meanwhile(store):
+    data = read_data(resolve({"preset": "quick", "train_fraction": 0.05}))
+    filled = fill({"method": "gap_mixture", "preset": "quick", "train_fraction": 0.05})
+    asked = StudyConfig(space=None, search="weights", pruner="none")
+    settings = new_settings(asked, filled, threads=1, data_digest=data.digest, given=set())
+    own = settings.config({}, device="cpu")
+    first, second = open_run("first"), open_run("second")
+    run_warmup(own, data, first, never)
+    desk = make_study("mine", "auto", replace(settings, warmups={"0": first.run_id}), open_run("study"), 1)
+    work(desk, data, never, device="cpu", label="cpu")
+    run_warmup(own, data, second, never)
+    assert find_matching_warmup(own, data).run_id == second.run_id  # the newest of the fingerprint is now another one
+    desk.study.set_user_attr("trials", 2)
+    work(find_study("mine", "auto"), data, never, device="cpu", label="cpu")
+    tags = [run.read().data.tags for run in nested_runs(desk.parent, {"mm.stage": "trial"})]
+    assert [item["mm.warmup_run"] for item in tags] == [first.run_id, first.run_id]
+    assert f"warmup_run={first.run_id}" in run_line(desk.settings.config({}), desk)
+
+
+def test_of_two_that_make_a_study_the_first_decides_on_its_warm_up(new_desk):
+    desk = new_desk(name="mine")
+    pinned = replace(desk.settings, warmups={"0": "another"})
+    second = make_study("mine", "auto", pinned, open_run("too late"), 5)
+    assert second.settings.warmups == {}
+    assert second.parent.run_id == desk.parent.run_id
+    more = pin_warmups(second, {"1": "of seed 1"})
+    assert pin_warmups(more, {"1": "too late", "2": "of seed 2"}).settings.warmups == {
+        "1": "of seed 1",
+        "2": "of seed 2",
+    }
+    assert find_study("mine", "auto").settings.warmups == {"1": "of seed 1", "2": "of seed 2"}
+
+
+def test_a_study_made_by_other_code_is_refused(new_desk, monkeypatch):
+    new_desk(name="mine")
+    monkeypatch.setattr("mm_balance.study.desk.code_digest", lambda: "f" * 64)
+    with pytest.raises(UserError, match="was made with other training code"):
+        find_study("mine", "auto")
 
 
 def test_other_data_are_refused(new_desk):
