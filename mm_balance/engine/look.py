@@ -17,7 +17,7 @@ from mm_balance.errors import Interrupted
 from mm_balance.methods import Method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import random_state, restore_random_state
-from mm_balance.types import Batch, Refit, Survey
+from mm_balance.types import Batch, Clock, Refit, Survey
 
 COPY_EPOCHS = 1_000_000
 """Epochs of copies are numbered from here, so that they see the samples in another order than training does."""
@@ -35,7 +35,9 @@ class EngineLook:
         device: where the network is.
         batch_size: of copies.
         seed: of the order in which copies see the samples.
-        new_stepper: network -> a fresh optimiser at the rate of the coming epoch.
+        new_stepper: network -> a fresh optimiser.
+        learning_rate: the stage's rate at a time.
+        clock: the time of the look.
         stop_requested: asked after every batch of a copy.
     """
 
@@ -47,6 +49,8 @@ class EngineLook:
     batch_size: int
     seed: int
     new_stepper: Callable[[nn.Module], Stepper]
+    learning_rate: Callable[[Clock], float]
+    clock: Clock
     stop_requested: Callable[[], bool]
 
     def survey(self, part: str = "train") -> Survey:
@@ -72,6 +76,7 @@ class EngineLook:
             loader = BatchLoader(self.data.splits["train"], self.batch_size, seed=self.seed)
             network.train()
             for epoch in range(epochs):
+                stepper.set_learning_rate(self.learning_rate(_clock_of_copy(self.clock, epoch, epochs, fresh=fresh)))
                 for batch in loader.epoch(COPY_EPOCHS + epoch, self.device):
                     stepper.zero_grad()
                     with stepper.autocast():
@@ -81,6 +86,14 @@ class EngineLook:
                     if self.stop_requested():
                         raise Interrupted
         return replace(self, model=network, refit=None)
+
+
+def _clock_of_copy(clock: Clock, epoch: int, epochs: int, *, fresh: bool) -> Clock:
+    """The time in a stage that belongs to ``epoch`` (from 0) of a copy, see ``Look.trained_copy``."""
+    if fresh:
+        return Clock(epoch, epoch, epochs)
+    ahead = min(epoch, clock.stage_epochs - 1 - clock.stage_epoch)
+    return Clock(clock.epoch + ahead, clock.stage_epoch + ahead, clock.stage_epochs)
 
 
 @contextmanager

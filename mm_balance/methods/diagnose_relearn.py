@@ -3,7 +3,8 @@
 Source: Wei et al., Diagnosing and Re-learning for Balanced Multimodal Learning, ECCV 2024, arXiv 2407.09705;
 GeWu-Lab/Diagnosing_Relearning_ECCV2024@025085e, code/ours.py. The held-out part is a tenth of train, never validation or test.
 Deviations: training keeps its augmentation, which the official run loses by the name of a split; ten starts of k-means, as
-scikit-learn had then. ``reset_optimizer`` and ``blend_buffers`` are ours: the code keeps momentum and running statistics.
+scikit-learn had then. ``reset_optimizer`` and ``blend_buffers`` are ours: the code keeps momentum and running statistics. A warm-up
+run is refused: it has trained on the tenth that is held out here.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Source: Wang et al., What Makes Training Multi-modal Classification Networks Har
 remembered, and from BalanceBenchmark@4c1482f. Estimation trains throw-away copies, one for each head, and compares their losses on
 train and on a held-out tenth of it. Deviations: losses are means over samples, before any training (BalanceBenchmark: sums of batch
 means, after an epoch); gains below 0 count as 0, squared overfitting is at least 1e-6, and without any gain all weights are equal.
+A copy's learning rate follows the stage's schedule over the epochs that it looks ahead. A warm-up run is refused: it has trained on
+the tenth that is held out here.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Source: Du et al., On Uni-Modal Feature Learning in Supervised Multi-Modal Learning, ICML 2023, arXiv 2305.01233. No official code was
 found: from a description of the paper, and BalanceBenchmark@4c1482f, whose weight is the default. The teachers are trained here,
-before the first epoch, from fresh weights, and keep their last state. Deviations: they predict in eval mode (BalanceBenchmark leaves
+before the first epoch, from fresh weights and by the stage's recipe: their learning rate runs through its whole schedule, from
+epoch 0 to the last of ``teacher_epochs``; they keep their last state. Deviations: they predict in eval mode (BalanceBenchmark leaves
 them in training mode, where batch statistics drift) and are not chosen on test data.
 """
 
