@@ -8,20 +8,23 @@ import torch
 from torch import Tensor
 
 NOISE_FLOOR = 1e-8
+SCORE_FLOOR = 1e-12
+"""Least score: where no modality knows any true class, all are equal, and nobody is infinitely far ahead."""
 
 
 def discrepancy_ratios(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``rho_m = s_m / mean of the other s_j``; above 1 = ahead. With two modalities OGM-GE's, with more ours.
 
     Args:
-        scores: modality -> scalar > 0, a sum of true-class probabilities.
+        scores: modality -> scalar >= 0, a sum of true-class probabilities; below 1e-12 it counts as that.
 
     Returns:
-        modality -> scalar.
+        modality -> finite scalar.
     """
+    scores = {name: value.clamp_min(SCORE_FLOOR) for name, value in scores.items()}
     total = torch.stack(list(scores.values())).sum()
     others = len(scores) - 1
-    return {name: value * others / (total - value) for name, value in scores.items()}
+    return {name: value * others / (total - value).clamp_min(SCORE_FLOOR) for name, value in scores.items()}
 
 
 def ogm_coefficients(

@@ -6,6 +6,7 @@ weights. ``detach=true`` takes the weight as a constant, which changes gradients
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -43,5 +44,6 @@ class Focal(Method):
 def focal_losses(logits: Tensor, labels: Tensor, focus: float, *, detach: bool = False) -> Tensor:
     """``(1 - p_y)^focus (-log p_y)`` of each sample; logits ``(batch, classes)``, labels ``(batch,)``."""
     cross_entropy = functional.cross_entropy(logits.float(), labels, reduction="none")
-    probability = (-cross_entropy).exp()
-    return (1 - (probability.detach() if detach else probability)) ** focus * cross_entropy
+    # 1 - p_y from its logarithm, exact for small values; never 0, where the power of a focus below 1 has no derivative.
+    doubt = (-(-cross_entropy).expm1()).clamp_min(torch.finfo(torch.float32).tiny)
+    return (doubt.detach() if detach else doubt) ** focus * cross_entropy

@@ -9,6 +9,7 @@ aligns class distributions and has no contrastive term; with more than two modal
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -75,10 +76,9 @@ def alignment(first: Tensor, second: Tensor, divergence: str) -> Tensor:
         divergence: ``true`` = Jensen-Shannon, half of KL(p || m) + KL(q || m), m their mean; ``reversed`` = half of
             KL(m || p) + KL(m || q).
     """
-    logarithms = [value.log_softmax(dim=1) for value in (first, second)]
-    middle = torch.stack([value.exp() for value in logarithms]).mean(dim=0)
-    if divergence == "reversed":
-        parts = [functional.kl_div(value, middle, reduction="batchmean") for value in logarithms]
-    else:
-        parts = [functional.kl_div(middle.log(), value.exp(), reduction="batchmean") for value in logarithms]
+    # In logarithms throughout: a class that both are sure it is not has probability 0, whose logarithm has no derivative.
+    logarithms = torch.stack([value.log_softmax(dim=1) for value in (first, second)])
+    middle = logarithms.logsumexp(dim=0) - math.log(2)
+    pairs = [(value, middle) if divergence == "reversed" else (middle, value) for value in logarithms]
+    parts = [functional.kl_div(one, other, reduction="batchmean", log_target=True) for one, other in pairs]
     return torch.stack(parts).mean()

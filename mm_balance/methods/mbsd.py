@@ -69,7 +69,8 @@ def pair_distillation(first: Tensor, second: Tensor, labels: Tensor, divergence:
     distance = (first - second).square().mean(dim=1)
     if divergence == "scalars":
         lower, higher = known.amin(dim=0), known.amax(dim=0)
-        return weight * (distance + lower * (lower.log() - higher))
+        # The logarithm of probability 0 has no value; its factor is 0 there.
+        return weight * (distance + lower * (lower.clamp_min(torch.finfo(lower.dtype).tiny).log() - higher))
     first_leads = (known[0] >= known[1]).unsqueeze(1)
     leader = torch.where(first_leads, first, second).log_softmax(dim=1).detach()
     learner = torch.where(first_leads, second, first).log_softmax(dim=1)

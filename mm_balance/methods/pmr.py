@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mm_balance.functional.modulation import SCORE_FLOOR
 from mm_balance.functional.prototypes import class_means, moved_prototypes, prototype_logits
 from mm_balance.methods.base import Look, Method, cross_entropy, objective
 from mm_balance.methods.options import option
@@ -104,7 +105,8 @@ def prototype_weights(
         Two mappings modality -> constant scalar.
     """
     scores = {
-        name: value.detach().softmax(dim=1).gather(1, labels.unsqueeze(1)).sum() for name, value in logits.items()
+        name: value.detach().softmax(dim=1).gather(1, labels.unsqueeze(1)).sum().clamp_min(SCORE_FLOOR)
+        for name, value in logits.items()
     }
     every = torch.stack(list(scores.values()))
     lag = {name: every.max() / value - 1 for name, value in scores.items()}

@@ -44,7 +44,8 @@ class Transfer(nn.Module):
     def gates(self, averages: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Factors of the maps.
 
-        In training, the running mean takes up the gates of the batch, with equal weight for every batch so far.
+        In training, the running mean takes up the gates of the batch, with equal weight for every batch so far. It leaves out a
+        batch that overflowed under float16, which would stay in it for ever.
 
         Args:
             averages: modality -> ``(batch, channels)``.
@@ -56,10 +57,12 @@ class Transfer(nn.Module):
         found = {name: torch.sigmoid(layer(joint)) for name, layer in self.own.items()}
         if self.training:
             with torch.no_grad():
-                for name, value in found.items():
+                fresh = {name: value.mean(dim=0) for name, value in found.items()}
+                counts = torch.cat(list(fresh.values())).isfinite().all()
+                for name, value in fresh.items():
                     mean = self.get_buffer(f"mean_{name}")
-                    mean.copy_((value.mean(dim=0) + mean * self.steps) / (self.steps + 1))
-                self.steps += 1
+                    mean.copy_(torch.where(counts, (value + mean * self.steps) / (self.steps + 1), mean))
+                self.steps += counts
         if self.cut_off is not None:
             constant = self.get_buffer(f"mean_{self.cut_off}")
             found[self.cut_off] = constant.expand_as(found[self.cut_off])
