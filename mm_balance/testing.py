@@ -11,20 +11,22 @@ Run by pytest, on a CPU, in seconds. ``tiny_data`` and ``tiny_stage`` are there 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from mm_balance.config import declared_dimension
 from mm_balance.data import BatchLoader, MultimodalData, Split
 from mm_balance.engine import loop
 from mm_balance.engine.recorder import ListRecorder
 from mm_balance.engine.step import Stepper, build_optimizer
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import Method, option_lines, parse_options
-from mm_balance.methods.options import complete
+from mm_balance.methods.options import complete, declared_options
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import seed_everything
 from mm_balance.types import Batch, InputSpec, Objective
@@ -35,15 +37,24 @@ FIRST_EPOCH = 2
 
 
 def tiny_data(
-    modalities: Sequence[str] = ("audio", "visual"), classes: int = 3, train: int = 40, seed: int = 0
+    modalities: Sequence[str] = ("audio", "visual"), classes: int = 3, train: int = 40, seed: int = 0, size: int = 8
 ) -> MultimodalData:
-    """Noise that carries the class in every modality, clearest in the first, small enough for milliseconds."""
+    """Noise that carries the class in every modality, clearest in the first, small enough for milliseconds.
+
+    Args:
+        modalities: their names.
+        classes: how many.
+        train: training samples.
+        seed: of the noise.
+        size: edge of the maps, pixels. Below 16 the last convolutions see single pixels, where oneDNN leaves weight gradients of
+            bfloat16 unset (torch 2.14, CPU): give 16 for half precision.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def split(name: str, samples: int) -> Split:
         labels = torch.arange(samples) % classes
         inputs = {
-            modality: torch.randn(samples, 1, 8, 8, generator=generator)
+            modality: torch.randn(samples, 1, size, size, generator=generator)
             + labels.view(-1, 1, 1, 1) * (1.0 - 0.4 * place)
             for place, modality in enumerate(modalities)
         }
@@ -54,7 +65,7 @@ def tiny_data(
     return MultimodalData(
         name="tiny",
         classes=tuple(str(index) for index in range(classes)),
-        specs={name: InputSpec("image", (1, 8, 8), (0.8,), (1.2,)) for name in modalities},
+        specs={name: InputSpec("image", (1, size, size), (0.8,), (1.2,)) for name in modalities},
         splits=splits,
         digest="0" * 64,
         recipe="none",
@@ -73,6 +84,7 @@ def tiny_stage(
     refit_every: int = 2,
     optimizer: str = "sgd",
     fusion: str = "concat",
+    precision: str = "float32",
 ) -> loop.Stage:
     """A stage of ``method`` on ``tiny_data``, seed 0, learning rate 0.05 falling to 0. ``settings`` = options by name."""
     data = (data or tiny_data()).with_held_out(method.held_out, seed=0)
@@ -88,7 +100,7 @@ def tiny_stage(
 
     def stepper(network: nn.Module) -> Stepper:
         made = build_optimizer(optimizer, network.parameters(), learning_rate=0.05, momentum=0.9, weight_decay=1e-4)
-        return Stepper(made, CPU, "float32")
+        return Stepper(made, CPU, precision)
 
     chosen.prepare(model)
     return loop.Stage(
@@ -121,6 +133,71 @@ def clock_of(stage: loop.Stage) -> loop.Clock:
 def update(stage: loop.Stage, batch: Batch, number: int = 0) -> Objective:
     """One update of the first epoch, the batch's place in it given."""
     return stage.method.update(stage.model, batch, stage.stepper, loop.Clock(FIRST_EPOCH, 0, stage.epochs, number, 5))
+
+
+def settings_at_the_ends(options: type) -> Iterator[dict[str, Any]]:
+    """Every option of a method alone: at the ends of its ranges, of what is searched and of what is allowed, and at each choice.
+
+    Where the least value itself is excluded, one just above it.
+    """
+    for option in declared_options(options).values():
+        values = [*option.choices, *((True, False) if option.kind is bool else ())]
+        if option.search is not None:
+            searched = declared_dimension(option, None)
+            values += searched.choices or (searched.low, searched.high)
+        if option.minimum is not None:
+            just_above = 1 if option.kind is int else 1e-6
+            values.append(option.kind(option.minimum + just_above * option.exclusive))
+        if option.maximum is not None:
+            values.append(option.kind(option.maximum))
+        yield from ({option.name: value} for value in dict.fromkeys(values))
+
+
+@torch.no_grad()
+def saturate(model: MultimodalNetwork) -> None:
+    """Make features and logits so large that softmax gives exactly 0 and 1 in float32 (a cosine head's are bounded)."""
+    for encoder in model.encoders.values():
+        last = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm2d)][-1]
+        last.weight.mul_(1000)
+    for parameter in model.fusion.parameters():
+        parameter.mul_(1000)
+
+
+@torch.no_grad()
+def relabelled(model: MultimodalNetwork, batch: Batch, *, first_knows: bool) -> Batch:
+    """The batch with classes that no modality believes in; or only the first one does, where it disagrees with all others."""
+    believed = [value.softmax(dim=1) for value in model(batch.inputs).unimodal.values()]
+    labels = torch.stack(believed).sum(dim=0).argmin(dim=1)
+    first, *others = (value.argmax(dim=1) for value in believed)
+    alone = torch.stack([first != other for other in others]).all(dim=0)
+    return replace(batch, labels=torch.where(alone & first_knows, first, labels))
+
+
+def first_batch(stage: loop.Stage) -> Batch:
+    """Eight samples of the training split."""
+    return next(BatchLoader(stage.data.splits["train"], 8, seed=stage.seed).epoch(FIRST_EPOCH, CPU))
+
+
+def set_loss_scale(stage: loop.Stage, scale: float) -> None:
+    """Set what losses are multiplied with under float16."""
+    state = stage.stepper.state_dict()
+    stage.stepper.load_state_dict({**state, "scaler": {**state["scaler"], "scale": scale}})
+
+
+def differing(state: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Names under which two state dicts differ, in any bit of a tensor."""
+    return [
+        name for name, value in state.items()
+        if not (torch.equal(value, other[name]) if isinstance(value, Tensor) else value == other[name])
+    ]  # fmt: skip
+
+
+def not_finite(stage: loop.Stage) -> list[str]:
+    """Names of parameters, their gradients and the method's state that are not finite."""
+    values: dict[str, Any] = dict(stage.model.named_parameters())
+    values |= {f"gradient of {name}": value.grad for name, value in stage.model.named_parameters()}
+    values |= {f"method's {name}": value for name, value in stage.method.state_dict().items()}
+    return [name for name, value in values.items() if isinstance(value, Tensor) and not bool(value.isfinite().all())]
 
 
 class MethodConformance:
@@ -190,6 +267,76 @@ class MethodConformance:
         for name, value in whole.model.state_dict().items():
             assert torch.equal(value, other.model.state_dict()[name]), name
 
+    def test_every_option_at_its_ends_keeps_everything_finite_where_predictions_are_certain(self) -> None:
+        refit = None
+        for setting in ({}, *settings_at_the_ends(self.method.Options)):
+            stage = tiny_stage(self.method, {**self.settings, **setting}, data=tiny_data(train=16), epochs=3)
+            saturate(stage.model)
+            # What is certain shall stay so: weights a thousand times as large do not go with the usual rate.
+            stage.learning_rate = lambda clock: 1e-9
+            stage.stepper.set_learning_rate(1e-9)
+            if self.method.needs_warmup and refit is None:
+                refit = loop._refit(stage, FIRST_EPOCH)
+            for epoch, first_knows in ((0, True), (2, False)):
+                now = loop.Clock(epoch, epoch, stage.epochs)
+                loop.plan_epoch(stage, loop.Progress(refit=refit), now, lambda: False)
+                stage.model.train()
+                batch = relabelled(stage.model, first_batch(stage), first_knows=first_knows)
+                objective = stage.method.update(stage.model, batch, stage.stepper, now)
+                assert torch.isfinite(objective.total), (setting, epoch)
+                assert not not_finite(stage), (setting, epoch)
+
+    def test_float16_trains_as_float32_does_and_a_skipped_step_leaves_no_trace(self) -> None:
+        data = tiny_data(train=16, size=16)
+        exact, half = (
+            tiny_stage(self.method, self.settings, data=data, epochs=2, precision=precision)
+            for precision in ("float32", "float16")
+        )
+        _, batches = planned(exact)
+        start, memory = copy.deepcopy(exact.model.state_dict()), copy.deepcopy(exact.method.state_dict())
+        set_loss_scale(half, 4.0)
+        for stage in (exact, half):
+            stage.model.load_state_dict(start)
+            stage.method.load_state_dict(memory)
+            stage.model.train()
+            seed_everything(1)
+            update(stage, batches[0])
+        wanted, found = (_moved(stage.model, start) for stage in (exact, half))
+        assert float((found - wanted).norm() / wanted.norm()) < 0.3
+
+        too_large = replace(batches[-1], inputs={name: value * 1e6 for name, value in batches[-1].inputs.items()})
+        weights, memory = copy.deepcopy(dict(half.model.named_parameters())), copy.deepcopy(half.method.state_dict())
+        for batch, scale in ((batches[-1], 2.0**100), (too_large, 4.0)):  # overflows going back, and going forth
+            set_loss_scale(half, scale)
+            update(half, batch, 1)
+            assert not differing(weights, dict(half.model.named_parameters())), "the step was to be skipped"
+            assert not differing(memory, half.method.state_dict()), "what a method remembers belongs into modulate"
+        set_loss_scale(half, 4.0)
+        half.model.load_state_dict({**half.model.state_dict(), **_statistics(start)})  # nothing else puts them right
+        assert torch.isfinite(update(half, batches[-1], 1).total)
+        assert not not_finite(half)
+        assert differing(weights, dict(half.model.named_parameters()))
+
+    def test_bfloat16_is_finite(self) -> None:
+        stage = tiny_stage(
+            self.method, self.settings, data=tiny_data(train=16, size=16), epochs=2, precision="bfloat16"
+        )
+        _, batches = planned(stage)
+        for number, batch in enumerate(batches[:2]):
+            assert torch.isfinite(update(stage, batch, number).total)
+            assert not not_finite(stage)
+
+    def test_a_modality_sees_the_others_only_where_the_method_says_so(self) -> None:
+        stage = self.stage()
+        batch = first_batch(stage)
+        stage.model.eval()
+        with torch.no_grad():
+            one, other = (
+                stage.method.predict(stage.model, replace(batch, inputs={**batch.inputs, **changed})).unimodal
+                for changed in ({}, {"visual": -batch.inputs["visual"]})
+            )
+        assert torch.equal(one["audio"], other["audio"]) is not self.method.sees_others()
+
     def test_predictions_are_probabilities(self) -> None:
         stage = self.stage()
         _, batches = planned(stage)
@@ -251,6 +398,17 @@ class MethodConformance:
         assert self.method.title
         assert self.method.citation
         assert self.method.__doc__
+
+
+@torch.no_grad()
+def _moved(model: MultimodalNetwork, start: dict[str, Tensor]) -> Tensor:
+    """How the parameters differ from ``start``, as one vector."""
+    return torch.cat([(value - start[name]).flatten() for name, value in model.named_parameters()])
+
+
+def _statistics(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The running statistics of batch normalisation in a network's state."""
+    return {name: value for name, value in state.items() if "running_" in name}
 
 
 def _refusal(action: Callable[[], object]) -> str:

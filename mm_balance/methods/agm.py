@@ -53,13 +53,14 @@ class Agm(Method):
 
     running: Tensor
     steps: Tensor
-    factors: Tensor
 
     def __init__(self, options: Any, modalities: Sequence[str], train_samples: int) -> None:
         super().__init__(options, modalities, train_samples)
         self.register_buffer("running", torch.zeros(len(modalities)))
         self.register_buffer("steps", torch.zeros(()))
-        self.register_buffer("factors", torch.ones(len(modalities)))
+        # Of the update under way: the losses of the responses, and the factors that follow.
+        self.losses = torch.zeros(len(modalities))
+        self.factors = torch.ones(len(modalities))
         self.shares = shapley_shares(self.modalities)
 
     def cost(self) -> Cost:
@@ -94,6 +95,8 @@ class Agm(Method):
                     gradient.mul_(self.factors[place])
         if self.options.clip > 0:
             clip_where_head_is_steep(model, self.options.clip)
+        self.steps += 1
+        self.running.copy_(self.running * (self.steps - 1) / self.steps + self.losses / self.steps)
 
     def _coalitions(self, model: MultimodalNetwork, batch: Batch) -> dict[Coalition, Tensor]:
         """Logits from every proper part of the modalities, the others blank: in eval mode, with gradient."""
@@ -111,15 +114,13 @@ class Agm(Method):
 
     @torch.no_grad()
     def _rate(self, responses: Mapping[str, Tensor], labels: Tensor, active: bool) -> None:
-        """New factors from the responses' losses and their running means so far; then the means move."""
-        losses = torch.stack([
+        """The responses' losses, and new factors from them and from their running means, which ``modulate`` moves."""
+        self.losses = torch.stack([
             -value.softmax(dim=1).gather(1, labels.unsqueeze(1)).clamp_min(PROBABILITY_FLOOR).log().mean()
             for value in responses.values()
         ])  # fmt: skip
-        factors = agm_factors(losses, self.running, self.options.alpha, self.options.clamp)
-        self.factors.copy_(factors if active else torch.ones_like(factors))
-        self.steps += 1
-        self.running.copy_(self.running * (self.steps - 1) / self.steps + losses / self.steps)
+        factors = agm_factors(self.losses, self.running, self.options.alpha, self.options.clamp)
+        self.factors = factors if active else torch.ones_like(factors)
 
     def _multiplier(self, members: Coalition) -> Tensor:
         """What the gradient towards a coalition's logits is multiplied with."""

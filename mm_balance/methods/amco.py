@@ -56,9 +56,12 @@ class Amco(Method):
             shown[name] = value * torch.where(self.depended[place] > 0, mask, torch.ones_like(mask))
         fused = cross_entropy(model.fuse(shown).fused, batch.labels)
         losses = {f"unimodal_{name}": cross_entropy(value, batch.labels) for name, value in whole.unimodal.items()}
-        shares = dependence(whole.unimodal)
-        self.depended.copy_(torch.stack([(value > self.options.threshold).float() for value in shares.values()]))
         return objective(whole, fusion=fused, **losses)
+
+    def modulate(self, model: MultimodalNetwork, objective: Objective, batch: Batch, clock: Clock) -> None:
+        """Edits nothing: the modalities that the next step masks are those that the model depends on in this one."""
+        shares = dependence(objective.output.unimodal)
+        self.depended.copy_(torch.stack([(value > self.options.threshold).float() for value in shares.values()]))
 
 
 def mask_share(time: float, limit: float) -> float:

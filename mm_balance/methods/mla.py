@@ -72,7 +72,8 @@ class Mla(Method):
             unimodal[name] = model.fusion.alone(encoded[name].float(), name)
             loss = cross_entropy(unimodal[name], batch.labels)
             step.backward(loss)
-            self._correct(weight, encoded[name].detach().float(), clock)
+            if step.finite():
+                self._correct(weight, encoded[name].detach().float(), clock)
             step.step()
             losses[f"unimodal_{name}"] = loss.detach()
         return objective(Output(unimodal[name], unimodal, features), **losses)
