@@ -21,7 +21,8 @@ TRAIN_METRICS = {
 SPLIT_METRICS = {
     "loss": "cross-entropy of the fused prediction",
     "accuracy": "share of samples whose fused prediction is right, 0 to 1",
-    "accuracy_<modality>": "the same for one modality alone (its unimodal logits)",
+    "accuracy_<modality>": "the same for one modality alone (its unimodal logits); of a method whose branches see each other, which "
+    "the tag `mm.unimodal` says, for that branch, and likewise what follows",
     "shapley_<modality>": "Shapley value of a modality for the accuracy; outside a coalition, features are zero",
     "imbalance_degree": "largest minus smallest Shapley value",
     "macro_f1": "unweighted mean over classes of F1, 0/0 = 0",

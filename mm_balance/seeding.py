@@ -1,7 +1,8 @@
-"""Random states: set, capture, restore. Captured states are tensors and primitives only."""
+"""What makes a run repeatable: random states (set, capture, restore; tensors and primitives only), and how GPUs compute."""
 
 from __future__ import annotations
 
+import os
 import random
 from typing import Any
 
@@ -14,6 +15,27 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def set_numerics(device: torch.device, *, deterministic: bool) -> None:
+    """How ``device`` computes from here on, in this process.
+
+    float32 means float32: TF32, which cuDNN uses by default and which keeps 10 of 23 bits, is off. A CPU repeats its sums anyway,
+    with the same number of threads.
+
+    Args:
+        device: where is trained.
+        deterministic: on a GPU, the same bits in every run on the same machine: deterministic kernels only, which are slower, and an
+            error where an operation has none (torch.use_deterministic_algorithms).
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False  # it would choose kernels by the clock
+    strict = deterministic and device.type == "cuda"
+    torch.backends.cudnn.deterministic = strict
+    torch.use_deterministic_algorithms(strict)
+    if strict:  # read when cuBLAS is first used; without it some of its sums depend on streams
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def random_state() -> dict[str, Any]:

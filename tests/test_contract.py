@@ -6,7 +6,7 @@ from mm_balance.config import entry_point_options, options, study_options
 COMMON = """dataset data_dir preset modalities visual_difficulty corruption train_fraction protocol recipe clip_seconds audio_fit
 resampler audio_normalization image_size frames frames_per_second frame_choice augment visual_normalization on_error
 encoder fusion batch_size learning_rate learning_rate_schedule learning_rate_hold learning_rate_step learning_rate_decay optimizer
-momentum weight_decay selection seed device precision resume_run""".split()
+momentum weight_decay selection seed device precision deterministic resume_run""".split()
 WARMUP = ["warmup_epochs", "warmup_unimodal_weight"]
 STAGE2 = """adaptive_epochs refit_every adaptive_learning_rate optimizer_state mixture loss_form unimodal_weight gap_weight
 shift_weight hard_weight balanced_fusion_weight posterior_weighting posterior_source gap_gradient anneal anneal_start
@@ -63,7 +63,7 @@ def test_defaults():
         "hard_weight": 1.0, "posterior_weighting": "posterior", "posterior_source": "refit", "gap_gradient": "both",
         "anneal": "cosine", "anneal_start": 1.0, "anneal_end": 0.1, "run_id": "none", "split": "test",
         "learning_rate_hold": 0, "protocol": "published", "resampler": "soxr_hq", "source": "none", "method": "concat",
-        "method_options": "none", "probe": False,
+        "method_options": "none", "probe": False, "deterministic": False,
     }  # fmt: skip
     assert {name: value for name, value in defaults.items() if value != "auto"} == fixed
 

@@ -290,6 +290,12 @@ class Config:
     precision: str = declare(
         "float32", group="run", help="of the forward pass", choices=("float32", "bfloat16", "float16")
     )
+    deterministic: bool = declare(
+        False,
+        group="run",
+        help="CUDA: the same bits in every run on the same machine, by deterministic kernels alone, which are slower; CPUs repeat "
+        "theirs anyway",
+    )
     resume_run: str | None = declare(NONE, group="run", help="id of an unfinished run to continue", of_the_machine=True)
 
     warmup_epochs: int = declare(AUTO, group="warmup", help="length of stage 1", minimum=1, may_grow=True)

@@ -125,7 +125,7 @@ def read_preset(preset: str, dataset: str) -> dict[str, Any]:
 
 def warmup_parameters() -> list[str]:
     """The parameters that decide what a warm-up run learns (data are identified by digest, beside these)."""
-    named = {"encoder", "fusion", "modalities", "seed", "precision", *SEEN_BY_THE_NETWORK}
+    named = {"encoder", "fusion", "modalities", "seed", "precision", "deterministic", *SEEN_BY_THE_NETWORK}
     return [name for name, option in options().items() if option.group in ("optimization", "warmup") or name in named]
 
 

@@ -191,7 +191,12 @@ class Method(nn.Module):
 
     def notes(self) -> list[str]:
         """Sentences (markdown) that a reader of its numbers must know."""
-        return []
+        if not self.sees_others():
+            return []
+        return [
+            "Accuracies, gaps and Shapley values under a modality's name are those of a **branch that sees the others** too: they are "
+            "not of that modality alone, and do not compare with other methods'."
+        ]
 
 
 @dataclass(frozen=True)

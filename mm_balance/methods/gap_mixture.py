@@ -97,7 +97,7 @@ class GapMixture(Method):
 
     def notes(self) -> list[str]:
         form = self.options.loss_form
-        return [f"Loss form `{form}`: {FORMS[form]}; not the authors' own equation."]
+        return [*super().notes(), f"Loss form `{form}`: {FORMS[form]}; not the authors' own equation."]
 
     def strength(self, clock: Clock) -> float:
         return anneal(self.options.anneal, clock.fraction, self.options.anneal_start, self.options.anneal_end)

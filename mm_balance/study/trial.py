@@ -174,8 +174,9 @@ def _train(config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, wa
     else:
         result = train_method(config, data, run, stop, warmup=warmup, watch=watch)
     metrics = final_validation(result)
-    modalities = result.stage.model.modalities
-    run.set_tags({"mm.result": accuracies(metrics, "val", modalities).replace("*", "")})
+    stage = result.stage
+    line = accuracies(metrics, "val", stage.model.modalities, branches=stage.method.sees_others())
+    run.set_tags({"mm.result": line.replace("*", "")})
     return metrics
 
 

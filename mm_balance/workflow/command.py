@@ -130,7 +130,8 @@ def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None
             else:
                 result = run_stage2(config, data, run, stop, warmup)
             final = result.progress.points[-1].metrics
-            say(run, accuracies(final, "val", tuple(data.specs)), "validation accuracy")
+            branches = result.stage.method.sees_others()
+            say(run, accuracies(final, "val", tuple(data.specs), branches=branches), "validation accuracy")
     except Interrupted:
         _end(run, "KILLED")
         print(f"mm-balance: stopped; go on with: mlflow run . --env-manager local -e {entry_point} "
@@ -175,7 +176,9 @@ def _evaluate(given: dict[str, Any]) -> None:
     except BaseException:
         _end(run, "FAILED")
         raise
-    say(run, accuracies(metrics, given["split"], tuple(data.specs)), f"{given['split']} accuracy")
+    branches = run.read().data.tags.get("mm.unimodal") == "branches"
+    line = accuracies(metrics, given["split"], tuple(data.specs), branches=branches)
+    say(run, line, f"{given['split']} accuracy")
 
 
 def _prepare(config: Config, stop: StopRequest) -> None:

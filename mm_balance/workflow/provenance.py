@@ -212,6 +212,7 @@ def stage_tags(data: MultimodalData, stage: str, seed: int, method: Method) -> d
         "mm.code": code_digest(),
         "mm.git_dirty": str(git["dirty"]),
         **({"mlflow.source.git.commit": git["commit"]} if git["commit"] else {}),
+        **({"mm.unimodal": "branches"} if method.sees_others() else {}),
         **method.tags(),
     }
 

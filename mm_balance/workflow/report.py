@@ -117,11 +117,12 @@ def describe_stage(config: Config, result: StageResult, headline: str | None = N
     """Markdown for the run's page: what was trained, how it ended, how the gaps moved. ``headline``: the method's own by default."""
     headline = headline or result.stage.method.headline()
     validation = final_validation(result)
+    stage = result.stage
+    shown = accuracies(validation, "val", stage.model.modalities, branches=stage.method.sees_others())
     lines = [
         f"**{headline}** on `{result.stage.data.name}`, seed {config.seed}, {result.progress.epoch} epochs in all.",
         "",
-        "Validation accuracy at epoch "
-        f"{result.epoch} ({config.selection.replace('_', ' ')}): {accuracies(validation, 'val', result.stage.model.modalities)}.",
+        f"Validation accuracy at epoch {result.epoch} ({config.selection.replace('_', ' ')}): {shown}.",
         "",
         *gap_table(result.progress.points),
         "",
@@ -130,10 +131,13 @@ def describe_stage(config: Config, result: StageResult, headline: str | None = N
     return "\n".join(lines)
 
 
-def accuracies(metrics: Mapping[str, float], prefix: str, modalities: tuple[str, ...]) -> str:
-    """``fused 93.1 %, audio 80.2 %, visual 71.0 %``."""
+def accuracies(
+    metrics: Mapping[str, float], prefix: str, modalities: tuple[str, ...], *, branches: bool = False
+) -> str:
+    """``fused 93.1 %, audio 80.2 %, visual 71.0 %``; with ``branches``, which see each other, ``audio branch 80.2 %``."""
+    what = " branch" if branches else ""
     parts = [f"fused **{100 * metrics[f'{prefix}/accuracy']:.1f} %**"]
-    parts += [f"{name} {100 * metrics[f'{prefix}/accuracy_{name}']:.1f} %" for name in modalities]
+    parts += [f"{name}{what} {100 * metrics[f'{prefix}/accuracy_{name}']:.1f} %" for name in modalities]
     return ", ".join(parts)
 
 

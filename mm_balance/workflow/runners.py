@@ -13,6 +13,7 @@ from mm_balance.engine.evaluate import probe_metrics, split_metrics
 from mm_balance.engine.survey import survey
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import build_method, find_method
+from mm_balance.seeding import set_numerics
 from mm_balance.tracking.environment import environment
 from mm_balance.tracking.model import load_network
 from mm_balance.tracking.runs import TrackedRun, children, existing_run, find_warmup, open_run
@@ -189,18 +190,28 @@ def run_evaluate(
     if set(model.modalities) != set(data.specs):
         raise UserError(f"the model of run {source.run_id} takes {model.modalities}, the data have {tuple(data.specs)}")
     chosen = resolve_device(device)
+    trained = source.read_json(names.CONFIG_FILE)
+    set_numerics(chosen, deterministic=trained["deterministic"])
     method = build_method("concat", {}, model.modalities, 0)
     seen = survey(model.to(chosen), method, data.splits[split], chosen, features=probe, coalitions=True)
     metrics = dict(split_metrics(seen, split))
     if probe:
         trained_on = survey(model, method, data.splits["train"], chosen, features=True)
         metrics |= dict(probe_metrics(trained_on, seen, split))
-    run.set_tags({"mm.stage": "evaluate", "mm.evaluated_run": source.run_id, "mm.data_digest": data.digest})
+    branches = model.interaction is not None
+    run.set_tags(
+        {
+            "mm.stage": "evaluate",
+            "mm.evaluated_run": source.run_id,
+            "mm.data_digest": data.digest,
+            **({"mm.unimodal": "branches"} if branches else {}),
+        }
+    )
     run.log_data(data, "evaluation")
     run.log_metrics(metrics, epoch)
     run.describe(
         f"Model of run `{source.run_id}` after epoch {epoch} on the {split} split ({len(seen.labels)} samples): "
-        f"{accuracies(metrics, split, model.modalities)}."
+        f"{accuracies(metrics, split, model.modalities, branches=branches)}."
     )
     run.terminate("FINISHED")
     return metrics

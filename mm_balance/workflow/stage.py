@@ -21,7 +21,7 @@ from mm_balance.errors import UserError
 from mm_balance.functional.schedules import learning_rate_factor
 from mm_balance.methods import build_method, find_method, parse_options
 from mm_balance.models import MultimodalNetwork
-from mm_balance.seeding import seed_everything
+from mm_balance.seeding import seed_everything, set_numerics
 from mm_balance.tracking.environment import environment
 from mm_balance.tracking.recorder import MlflowRecorder
 from mm_balance.tracking.runs import TrackedRun
@@ -156,6 +156,7 @@ def build_stage(config: Config, data: MultimodalData, plan: StagePlan, *, title:
     """
     seed_everything(config.seed)
     device = resolve_device(config.device)
+    set_numerics(device, deterministic=config.deterministic)
     data = data.with_held_out(find_method(plan.method).held_out, seed=HELD_OUT_SEED)
     method = build_method(plan.method, plan.settings, tuple(data.specs), len(data.splits["train"])).to(device)
     model = MultimodalNetwork(
@@ -271,7 +272,14 @@ def _train(
     if state is not None:
         recorder.reconcile(state)
         _save_lost_best(stage, progress, recorder)
-    loop.fit(stage, progress, recorder, stop)
+    try:
+        loop.fit(stage, progress, recorder, stop)
+    except RuntimeError as error:
+        if not (config.deterministic and "deterministic" in str(error)):
+            raise
+        raise UserError(
+            f"deterministic=true: {str(error).splitlines()[0]}; start anew with deterministic=false"
+        ) from error
     epoch = _select_best(stage, progress, recorder) if plan.select_best else progress.epoch
     run.log_metrics(_closing_metrics(progress, recorder) | _cost_metrics(stage, progress), progress.epoch)
     return StageResult(stage, progress, epoch, run)

@@ -12,7 +12,8 @@ CORRUPTED = ["", "visual", "audio", "", "", "audio", "visual", "", "", ""]
 
 
 def make():
-    return refit_probabilities({"audio": AUDIO, "visual": VISUAL}, FUSED, torch.zeros(10, dtype=torch.int64), 3, "two", samples_digest="")
+    labels = torch.zeros(10, dtype=torch.int64)
+    return refit_probabilities({"audio": AUDIO, "visual": VISUAL}, FUSED, labels, 3, "two", samples_digest="")
 
 
 def test_gaps_and_their_statistics():

@@ -157,6 +157,20 @@ def test_a_method_that_keeps_samples_back_does_not_follow_a_warm_up_that_has_see
     assert not runs(stage="train")
 
 
+def test_branches_that_see_each_other_are_not_called_modalities(capsys):
+    assert do("train", f"{QUICK} method=greedy epochs=1 refit_every=1") == 0
+    assert "audio branch" in capsys.readouterr().out
+    run = newest(stage="train")
+    assert run.data.tags["mm.unimodal"] == "branches"
+    assert "branch that sees the others" in run.data.tags["mlflow.note.content"]
+    assert do("evaluate", f"run_id={run.info.run_id} split=val device=cpu") == 0
+    assert "audio branch" in capsys.readouterr().out
+    assert newest(stage="evaluate").data.tags["mm.unimodal"] == "branches"
+    assert do("train", f"{QUICK} method=concat epochs=1 refit_every=1") == 0
+    assert "audio branch" not in capsys.readouterr().out
+    assert "mm.unimodal" not in newest(stage="train").data.tags
+
+
 def test_nested_runs_do_not_repeat_their_parent():
     assert do("main", f"{QUICK} warmup_epochs=1 adaptive_epochs=1 loss_form=prose") == 0
     parent = newest(stage="main")
