@@ -310,7 +310,7 @@ class Config:
         NONE,
         group="adaptive",
         help="id of the warm-up run; `none` = the newest finished one of the same fingerprint (`train`: where the method needs "
-        "one, else a start from scratch)",
+        "one, else a start from scratch; methods that hold samples back take none)",
     )
     method: str = declare("concat", group="train", help="a name of `METHODS`, see docs/methods.md")
     method_options: str | None = declare(

@@ -231,9 +231,10 @@ def choose_warmup(config: Config, data: MultimodalData) -> TrackedRun:
     """
     method = find_method(config.method)
     if method.held_out:
+        which = f"the warm-up run {config.warmup_run}" if config.warmup_run else "a warm-up run"
         raise UserError(
-            f"method={method.name} diagnoses on {method.held_out:.0%} of the training samples, which it keeps back; the warm-up run "
-            f"{config.warmup_run or ''} has trained on them: train it from scratch, without warmup_run"
+            f"method={method.name} diagnoses on {method.held_out:.0%} of the training samples, which it keeps back; {which} has trained "
+            "on them: train it from scratch, without warmup_run"
         )
     if config.warmup_run is None:
         found = find_matching_warmup(config, data)

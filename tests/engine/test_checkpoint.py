@@ -12,7 +12,9 @@ def make_refit():
     generator = torch.Generator().manual_seed(0)
     audio = torch.rand(50, generator=generator, dtype=torch.float64)
     visual = torch.rand(50, generator=generator, dtype=torch.float64)
-    return refit_probabilities({"audio": audio, "visual": visual}, audio, torch.arange(50) % 3, 4, "two", samples_digest="ids")
+    return refit_probabilities(
+        {"audio": audio, "visual": visual}, audio, torch.arange(50) % 3, 4, "two", samples_digest="ids"
+    )
 
 
 def test_a_refit_survives_the_way_through_a_file(tmp_path):

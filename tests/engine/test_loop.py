@@ -221,7 +221,9 @@ def test_training_seconds_count_all_processes_of_a_stage(monkeypatch):
     progress = loop.restore(again, recorder.state)
     assert progress.training_seconds == pytest.approx(20.0, abs=0.1)
     loop.fit(again, progress, Slow(), never)
-    assert progress.training_seconds == pytest.approx(40.0, abs=0.1)  # the plan of the second epoch came with the checkpoint
+    assert progress.training_seconds == pytest.approx(
+        40.0, abs=0.1
+    )  # the plan of the second epoch came with the checkpoint
 
 
 def test_the_peak_of_memory_is_that_of_the_stage(monkeypatch):
