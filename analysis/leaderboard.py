@@ -266,7 +266,7 @@ def page(frame: pd.DataFrame, tuning: Tuning) -> list[str]:
 
 
 def _see_each_other(method: str) -> bool:
-    return METHODS[method].interaction != "none"
+    return METHODS[method].sees_others()
 
 
 def _same(frame: pd.DataFrame, column: str) -> int:
