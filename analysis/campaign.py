@@ -7,19 +7,23 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from analysis.tables import ROW_TAG, finished_run
 from mm_balance.config import Config
 from mm_balance.data import MultimodalData
-from mm_balance.errors import Diverged
+from mm_balance.errors import Diverged, UserError
 from mm_balance.tracking.runs import TrackedRun, open_run, prepare_store
 from mm_balance.workflow.runners import find_matching_warmup, run_evaluate, run_warmup
 from mm_balance.workflow.stage import StageResult
 
 TUNING_SEED = 1000
+THREADS = 1
+"""Of every process: results on a CPU depend on them, and so does which runs can be used again."""
 DIVERGED = "diverged"
+ALREADY = "already there"
 
 
 class Task(Protocol):
@@ -33,6 +37,19 @@ class Task(Protocol):
 
 
 T = TypeVar("T", bound=Task)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a task.
+
+    Attributes:
+        said: what to tell of it.
+        settings: digest of everything that its result depends on (``mm.settings``); empty = a warm-up's, known by its fingerprint.
+    """
+
+    said: str
+    settings: str = ""
 
 
 def begin(description: str, experiment: str, seeds: int, **more: Any) -> argparse.Namespace:
@@ -63,20 +80,27 @@ def experiment() -> str:
     return os.environ["MLFLOW_EXPERIMENT_NAME"]
 
 
-def run_all(warmups: Sequence[T], tasks: Sequence[T], run_task: Callable[[T], str], processes: int) -> None:
-    """First the warm-ups, each once, then the tasks; one thread per process, so that runs repeat exactly."""
+def run_all(warmups: Sequence[T], tasks: Sequence[T], run_task: Callable[[T], Done], processes: int) -> dict[T, str]:
+    """First the warm-ups, each once, then the tasks; one thread per process, so that runs repeat exactly.
+
+    Returns:
+        The settings of every task: which runs are its.
+    """
+    settings: dict[T, str] = {}
     for phase in (list(dict.fromkeys(warmups)), tasks):
         with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _one_thread) as pool:
             futures = {pool.submit(run_task, task): task for task in phase}
             for done, future in enumerate(as_completed(futures), 1):
-                task = futures[future]
-                print(f"[{done}/{len(phase)}] {task.row or 'warm-up'} seed {task.seed}: {future.result()}", flush=True)
+                task, result = futures[future], future.result()
+                settings[task] = result.settings
+                print(f"[{done}/{len(phase)}] {task.row or 'warm-up'} seed {task.seed}: {result.said}", flush=True)
+    return settings
 
 
 def _one_thread() -> None:
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
 
 
 def never() -> bool:
@@ -84,17 +108,17 @@ def never() -> bool:
     return False
 
 
-def train_warmup(config: Config, data: MultimodalData) -> str:
-    """The warm-up of ``config``, where there is none yet. Returns what to say of it."""
+def train_warmup(config: Config, data: MultimodalData) -> Done:
+    """The warm-up of ``config``, where there is none yet that is interchangeable with it, in this experiment or another."""
     if find_matching_warmup(config, data) is not None:
-        return "already there"
+        return Done(ALREADY)
     run = open_run(f"warmup seed {config.seed}")
     try:
         result = run_warmup(config, data, run, never)
     except Diverged:
         run.terminate("FAILED")
-        return DIVERGED
-    return f"gap {result.progress.points[-1].metrics['gap/mean']:+.3f}"
+        return Done(DIVERGED)
+    return Done(f"gap {result.progress.points[-1].metrics['gap/mean']:+.3f}")
 
 
 def started_warmup(config: Config, data: MultimodalData) -> TrackedRun:
@@ -105,15 +129,26 @@ def started_warmup(config: Config, data: MultimodalData) -> TrackedRun:
     return found
 
 
-def train_row(task: Task, data: MultimodalData, train: Callable[[TrackedRun], StageResult], *, test: bool) -> str:
-    """One row at one seed, where there is none yet, scored on test where asked. Returns what to say of it.
+def train_row(
+    task: Task, data: MultimodalData, settings: str, train: Callable[[TrackedRun], StageResult], *, test: bool
+) -> Done:
+    """One row at one seed, where there is no run of it with the same settings yet, scored on test where asked.
+
+    Args:
+        task: which row and seed.
+        data: what it is trained on.
+        settings: digest of everything that the result depends on: configuration, data, warm-up, code, threads. A run of other settings
+            is none of this row, whatever it is called.
+        train: what trains, on a run.
+        test: whether it is a row of the table; else it only tunes.
 
     Raises:
         Diverged: a row of the table; one that only tunes is kept as failed, and not trained again.
+        UserError: what was trained is not what ``settings`` stands for.
     """
-    known = [finished_run(experiment(), task.row, task.seed, status) for status in ("FINISHED", "FAILED")]
+    known = [finished_run(experiment(), task.row, task.seed, settings, status) for status in ("FINISHED", "FAILED")]
     if known != [None, None]:
-        return "already there"
+        return Done(ALREADY, settings)
     run = open_run(f"{task.row} seed {task.seed}")
     try:
         line = f"val {train(run).progress.points[-1].metrics['val/accuracy']:.4f}"
@@ -121,19 +156,25 @@ def train_row(task: Task, data: MultimodalData, train: Callable[[TrackedRun], St
         run.terminate("FAILED")
         if test:
             raise
-        run.set_tags({ROW_TAG: task.row, "mm.seed": str(task.seed)})
-        return DIVERGED
+        run.set_tags({ROW_TAG: task.row, "mm.seed": str(task.seed), "mm.settings": settings})
+        return Done(DIVERGED, settings)
+    found = run.read().data.tags.get("mm.settings")
+    if found != settings:
+        raise UserError(
+            f"{task.row} seed {task.seed}: run {run.run_id} was trained with other settings than were asked for"
+        )
     if test:
         tested = run_evaluate(run, "test", data, open_run(f"evaluate {task.row} seed {task.seed}", parent=run), "cpu")
         line += f", test {tested['test/accuracy']:.4f}"
     run.set_tags({ROW_TAG: task.row})  # last: only a run that is complete counts
-    return line
+    return Done(line, settings)
 
 
-def score_of(row: str) -> float:
+def score_of(row: str, settings: str) -> float:
     """Validation accuracy of a tuning row at the last epoch; 0 where its training diverged."""
-    run = finished_run(experiment(), row, TUNING_SEED)
+    run = finished_run(experiment(), row, TUNING_SEED, settings)
     if run is None:
-        assert finished_run(experiment(), row, TUNING_SEED, "FAILED") is not None, f"{row} was not trained"
+        failed = finished_run(experiment(), row, TUNING_SEED, settings, "FAILED")
+        assert failed is not None, f"{row} was not trained"
         return 0.0
     return run.metrics["val/accuracy"]

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from analysis import campaign
 from analysis.tables import collect, write_result
 from analysis.tuning import Grid, Trial, Tuning, tune
-from mm_balance.config import option_of, resolve
+from mm_balance.config import Config, format_value, option_of, resolve
+from mm_balance.methods import find_method, parse_options
 from mm_balance.tracking.runs import TrackedRun
-from mm_balance.workflow.runners import run_stage2
+from mm_balance.workflow.provenance import expected_settings
+from mm_balance.workflow.runners import run_stage2, run_train
 from mm_balance.workflow.setup import read_data
-from mm_balance.workflow.stage import StageResult
+from mm_balance.workflow.stage import STAGE2_METHOD, StageResult
 
 EXPERIMENT = "first-result"
 UNIMODAL_WEIGHT = Grid(option_of("unimodal_weight"), (0.5, 1.0, 2.0))
@@ -76,15 +78,15 @@ def main() -> None:
         for row in ROWS
         for seed in range(given.seeds)
     ]
-    _run_all(rows, given.processes)
+    done = _run_all(rows, given.processes)
 
     def score(wanted: Mapping[str, Sequence[Trial]]) -> dict[str, list[float]]:
         tasks = {
             method: [_tuning_task(method, trial.setting, given.preset) for trial in trials]
             for method, trials in wanted.items()
         }
-        _run_all([task for items in tasks.values() for task in items], given.processes)
-        return {method: [campaign.score_of(task.row) for task in items] for method, items in tasks.items()}
+        done = _run_all([task for items in tasks.values() for task in items], given.processes)
+        return {method: [campaign.score_of(task.row, done[task]) for task in items] for method, items in tasks.items()}
 
     # The rate is not searched: a grid of one value.
     rates = Grid(option_of("learning_rate"), (resolve({"preset": given.preset}).learning_rate,))
@@ -94,8 +96,8 @@ def main() -> None:
         for name, method in TUNED.items()
         for seed in range(given.seeds)
     ]
-    _run_all(tuned, given.processes)
-    records = collect(campaign.experiment())
+    done |= _run_all(tuned, given.processes)
+    records = collect(campaign.experiment(), {(task.row, task.seed): done[task] for task in (*rows, *tuned)})
     names = [*(row.name for row in ROWS), *TUNED]
     write_result(records, tuning_line(tuning), names, given.out, seconds=time.time() - started)
 
@@ -129,20 +131,42 @@ def _warmup_task(task: Task) -> Task:
     return Task(task.seed, tuple((name, value) for name, value in task.settings if name in kept))
 
 
-def _run_all(tasks: list[Task], processes: int) -> None:
-    campaign.run_all([_warmup_task(task) for task in tasks], tasks, _run_task, processes)
+def _run_all(tasks: list[Task], processes: int) -> dict[Task, str]:
+    return campaign.run_all([_warmup_task(task) for task in tasks], tasks, run_task, processes)
 
 
-def _run_task(task: Task) -> str:
-    config = resolve({**dict(task.settings), "seed": task.seed, "device": "cpu"})
+def configuration(task: Task) -> Config:
+    """What a task trains with; another method than ours is a stage of `train`, on the same footing."""
+    settings = {**dict(task.settings), "seed": task.seed, "device": "cpu"}
+    if task.method in ("", STAGE2_METHOD):
+        return resolve(settings)
+    own = {item.name for item in fields(find_method(task.method).Options)}
+    options = {name: value for name, value in settings.items() if name in own}
+    plain = resolve({name: value for name, value in settings.items() if name not in own})
+    return replace(
+        plain,
+        method=task.method,
+        method_options=",".join(f"{name}={format_value(value)}" for name, value in options.items()) or None,
+        epochs=plain.adaptive_epochs,
+    )
+
+
+def run_task(task: Task) -> campaign.Done:
+    """Train one task where that is still missing."""
+    config = configuration(task)
     data = read_data(config)
     if not task.row:
         return campaign.train_warmup(config, data)
+    ours = task.method == STAGE2_METHOD
+    given = parse_options(task.method, find_method(task.method).Options, config.method_options)
+    entry_point, options = ("adaptive", asdict(config)) if ours else ("train", given)
+    settings = expected_settings(config, data, entry_point, task.method, options, after_warmup=True)
 
     def train(run: TrackedRun) -> StageResult:
-        return run_stage2(config, data, run, campaign.never, campaign.started_warmup(config, data), task.method)
+        stage = run_stage2 if ours else run_train
+        return stage(config, data, run, campaign.never, campaign.started_warmup(config, data))
 
-    return campaign.train_row(task, data, train, test=task.test)
+    return campaign.train_row(task, data, settings, train, test=task.test)
 
 
 if __name__ == "__main__":

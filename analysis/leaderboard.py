@@ -22,13 +22,14 @@ from typing import Any
 import pandas as pd
 
 from analysis import campaign
-from analysis.tables import ROW_TAG, spread
+from analysis.tables import spread, table_runs
 from analysis.tuning import Grid, Space, Trial, Tuning, Words, tune
 from mm_balance.config import Config, option_of, resolve
 from mm_balance.methods import METHODS
-from mm_balance.methods.options import declared_options
-from mm_balance.tracking.query import find_runs
+from mm_balance.methods.options import declared_options, parse_options
+from mm_balance.tracking.query import read_run
 from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.provenance import expected_settings
 from mm_balance.workflow.runners import run_train
 from mm_balance.workflow.setup import read_data
 from mm_balance.workflow.stage import StageResult
@@ -106,15 +107,15 @@ def main() -> None:
             ]
             for method, trials in wanted.items()
         }
-        _run_all([item for items in tasks.values() for item in items], given.processes)
-        return {method: [campaign.score_of(item.row) for item in items] for method, items in tasks.items()}
+        done = _run_all([item for items in tasks.values() for item in items], given.processes)
+        return {method: [campaign.score_of(item.row, done[item]) for item in items] for method, items in tasks.items()}
 
     tuning = tune({method: SPACES.get(method) for method in methods}, rates, score)
     final = [
         task(method, tuning.best(method), seed, method, test=True) for method in methods for seed in range(given.seeds)
     ]
-    _run_all(final, given.processes)
-    frame = collect(campaign.experiment(), methods)
+    done = _run_all(final, given.processes)
+    frame = collect(campaign.experiment(), {(item.row, item.seed): done[item] for item in final})
     given.out.mkdir(parents=True, exist_ok=True)
     frame.to_csv(given.out / "leaderboard.csv", index=False)
     trials_table(tuning).to_csv(given.out / "leaderboard_trials.csv", index=False)
@@ -132,9 +133,9 @@ def _row(method: str, trial: Trial, rates: Grid) -> str:
     return f"tuning {method} {trial.text(rates, SPACES.get(method))}"
 
 
-def _run_all(tasks: Sequence[Task], processes: int) -> None:
+def _run_all(tasks: Sequence[Task], processes: int) -> dict[Task, str]:
     warmups = [Task(task.seed, task.preset, task.rate) for task in tasks if METHODS[task.method].needs_warmup]
-    campaign.run_all(warmups, tasks, run_task, processes)
+    return campaign.run_all(warmups, tasks, run_task, processes)
 
 
 def configuration(task: Task) -> Config:
@@ -153,45 +154,43 @@ def configuration(task: Task) -> Config:
     return resolve(values)
 
 
-def run_task(task: Task) -> str:
-    """Train one task where that is still missing. Returns what to say of it."""
+def run_task(task: Task) -> campaign.Done:
+    """Train one task where that is still missing."""
     config = configuration(task)
     data = read_data(config)
     if not task.method:
         return campaign.train_warmup(config, data)
+    method = METHODS[task.method]
+    options = parse_options(task.method, method.Options, config.method_options)
+    settings = expected_settings(config, data, "train", task.method, options, after_warmup=method.needs_warmup)
 
     def train(run: TrackedRun) -> StageResult:
-        needs_warmup = METHODS[task.method].needs_warmup
-        return run_train(
-            config, data, run, campaign.never, campaign.started_warmup(config, data) if needs_warmup else None
-        )
+        warmup = campaign.started_warmup(config, data) if method.needs_warmup else None
+        return run_train(config, data, run, campaign.never, warmup)
 
-    return campaign.train_row(task, data, train, test=task.test)
+    return campaign.train_row(task, data, settings, train, test=task.test)
 
 
-def collect(experiment: str, methods: Sequence[str]) -> pd.DataFrame:
-    """One line per method and seed: test accuracies, imbalance, at which epoch, seconds and encoder work of all its epochs."""
-    tests = {run.tags["mm.evaluated_run"]: run for run in find_runs(experiment, {"mm.stage": "evaluate"})}
-    every = {run.run_id: run for run in find_runs(experiment)}
-    lines = {}
-    for run in every.values():
-        row = run.tags.get(ROW_TAG)
-        if row not in methods or run.run_id not in tests or (row, run.tags["mm.seed"]) in lines:
-            continue
-        line: dict[str, Any] = {"method": row, "seed": int(run.tags["mm.seed"]), "run": run.run_id}
-        line |= {name: tests[run.run_id].metrics[f"test/{name}"] for name in COLUMNS}
+def collect(experiment: str, wanted: Mapping[tuple[str, int], str]) -> pd.DataFrame:
+    """One line per method and seed: test accuracies, imbalance, at which epoch, seconds and encoder work of all its epochs.
+
+    Arguments and errors of ``analysis.tables.table_runs``. The warm-up run may be of another experiment.
+    """
+    lines = []
+    for method, run, test in table_runs(experiment, wanted):
+        line: dict[str, Any] = {"method": method, "seed": int(run.tags["mm.seed"]), "run": run.run_id}
+        line |= {name: test.metrics[f"test/{name}"] for name in COLUMNS}
         line["epoch"] = int(run.metrics["selection/last_epoch"])
-        line["held"] = int(run.parameters.get("config/learning_rate_hold", 0))
-        stages = [run, *([every[run.tags["mm.warmup_run"]]] if "mm.warmup_run" in run.tags else [])]
+        line["held"] = int(run.parameters["config/learning_rate_hold"])
+        stages = [run, *([read_run(run.tags["mm.warmup_run"])] if "mm.warmup_run" in run.tags else [])]
         line["seconds"] = sum(stage.metrics["time/training_seconds"] for stage in stages)
         work, before = 0.0, 0.0
         for stage in reversed(stages):  # the warm-up first: its last epoch is where the method begins
             epochs = stage.metrics["selection/last_epoch"] - before
             work, before = work + epochs * stage.metrics["cost/relative"], stage.metrics["selection/last_epoch"]
         line["cost"] = work / before
-        lines[row, run.tags["mm.seed"]] = line
-    frame = pd.DataFrame(lines.values())
-    return frame.sort_values(["method", "seed"], ignore_index=True)
+        lines.append(line)
+    return pd.DataFrame(lines).sort_values(["method", "seed"], ignore_index=True)
 
 
 def trials_table(tuning: Tuning) -> pd.DataFrame:

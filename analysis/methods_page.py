@@ -56,7 +56,9 @@ def _needs(method: type[Method]) -> list[str]:
     if method.needs_warmup:
         facts.append("Starts from a warm-up run (`warmup_run`, or the newest of the same settings).")
     if method.held_out:
-        facts.append(f"Keeps back {method.held_out:.0%} of the training split (stratified, the same in every run); takes no warm-up run.")
+        facts.append(
+            f"Keeps back {method.held_out:.0%} of the training split (stratified, the same in every run); takes no warm-up run."
+        )
     if set(method.heads) == {"concat"}:
         facts.append("Brings its own head: `fusion=concat` only.")
     return [f"{' '.join(facts)}\n"] if facts else []

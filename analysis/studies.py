@@ -21,6 +21,7 @@ from typing import Any
 from analysis import campaign
 from mm_balance import names
 from mm_balance.errors import UserError
+from mm_balance.study.command import study_name
 from mm_balance.tracking.query import RunRecord, find_runs
 from mm_balance.tracking.runs import existing_run
 
@@ -31,11 +32,13 @@ SEARCHES = ("anneal", "weights", "anneal_and_weights", "form")
 def main() -> None:
     """Run what is missing, write the table."""
     given = campaign.begin(__doc__, EXPERIMENT, seeds=5, trials=40)
+    rows = []
     for search in SEARCHES:
-        if not _found(search, given.trials, given.seeds):
-            words = study_words(search, given.trials, given.seeds, given.preset, given.processes)
+        words = study_words(search, given.trials, given.seeds, given.preset, given.processes)
+        name = study_name(words)
+        if not _found(name, given.trials, given.seeds):
             subprocess.run([sys.executable, "-m", "entrypoints.study", *words], check=True)
-    rows = [study_row(_found(search, given.trials, given.seeds)[0]) for search in SEARCHES]
+        rows.append(study_row(_found(name, given.trials, given.seeds)[0]))
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "studies.md").write_text("\n".join(page(rows)), "utf-8")
 
@@ -46,15 +49,14 @@ def study_words(search: str, trials: int, seeds: int, preset: str, workers: int)
     return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
-def _found(search: str, trials: int, seeds: int) -> list[RunRecord]:
-    """Finished runs of that study with so many trials and seeds, the newest first."""
-    runs = find_runs(campaign.experiment(), {"mm.stage": "study"})
+def _found(name: str, trials: int, seeds: int) -> list[RunRecord]:
+    """Finished runs of the study of that name, which stands for all its settings and the code, with so many trials and seeds."""
+    runs = find_runs(campaign.experiment(), {"mm.stage": "study", "mm.study": name})
     return [
         run
         for run in runs
-        if run.parameters["study/search"] == search
-        and sum(run.metrics[f"study/trials_{state}"] for state in ("complete", "pruned", "failed")) >= trials
-        and run.parameters["study/confirm_seeds"] == str(seeds)
+        if sum(run.metrics[f"study/trials_{state}"] for state in ("complete", "pruned", "failed")) >= trials
+        and run.tags["study/confirm_seeds"] == str(seeds)
     ]
 
 

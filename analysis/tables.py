@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 
 from analysis.claims import LEVEL, claims, claims_table, family_size
+from mm_balance.errors import UserError
 from mm_balance.functional.metrics import binary_auc, paired_interval
 from mm_balance.functional.mixture import fit_mixture
-from mm_balance.tracking.query import RunRecord, find_runs, metric_series, read_gap_table, refit_epochs
+from mm_balance.tracking.query import RunRecord, find_runs, metric_series, read_gap_table, read_run, refit_epochs
 
 ROW_TAG = "mm.row"
 ACCURACIES = ("accuracy", "accuracy_audio", "accuracy_visual")
@@ -23,28 +24,53 @@ KINDS = ("two", "two_absolute", "three")
 DEFAULT = "adaptive (reconstructed, default)"
 
 
-def finished_run(experiment: str, row: str, seed: int, status: str = "FINISHED") -> RunRecord | None:
-    """The newest complete run of a row and seed; with ``status="FAILED"``, the one whose training diverged."""
-    found = find_runs(experiment, {ROW_TAG: row, "mm.seed": str(seed)}, status)
+def finished_run(experiment: str, row: str, seed: int, settings: str, status: str = "FINISHED") -> RunRecord | None:
+    """The newest complete run of a row and seed with these settings; with ``status="FAILED"``, the one whose training diverged.
+
+    Args:
+        settings: digest of everything that its result depends on, code included (the tag ``mm.settings``).
+    """
+    found = find_runs(experiment, {ROW_TAG: row, "mm.seed": str(seed), "mm.settings": settings}, status)
     return found[0] if found else None
 
 
-def collect(experiment: str) -> pd.DataFrame:
-    """One line per row and seed: test accuracies, gap statistics at the first and last refit, detection of corruption at all."""
+def table_runs(experiment: str, wanted: Mapping[tuple[str, int], str]) -> list[tuple[str, RunRecord, RunRecord]]:
+    """The runs of a table: row, run, and its evaluation on test; the newest of each row and seed with the settings asked for.
+
+    Args:
+        experiment: where they are.
+        wanted: row and seed -> settings.
+
+    Raises:
+        UserError: one is missing.
+    """
     tests = {run.tags["mm.evaluated_run"]: run for run in find_runs(experiment, {"mm.stage": "evaluate"})}
-    warmups = {run.run_id: run for run in find_runs(experiment, {"mm.stage": "warmup"})}
-    lines: dict[tuple[str, int], dict[str, Any]] = {}
+    found: dict[tuple[str, int], tuple[str, RunRecord, RunRecord]] = {}
     for run in find_runs(experiment):
-        row = run.tags.get(ROW_TAG)
-        if row is None or run.run_id not in tests or (row, int(run.tags["mm.seed"])) in lines:
+        key = (run.tags.get(ROW_TAG, ""), int(run.tags.get("mm.seed", -1)))
+        if key in found or run.run_id not in tests or wanted.get(key) != run.tags.get("mm.settings", ""):
             continue
+        found[key] = (key[0], run, tests[run.run_id])
+    if missing := [f"{row} seed {seed}" for row, seed in wanted if (row, seed) not in found]:
+        raise UserError(f"experiment {experiment} has no finished run with test accuracy of {', '.join(missing[:5])}")
+    return [found[key] for key in wanted]
+
+
+def collect(experiment: str, wanted: Mapping[tuple[str, int], str]) -> pd.DataFrame:
+    """One line per row and seed: test accuracies, gap statistics at the first and last refit, detection of corruption at all.
+
+    Arguments and errors of ``table_runs``. The warm-up run may be of another experiment.
+    """
+    lines: dict[tuple[str, int], dict[str, Any]] = {}
+    for row, run, test in table_runs(experiment, wanted):
+        warmup = read_run(run.tags["mm.warmup_run"])
         line: dict[str, Any] = {"row": row, "seed": int(run.tags["mm.seed"]), "run": run.run_id}
-        line |= {name: tests[run.run_id].metrics[f"test/{name}"] for name in ACCURACIES}
+        line |= {name: test.metrics[f"test/{name}"] for name in ACCURACIES}
         line["epoch"] = int(run.metrics["selection/last_epoch"])
         line["val_accuracy"] = run.metrics["val/accuracy"]
         for modality in ("audio", "visual"):
             name = f"val/accuracy_{modality}"
-            line[f"warm-up {name}"] = warmups[run.tags["mm.warmup_run"]].metrics[name]
+            line[f"warm-up {name}"] = warmup.metrics[name]
             line[f"final {name}"] = run.metrics[name]
         for name in ("gmm/density_at_zero", "gmm/imbalanced_weight", "gmm/imbalanced_mean", "gap/mean", "gap/mean_abs"):
             series = metric_series(run.run_id, name)

@@ -73,7 +73,10 @@ def worker(arguments: Sequence[str] | None = None) -> int:
 class _Launch:
     """What one `study` command works with."""
 
+    name: str
     asked: StudyConfig
+    config: Config
+    settings: Settings
     slots: list[Slot]
     data: MultimodalData
     stop: Stop
@@ -81,7 +84,8 @@ class _Launch:
     warmup_epochs: int = 0
 
 
-def _study(words: list[str], stop: Stop) -> None:
+def _plan(words: Sequence[str], stop: Stop) -> _Launch:
+    """What a command's words ask for; nothing is made yet."""
     given = parse_arguments("study", words)
     asked = StudyConfig(**{name: given[name] for name in study_options()})
     training = {name: value for name, value in given.items() if name not in study_options()}
@@ -92,12 +96,22 @@ def _study(words: list[str], stop: Stop) -> None:
         choose_devices(asked.devices, visible_devices()), None if asked.workers == AUTO else asked.workers, own_cores()
     )
     data = read_data(config, stop)
-    torch.set_num_threads(threads_of(slots))  # like the workers: warm-up runs are told apart by it
     settings = new_settings(
         asked, filled, threads=threads_of(slots), data_digest=data.digest, given=_set_by_user(training)
     )
     name = automatic_name(asked, settings) if asked.study_name == AUTO else asked.study_name
-    launch = _Launch(asked, slots, data, stop, time.time())
+    return _Launch(name, asked, config, settings, slots, data, stop, time.time())
+
+
+def study_name(words: Sequence[str]) -> str:
+    """The name of the study that `study` with these words makes or continues: another one where settings, data or code differ."""
+    return _plan(words, lambda: False).name
+
+
+def _study(words: list[str], stop: Stop) -> None:
+    launch = _plan(words, stop)
+    name, asked, config, settings, data = launch.name, launch.asked, launch.config, launch.settings, launch.data
+    torch.set_num_threads(settings.threads)  # like the workers: warm-up runs are told apart by it
     desk = find_study(name, asked.storage)
     if desk is not None:
         if told := settings.differences(desk.settings):

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -31,6 +32,17 @@ class RunRecord:
         return self.tags.get(MLFLOW_PARENT_RUN_ID)
 
 
+def read_run(run_id: str) -> RunRecord:
+    """One run, of whatever experiment."""
+    return _record(MlflowClient().get_run(run_id))
+
+
+def _record(run: Run) -> RunRecord:
+    return RunRecord(
+        run.info.run_id, run.info.run_name, run.info.status, run.data.metrics, run.data.params, run.data.tags
+    )
+
+
 def find_runs(experiment: str, tags: Mapping[str, str] | None = None, status: str = "FINISHED") -> list[RunRecord]:
     """The runs of an experiment with these tags and this status, newest first; empty where there is no experiment."""
     client = MlflowClient()
@@ -46,12 +58,7 @@ def find_runs(experiment: str, tags: Mapping[str, str] | None = None, status: st
         page = client.search_runs(
             [found.experiment_id], " and ".join(clauses), order_by=["attributes.start_time DESC"], page_token=token
         )
-        records += [
-            RunRecord(
-                run.info.run_id, run.info.run_name, run.info.status, run.data.metrics, run.data.params, run.data.tags
-            )
-            for run in page
-        ]
+        records += [_record(run) for run in page]
         token = page.token
         if not token:
             return records

@@ -16,10 +16,10 @@ import mm_balance
 from mm_balance import names
 from mm_balance.config import Config, entry_point_options, format_value, options, warmup_parameters
 from mm_balance.data import MultimodalData
-from mm_balance.methods import Method
+from mm_balance.methods import Method, build_method
 from mm_balance.tracking.environment import git_state
 from mm_balance.tracking.runs import TrackedRun
-from mm_balance.workflow.setup import resolve_device
+from mm_balance.workflow.setup import HELD_OUT_SEED, resolve_device
 
 TRAINING_SOURCES = ("data", "engine", "functional", "methods", "models", "seeding.py", "types.py", "workflow/stage.py")
 """What of the package decides the weights that training ends with."""
@@ -197,6 +197,32 @@ class Provenance:
             for name, value in theirs.items()
             if name in self.config and value != self.config[name]
         }
+
+
+def expected_settings(
+    config: Config,
+    data: MultimodalData,
+    entry_point: str,
+    method: str,
+    options: Mapping[str, Any],
+    *,
+    after_warmup: bool,
+) -> str:
+    """The tag ``mm.settings`` that a run would have if a process like this one trained it now.
+
+    Args:
+        config: its configuration.
+        data: what it is trained on.
+        entry_point: ``adaptive`` or ``train``.
+        method: its method.
+        options: of the method, by name; those it lacks have their defaults.
+        after_warmup: whether it begins from the warm-up run of ``config``.
+    """
+    built = build_method(method, options, tuple(data.specs), 0)
+    values = asdict(config)
+    warmup = FollowedWarmup("", fingerprint(config, data), values) if after_warmup else None
+    trained_on = data.with_held_out(built.held_out, seed=HELD_OUT_SEED)
+    return Provenance.new(config, entry_point, built, warmup).settings_digest(trained_on)
 
 
 def stage_tags(data: MultimodalData, stage: str, seed: int, method: Method) -> dict[str, str]:

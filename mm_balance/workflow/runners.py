@@ -54,7 +54,6 @@ def run_stage2(
     run: TrackedRun,
     stop: Stop,
     warmup: TrackedRun | None,
-    method: str = STAGE2_METHOD,
     *,
     nested: bool = False,
 ) -> StageResult:
@@ -62,7 +61,7 @@ def run_stage2(
 
     A nested run has the series; figures and model are its parent's.
     """
-    result = train_stage2(config, data, run, stop, warmup=warmup, method=method)
+    result = train_stage2(config, data, run, stop, warmup=warmup)
     if not nested:
         spent = publish(result, run, result.progress.points, result.progress.first_epoch)
         run.log_metrics(spent, result.epoch)
@@ -233,8 +232,8 @@ def choose_warmup(config: Config, data: MultimodalData) -> TrackedRun:
     if method.held_out:
         which = f"the warm-up run {config.warmup_run}" if config.warmup_run else "a warm-up run"
         raise UserError(
-            f"method={method.name} diagnoses on {method.held_out:.0%} of the training samples, which it keeps back; {which} has trained "
-            "on them: train it from scratch, without warmup_run"
+            f"method={method.name} diagnoses on {method.held_out:.0%} of the training samples, which it keeps back; {which} has "
+            "trained on them: train it from scratch, without warmup_run"
         )
     if config.warmup_run is None:
         found = find_matching_warmup(config, data)

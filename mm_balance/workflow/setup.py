@@ -17,6 +17,8 @@ from mm_balance.workflow.card import ensure_card
 CACHE_VARIABLE = "MM_BALANCE_CACHE"
 DATA_SEED = 0
 """The draw of data is the same for all runs; ``seed`` changes the training alone."""
+HELD_OUT_SEED = 0
+"""Which part of train a method keeps back is the same for all runs, like the data themselves."""
 
 
 def cache_folder() -> Path:

@@ -27,12 +27,10 @@ from mm_balance.tracking.recorder import MlflowRecorder
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import Clock
 from mm_balance.workflow.provenance import FollowedWarmup, Provenance
-from mm_balance.workflow.setup import resolve_device, work_folder
+from mm_balance.workflow.setup import HELD_OUT_SEED, resolve_device, work_folder
 
 STAGE2_METHOD = "gap_mixture"
 Watch = Callable[[Point], None]
-HELD_OUT_SEED = 0
-"""Which part of train a method keeps back is the same for all runs, like the data themselves."""
 
 
 @dataclass
@@ -75,10 +73,9 @@ def train_stage2(
     stop: Callable[[], bool],
     *,
     warmup: TrackedRun | None,
-    method: str = STAGE2_METHOD,
     watch: Watch | None = None,
 ) -> StageResult:
-    """Stage 2 from the end of ``warmup``: adaptive training, or another method on the same footing.
+    """Stage 2, adaptive training, from the end of ``warmup``.
 
     Args:
         warmup: may be None for a run that has a checkpoint, which it goes on from.
@@ -89,7 +86,7 @@ def train_stage2(
     """
     plan = StagePlan(
         entry_point="adaptive",
-        method=method,
+        method=STAGE2_METHOD,
         settings=asdict(config),
         epochs=config.adaptive_epochs,
         refit_every=config.refit_every,
@@ -97,7 +94,7 @@ def train_stage2(
         learning_rate=config.adaptive_learning_rate,
         select_best=config.selection == "best_validation",
     )
-    return _train(config, data, plan, run, "adaptive" if method == STAGE2_METHOD else method, stop, warmup, watch)
+    return _train(config, data, plan, run, "adaptive", stop, warmup, watch)
 
 
 def train_method(

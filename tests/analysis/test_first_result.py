@@ -213,7 +213,7 @@ def test_collect_reads_the_table_of_every_refit(monkeypatch):
     """The last refit finds the corruption, the others do not: one number for all would be either claim."""
     metrics = {f"test/{name}": 0.5 for name in tables.ACCURACIES} | {"selection/last_epoch": 4.0, "truth/auc_gap": 0.9}
     metrics |= {f"val/{name}": 0.5 for name in tables.ACCURACIES}
-    tags = {"mm.row": FULL, "mm.seed": "0", "mm.warmup_run": "w", "mm.evaluated_run": "r"}
+    tags = {"mm.row": FULL, "mm.seed": "0", "mm.warmup_run": "w", "mm.evaluated_run": "r", "mm.settings": "s"}
     records = [RunRecord(name, name, "FINISHED", metrics, {}, tags) for name in "rw"]
 
     def gaps(run_id, epoch):
@@ -223,10 +223,11 @@ def test_collect_reads_the_table_of_every_refit(monkeypatch):
         return pd.DataFrame({"gap": found, "corrupted": corrupted, "p_fused": 0.5})
 
     monkeypatch.setattr(tables, "find_runs", lambda experiment, tags=None: records[:1] if tags is None else records)
+    monkeypatch.setattr(tables, "read_run", lambda run_id: records[1])
     monkeypatch.setattr(tables, "metric_series", lambda run_id, name: [(2, 0.1), (4, 0.2)])
     monkeypatch.setattr(tables, "refit_epochs", lambda run_id: [2, 3, 4])
     monkeypatch.setattr(tables, "read_gap_table", gaps)
-    (line,) = tables.collect("any").to_dict("records")
+    (line,) = tables.collect("any", {(FULL, 0): "s"}).to_dict("records")
     assert (line["refits that train"], line["epoch"]) == ("2, 3", 4)
     assert (line["first auc all abs(gap)"], line["training auc all abs(gap)"], line["last auc all abs(gap)"]) == (
         0,
