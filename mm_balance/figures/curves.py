@@ -18,6 +18,8 @@ def unimodal_accuracy(
     accuracies: Mapping[str, Sequence[float]],
     fused: Sequence[float] | None = None,
     warmup_epochs: int | None = None,
+    *,
+    branches: bool = False,
 ) -> Figure:
     """Accuracy per modality over epochs, and below it how far the modalities are apart.
 
@@ -26,6 +28,7 @@ def unimodal_accuracy(
         accuracies: modality -> ``(points,)`` accuracy of that modality alone, 0-1 (NaN = not measured).
         fused: ``(points,)`` accuracy of all modalities together, 0-1.
         warmup_epochs: length of the warm-up; a line marks the change of stage there, if the epochs reach across it.
+        branches: whether these are branches that see each other, not modalities alone; the legend says which.
 
     Returns:
         A figure with two panels: accuracies, and best minus worst modality, both in percent (points).
@@ -52,7 +55,7 @@ def unimodal_accuracy(
             color=colour,
             marker=_marker(epochs),
             markersize=3.5,
-            label=f"{name} alone",
+            label=f"{name} branch" if branches else f"{name} alone",
         )
     if fused is not None:
         upper.plot(epochs, 100 * np.asarray(fused), color=BLACK, linestyle="--", label="fused")
@@ -64,7 +67,8 @@ def unimodal_accuracy(
     epoch_ticks(lower, epochs)
     if warmup_epochs is not None and epochs[0] <= warmup_epochs < epochs[-1]:
         _mark_stages(upper, lower, warmup_epochs)
-    figure.suptitle(_title(epochs, difference, warmup_epochs), x=0.1, y=0.98, ha="left", fontsize=11)
+    title = _title(epochs, difference, warmup_epochs, "Branches" if branches else "Modalities")
+    figure.suptitle(title, x=0.1, y=0.98, ha="left", fontsize=11)
     figure.legend(
         *upper.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.09, 0.945), ncols=5, frameon=False
     )
@@ -96,10 +100,10 @@ def _marker(epochs: Sequence[int]) -> str:
     return "o" if len(epochs) <= 40 else ""
 
 
-def _title(epochs: Sequence[int], difference: np.ndarray, warmup_epochs: int | None) -> str:
-    """The differences between the modalities in words."""
+def _title(epochs: Sequence[int], difference: np.ndarray, warmup_epochs: int | None, what: str) -> str:
+    """The differences between modalities, or branches, in words."""
     parts = []
     if warmup_epochs is not None and warmup_epochs in epochs and warmup_epochs != epochs[-1]:
         parts.append(f"{difference[list(epochs).index(warmup_epochs)]:.1f} points after the warm-up")
     parts.append(f"{difference[-1]:.1f} points after epoch {epochs[-1]}")
-    return "Modalities differ by " + ", ".join(parts)
+    return f"{what} differ by " + ", ".join(parts)

@@ -31,6 +31,7 @@ class MlflowRecorder:
         work_folder: local folder of this run's checkpoints; it survives a kill and is removed by ``close``.
         samples: stable ids of the training samples, for the table of gaps.
         corrupted: per training sample the modality corrupted on purpose, or None where unknown.
+        branches: whether the gaps are of branches that see each other; pictures then say so.
         upload: whether checkpoints become artifacts; without, they stay in the working folder.
         watch: called with every point that was published, those of an earlier process too.
 
@@ -47,6 +48,7 @@ class MlflowRecorder:
         samples: Sequence[str],
         corrupted: Sequence[str] | None,
         *,
+        branches: bool = False,
         upload: bool = True,
         watch: Callable[[Point], None] = lambda point: None,
     ) -> None:
@@ -54,6 +56,7 @@ class MlflowRecorder:
         self.work_folder = work_folder
         self.samples = samples
         self.corrupted = corrupted
+        self.branches = branches
         self.upload = upload
         self.watch = watch
         self.seconds = 0.0
@@ -141,7 +144,7 @@ class MlflowRecorder:
 
     def _publish_refit(self, refit: Refit, folder: str | None = None) -> None:
         started = time.perf_counter()
-        modalities = list(refit.probabilities)
+        modalities = [f"{name} branch" if self.branches else name for name in refit.probabilities]
         figure = mixture_density(
             refit.gaps.numpy(),
             refit.mixture,

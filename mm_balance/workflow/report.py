@@ -42,7 +42,9 @@ def _log_figures(result: StageResult, target: TrackedRun, points: list[Point], w
     refits = read_refits(result.run)
     modalities = list(result.stage.model.modalities)
     target.log_bytes(refits[0].density, names.GAP_FIGURE)
-    target.log_bytes(save_png(accuracy_figure(points, modalities, warmup_epochs)), names.ACCURACY_FIGURE)
+    branches = result.stage.method.sees_others()
+    curves = accuracy_figure(points, modalities, warmup_epochs, branches=branches)
+    target.log_bytes(save_png(curves), names.ACCURACY_FIGURE)
     if len(refits) > 1:
         other = modalities[1] if len(modalities) == 2 else "the best other"
         series = [(refit.epoch, refit.gaps, refit.mixture) for refit in refits]
@@ -51,14 +53,17 @@ def _log_figures(result: StageResult, target: TrackedRun, points: list[Point], w
         )
 
 
-def accuracy_figure(points: list[Point], modalities: list[str], warmup_epochs: int) -> Figure:
-    """Validation accuracy per modality and fused over epochs (Fig. 4)."""
+def accuracy_figure(
+    points: list[Point], modalities: list[str], warmup_epochs: int, *, branches: bool = False
+) -> Figure:
+    """Validation accuracy per modality (or branch) and fused over epochs (Fig. 4)."""
     seen = [point for point in points if "val/accuracy" in point.metrics]
     return unimodal_accuracy(
         [point.step for point in seen],
         {name: [point.metrics[f"val/accuracy_{name}"] for point in seen] for name in modalities},
         fused=[point.metrics["val/accuracy"] for point in seen],
         warmup_epochs=warmup_epochs,
+        branches=branches,
     )
 
 

@@ -138,7 +138,8 @@ def introduce_main(config: Config, data: MultimodalData, parent: TrackedRun) -> 
     parent.set_tags(provenance.tags(data, "main", method) | {"mm.fingerprint": fingerprint(config, data)})
     parent.log_config(provenance.config)
     parent.log_data(data, "training")
-    parent.log_json(environment(), names.ENVIRONMENT_FILE)
+    if names.ENVIRONMENT_FILE not in parent.artifact_names(""):  # of later processes, the nested runs have their own
+        parent.log_json(environment(), names.ENVIRONMENT_FILE)
 
 
 def ended(run: TrackedRun, epochs: int) -> bool:

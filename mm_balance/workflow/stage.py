@@ -248,6 +248,7 @@ def _train(
     name = name if watch is None else "trial"
     stage = build_stage(config, data, plan, title=name)
     recorder = _recorder(run, stage.data, watch)
+    recorder.branches = stage.method.sees_others()
     state = recorder.load()
     if state is None:
         progress = _begin(config, stage, run, warmup)

@@ -26,6 +26,12 @@ def test_curves_are_in_percent_with_one_line_per_series():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == labels
 
 
+def test_branches_that_see_each_other_are_not_called_modalities_alone():
+    figure = unimodal_accuracy(EPOCHS, ACCURACIES, branches=True)
+    assert [line.get_label() for line in figure.axes[0].get_lines()] == ["audio branch", "visual branch"]
+    assert figure.get_suptitle() == "Branches differ by 5.0 points after epoch 4"
+
+
 def test_change_of_stage_is_marked_and_the_differences_are_named():
     figure = unimodal_accuracy(EPOCHS, ACCURACIES, warmup_epochs=2)
     assert stage_lines(figure) == [2]
