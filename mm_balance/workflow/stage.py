@@ -262,9 +262,8 @@ def _train(
         provenance = Provenance.from_state(state["record"]).continued(config, stage.method, progress.epoch)
         stage.record = provenance.to_state()
         recorder.go_on(state)
-        if (
-            stage.record != state["record"]
-        ):  # first here, then on the run: what it says of itself can always be told from here
+        if stage.record != state["record"]:
+            # First here, then on the run: what the run says of itself can always be told from its checkpoint.
             recorder.save(loop.capture(stage, progress))
     introduce(run, provenance, stage, name, resumed_at=None if state is None else progress.epoch)
     if state is not None:
