@@ -23,8 +23,8 @@ install: $(VENV)/.installed ## make .venv and install
 demo: install ## the whole recipe on the embedded data, about 2 minutes on 2 cores
 	PATH="$(CURDIR)/$(BIN):$$PATH" mlflow run . --env-manager local
 
-test: install ## all tests
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q
+test: install ## all tests, in two processes
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -n 2 --dist loadfile --durations=15
 
 test-fast: install ## all tests but the slow ones
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m "not slow"

@@ -16,12 +16,14 @@ def test_mean_gap_after_joint_warm_up(visual_difficulty, low, high):
     config = resolve({"visual_difficulty": visual_difficulty, "device": "cpu"})
     assert config.warmup_unimodal_weight == 0.0
     plan = StagePlan(
-        "concat_unimodal",
-        {"unimodal_weight": 0.0},
+        entry_point="warmup",
+        method="concat_unimodal",
+        settings={"unimodal_weight": 0.0},
         epochs=config.warmup_epochs,
         refit_every=None,
         mixture="two",
         learning_rate=config.learning_rate,
+        select_best=False,
         anneal_rate=False,
     )
     stage = build_stage(config, load_digits(visual_difficulty=visual_difficulty), plan, title="warm-up")

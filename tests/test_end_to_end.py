@@ -334,7 +334,7 @@ def test_a_folder_of_ones_own_images_and_sounds_trains(store, tmp_path):
         rows.append(f"c{index},{split},{'ja' if label else 'nein'},{audio},{visual}")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n", "utf-8")
     words = [f"dataset={folder / 'manifest.csv'}", "encoder=resnet_narrow", "image_size=32", "clip_seconds=0.5",
-             "warmup_epochs=2", "adaptive_epochs=2", "refit_every=1", "batch_size=8", "learning_rate=0.02", "device=cpu"]  # fmt: skip
+             "warmup_epochs=5", "adaptive_epochs=5", "refit_every=1", "batch_size=8", "learning_rate=0.02", "device=cpu"]  # fmt: skip
     done = mlflow_run(store, *[part for word in words for part in ("-P", word)], cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert by_stage(store)["main"].data.metrics["test/accuracy"] > 0.8

@@ -66,14 +66,19 @@ def test_gap_mixture_after_a_warm_up_is_adaptive_to_the_last_bit_and_others_can_
     one, other = (checkpoint(store, runs[stage], tmp_path / stage)["model"] for stage in ("adaptive", "train"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
     warmup = runs["warmup"].info.run_id
-    done = python_run(
-        store, "train", *SHORT, "--method", "g_blending", "--method_options", "horizon=1", "--epochs", "1",
-        "--warmup_run", warmup,
-    )  # fmt: skip
+    done = python_run(store, "train", *SHORT, "--method", "mmpareto", "--epochs", "1", "--warmup_run", warmup)
     assert done.returncode == 0, done.stderr[-2000:]
     run = newest(store, "train")
     assert run.data.tags["mm.warmup_run"] == warmup
     assert "fusion.own.audio.weight" in run.data.tags["mm.fresh_weights"]
+
+
+def test_a_method_that_keeps_samples_back_and_trains_copies(store):  # noqa: F811
+    done = python_run(
+        store, "train", *SHORT, "--method", "g_blending", "--method_options", "horizon=1", "--epochs", "1"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = newest(store, "train")
     assert run.data.metrics["cost/relative"] > 2
     kept = [name for name in run.data.metrics if name.startswith("method/weight_")]
     assert sum(run.data.metrics[name] for name in kept) == pytest.approx(1)
