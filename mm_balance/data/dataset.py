@@ -174,7 +174,14 @@ class MultimodalData:
             chosen = torch.randperm(len(places), generator=generator)[: max(1, round(fraction * len(places)))]
             kept.append(places[chosen])
         smaller = train.subset(torch.cat(kept).sort().values)
-        return replace(self, splits={**self.splits, "train": smaller}, counts={**self.counts, "train": len(smaller)})
+        return self._with_parts({"train": smaller})
+
+    def _with_parts(self, parts: dict[str, Split]) -> MultimodalData:
+        """The same data with these splits, and counts that are true of them."""
+        sizes = {name: len(part) for name, part in parts.items()}
+        if "corrupted" in self.counts:
+            sizes["corrupted"] = sum(bool(modality) for modality in parts["train"].corrupted)
+        return replace(self, splits={**self.splits, **parts}, counts={**self.counts, **sizes})
 
     def with_held_out(self, fraction: float, *, seed: int) -> MultimodalData:
         """The same data with a stratified share of train as a split of its own, ``held_out``, for methods that need one.
@@ -193,9 +200,7 @@ class MultimodalData:
         held_out = torch.cat(taken).sort().values
         rest = torch.ones(len(train), dtype=torch.bool)
         rest[held_out] = False
-        parts = {"train": train.subset(rest.nonzero().squeeze(1)), "held_out": train.subset(held_out)}
-        sizes = {name: len(part) for name, part in parts.items()}
-        return replace(self, splits={**self.splits, **parts}, counts={**self.counts, **sizes})
+        return self._with_parts({"train": train.subset(rest.nonzero().squeeze(1)), "held_out": train.subset(held_out)})
 
 
 class BatchLoader:

@@ -46,11 +46,10 @@ def _log_figures(result: StageResult, target: TrackedRun, points: list[Point], w
     curves = accuracy_figure(points, modalities, warmup_epochs, branches=branches)
     target.log_bytes(save_png(curves), names.ACCURACY_FIGURE)
     if len(refits) > 1:
-        other = modalities[1] if len(modalities) == 2 else "the best other"
+        called = [f"{name} branch" if branches else name for name in modalities]
+        other = called[1] if len(called) == 2 else "the best other"
         series = [(refit.epoch, refit.gaps, refit.mixture) for refit in refits]
-        target.log_bytes(
-            save_png(mixture_evolution(series, leading=modalities[0], other=other)), names.EVOLUTION_FIGURE
-        )
+        target.log_bytes(save_png(mixture_evolution(series, leading=called[0], other=other)), names.EVOLUTION_FIGURE)
 
 
 def accuracy_figure(

@@ -48,6 +48,13 @@ def test_sizes_and_kinds(digits):
             assert value.isfinite().all()
 
 
+def test_counts_are_those_of_the_part_that_is_trained_on(digits):
+    for part in (digits.with_train_fraction(0.15, seed=0), digits.with_held_out(0.1, seed=0)):
+        train = part.splits["train"]
+        assert part.counts["train"] == len(train)
+        assert part.counts["corrupted"] == sum(name != "" for name in train.corrupted) < 350
+
+
 def test_golden_labels_and_corruption(digits):
     train = digits.splits["train"]
     assert fingerprint({name: split.labels.tolist() for name, split in digits.splits.items()}) == "e528f10292dde13d"
