@@ -118,7 +118,8 @@ def load_network(run: TrackedRun) -> tuple[MultimodalNetwork, int]:
         raise UserError(
             f"run {run.run_id} has logged no model; give a finished run of warmup, adaptive or main (not a nested one)"
         )
-    latest = max(models, key=lambda item: item.step)
+    # Not by step: a run that was continued may have had its best epoch at a later step before than it has now.
+    latest = max(models, key=lambda item: run.client.get_logged_model(item.model_id).creation_timestamp)
     try:
         loaded = mlflow.pyfunc.load_model(f"models:/{latest.model_id}")
     except (MlflowException, OSError) as error:

@@ -119,7 +119,8 @@ def run_main(config: Config, data: MultimodalData, parent: TrackedRun, stop: Sto
     check(stop)
     tested = run_evaluate(parent, "test", data, child("evaluate"), config.device)
     final = tested | final_validation(result)
-    parent.log_metrics(final | spent, result.epoch)
+    # At the length of the run, which only grows: its last point is what a run shows, though its best epoch may have moved back.
+    parent.log_metrics(final | spent, result.progress.epoch)
     parent.set_tags(_of_children(warmup, adaptive))
     modalities = result.stage.model.modalities
     parent.describe(

@@ -1,10 +1,13 @@
 """Runs when several processes write at once."""
 
 import pytest
+import torch
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from mm_balance.models import MultimodalNetwork
 from mm_balance.tracking import runs
+from mm_balance.tracking.model import load_network, log_model
 from tests.conftest import make_tiny_data
 
 
@@ -52,3 +55,16 @@ def test_a_run_that_goes_on_no_longer_says_why_it_had_failed(run):
     run.terminate("FAILED")
     run.reopen()
     assert "mm.error" not in run.read().data.tags
+
+
+def test_the_model_of_a_run_is_the_one_that_it_logged_last(run):
+    """A continued run may be best at an earlier epoch than it was before."""
+    data = make_tiny_data()
+    for seed, step in ((0, 6), (1, 4)):
+        torch.manual_seed(seed)
+        model = MultimodalNetwork(data.specs, len(data.classes), encoder="resnet_narrow", fusion="concat")
+        log_model(run, model, data, step)
+    found, epoch = load_network(run)
+    assert epoch == 4
+    expected = model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in found.state_dict().items())

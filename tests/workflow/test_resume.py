@@ -11,6 +11,7 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from mm_balance.engine import loop
+from mm_balance.engine.evaluate import split_metrics
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.command import command
 from mm_balance.workflow.stage import saved_state
@@ -173,6 +174,26 @@ def test_main_grows_both_stages_and_keeps_what_it_replaces():
     assert after.data.tags["mm.fingerprint"] == warmup.data.tags["mm.fingerprint"]
     assert adaptive.data.tags["mm.fingerprint"] == warmup.data.tags["mm.fingerprint"]
     check_validation_is_what_was_logged(run.info.run_id)
+
+
+def test_main_shows_the_numbers_of_the_model_it_has_though_its_best_epoch_moved_back(monkeypatch):
+    """Best after its last epoch at first; continued with a longer warm-up, best after its first one."""
+    accuracy = iter([0.1, 0.2, 0.3, 0.4, 0.1, 0.9, 0.2, 0.1])
+
+    def planned(seen, prefix):
+        values = dict(split_metrics(seen, prefix))
+        return values | ({"val/accuracy": next(accuracy)} if prefix == "val" else {})
+
+    monkeypatch.setattr(loop, "split_metrics", lambda seen, prefix: planned(seen, prefix).items())
+    assert do("main", f"{QUICK} warmup_epochs=1 adaptive_epochs=3 selection=best_validation") == 0
+    run = newest(stage="main")
+    assert run.data.metrics["val/accuracy"] == 0.4  # epoch 4
+    assert do("main", f"resume_run={run.info.run_id} warmup_epochs=2") == 0
+    after = MlflowClient().get_run(run.info.run_id)
+    assert after.data.metrics["val/accuracy"] == 0.9  # epoch 3
+    assert do("evaluate", f"run_id={run.info.run_id} split=val device=cpu") == 0
+    found = newest(evaluated_run=run.info.run_id, stage="evaluate").data.metrics
+    assert found["val/loss"] == after.data.metrics["val/loss"]
 
 
 def test_settings_come_from_the_checkpoint_and_only_epochs_may_grow(capsys):
