@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -67,7 +68,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
+    @cached_property
     def samples_digest(self) -> str:
         """SHA-256 of the sample ids in their order, in hex: what a table by sample index belongs to."""
         return hashlib.sha256(json.dumps(self.samples).encode()).hexdigest()
