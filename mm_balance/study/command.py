@@ -124,7 +124,7 @@ def _study(words: list[str], stop: Stop) -> None:
         own = build_method(config.method, asdict(config), tuple(data.specs), 0)
         parent.set_tags(stage_tags(data, "study", config.seed, own) | {"mm.study": name})
     try:
-        desk = desk or _make(name, settings, parent, launch)
+        desk = desk or _make(parent, launch)
         if desk.parent.run_id != parent.run_id:
             raise UserError(f"study {name} was made by another command a moment ago; this command, once more, joins it")
         desk.parent.set_tags(_asked_tags(asked))
@@ -155,11 +155,11 @@ def _set_by_user(training: Mapping[str, Any]) -> set[str]:
     }
 
 
-def _make(name: str, settings: Settings, parent: TrackedRun, launch: _Launch) -> Desk:
+def _make(parent: TrackedRun, launch: _Launch) -> Desk:
     """The warm-up first, so that a study which can be found can be worked on."""
-    device = launch.slots[0].device
+    settings, device = launch.settings, launch.slots[0].device
     parent.log_data(launch.data, "training")
-    _ensure_warmups([settings.config({}, device=device)], parent, launch, name)
+    _ensure_warmups([settings.config({}, device=device)], parent, launch)
     record = applied(settings.config({}), "study")
     if warmup_is_shared(settings.values):  # mistakes in it are told before any trial
         warmup = FollowedWarmup.of(choose_warmup(settings.config({}, device=device), launch.data))
@@ -170,7 +170,7 @@ def _make(name: str, settings: Settings, parent: TrackedRun, launch: _Launch) ->
     changing = _asked_tags(launch.asked)
     asked = {f"study/{item}": format_value(value) for item, value in vars(launch.asked).items()}
     parent.log_params({item: text for item, text in asked.items() if item not in changing})
-    desk = make_study(name, launch.asked.storage, settings, parent, launch.asked.trials)
+    desk = make_study(launch.name, launch.asked.storage, settings, parent, launch.asked.trials)
     configured = configured_values(settings.values)
     start = {item: configured[item] for item in settings.dimensions}
     if all(dimension.holds(start[item]) for item, dimension in settings.dimensions.items()):
@@ -180,7 +180,7 @@ def _make(name: str, settings: Settings, parent: TrackedRun, launch: _Launch) ->
     return desk
 
 
-def _ensure_warmups(configs: Sequence[Config], parent: TrackedRun, launch: _Launch, name: str) -> None:
+def _ensure_warmups(configs: Sequence[Config], parent: TrackedRun, launch: _Launch) -> None:
     missing = [
         config
         for config in configs
@@ -189,7 +189,7 @@ def _ensure_warmups(configs: Sequence[Config], parent: TrackedRun, launch: _Laun
         and find_matching_warmup(config, launch.data) is None
     ]
     if missing:
-        make_warmups(missing, launch.slots, parent, launch.stop, study_folder(name))
+        make_warmups(missing, launch.slots, parent, launch.stop, study_folder(launch.name))
         if launch.stop():
             raise Interrupted
         launch.warmup_epochs += sum(config.warmup_epochs for config in missing)
@@ -252,7 +252,7 @@ def _confirm(desk: Desk, launch: _Launch, best: Any) -> None:
         print(f"\n{sentence}")
         return
     configs = [replace(item, device=launch.slots[0].device) for item in confirm.seed_configs(desk, seeds)]
-    _ensure_warmups(configs, desk.parent, launch, desk.name)
+    _ensure_warmups(configs, desk.parent, launch)
     shared = warmup_is_shared(desk.settings.values)
     chosen = {str(item.seed): choose_warmup(item, launch.data).run_id for item in configs if shared}
     second = confirm.open_confirmation(desk, best, seeds, chosen)

@@ -77,7 +77,8 @@ class TrackedRun:
         are tags instead, which are set anew. A nested run leaves out what its parent says already.
         """
         declared = options()
-        told, own = self._parent_config(), self.read().data.tags
+        own = self.read().data.tags
+        told = self._config_of(own.get(MLFLOW_PARENT_RUN_ID))
         texts = {f"{names.CONFIG_PREFIX}{name}": format_value(value) for name, value in values.items()}
         fresh = {name: text for name, text in texts.items() if told.get(name) != text or name in own}
         changing = {
@@ -89,12 +90,11 @@ class TrackedRun:
         self.set_tags({name: fresh[name] for name in sorted(changing)})
         self.log_json(dict(values), names.CONFIG_FILE)
 
-    def _parent_config(self) -> dict[str, str]:
-        """What the run that this one is nested in says of the configuration; empty where there is none."""
-        parent = self.read().data.tags.get(MLFLOW_PARENT_RUN_ID)
-        if parent is None:
+    def _config_of(self, run_id: str | None) -> dict[str, str]:
+        """What a run says of the configuration; empty where there is no run."""
+        if run_id is None:
             return {}
-        known = self.client.get_run(parent).data
+        known = self.client.get_run(run_id).data
         return {
             name: text for name, text in {**known.params, **known.tags}.items() if name.startswith(names.CONFIG_PREFIX)
         }

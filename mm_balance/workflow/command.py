@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -105,15 +105,16 @@ def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None
         _prepare(resolve(given), stop)
         return
     resumed = existing_run(given["resume_run"], "resume_run") if given["resume_run"] else None
-    config = _resumed_config(entry_point, given, resumed) if resumed else resolve(given)
+    state = None if resumed is None else saved_state(resumed)
+    config = resolve(given) if resumed is None else _resumed_config(entry_point, given, resumed, state)
     resolve_device(config.device)
     if entry_point == "train":  # before anything is read: a misspelt option should not take minutes to find
         parse_options(config.method, find_method(config.method).Options, config.method_options)
     data = read_data(config, stop)
     if resumed is not None:
         _check_same_data(resumed, data)
-    begun = resumed is not None and saved_state(resumed) is not None  # what it began from is in its checkpoint
-    warmup = choose_warmup(config, data) if _follows_warmup(entry_point, config) and not begun else None
+    # What a run that has a checkpoint began from is in there.
+    warmup = choose_warmup(config, data) if _follows_warmup(entry_point, config) and state is None else None
     what = config.method if entry_point == "train" else entry_point
     run = resumed or open_run(f"{what} {data.name} seed {config.seed}")
     if resumed is not None:
@@ -219,11 +220,13 @@ def _prepare(config: Config, stop: StopRequest) -> None:
     print(f"link:  {run_link(run)}")
 
 
-def _resumed_config(entry_point: str, given: dict[str, Any], run: TrackedRun) -> Config:
+def _resumed_config(
+    entry_point: str, given: dict[str, Any], run: TrackedRun, state: Mapping[str, Any] | None
+) -> Config:
+    """What a run goes on with: as its checkpoint ``state`` says, before the first one as ``config.json`` does."""
     stage = run.read().data.tags.get("mm.stage")
     if stage != entry_point:
         raise UserError(f"resume_run={run.run_id} is a run of {stage or 'something else'}; continue it with -e {stage}")
-    state = saved_state(run)  # what was trained; config.json is for people
     saved = run.read_json(names.CONFIG_FILE) if state is None else state["record"]["config"]
     taken = {name: value for name, value in given.items() if name in entry_point_options(entry_point)}
     return restore(merge_resumed(taken, saved))

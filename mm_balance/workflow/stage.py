@@ -247,8 +247,7 @@ def _train(
 ) -> StageResult:
     name = name if watch is None else "trial"
     stage = build_stage(config, data, plan, title=name)
-    recorder = _recorder(run, stage.data, watch)
-    recorder.branches = stage.method.sees_others()
+    recorder = _recorder(run, stage, watch)
     state = recorder.load()
     if state is None:
         progress = _begin(config, stage, run, warmup)
@@ -327,7 +326,7 @@ def saved_state(run: TrackedRun) -> dict[str, Any] | None:
 def close(result: StageResult) -> None:
     """End the stage's run well; its local checkpoints are artifacts by now."""
     result.run.terminate("FINISHED")
-    _recorder(result.run, result.stage.data).close()
+    _recorder(result.run, result.stage).close()
 
 
 def saved_points(run: TrackedRun) -> list[Point]:
@@ -365,9 +364,15 @@ def _cost_metrics(stage: loop.Stage, progress: loop.Progress) -> dict[str, float
     }
 
 
-def _recorder(run: TrackedRun, data: MultimodalData, watch: Watch | None = None) -> MlflowRecorder:
-    train = data.splits["train"]
-    corrupted = train.corrupted if data.truth_known else None
-    recorder = MlflowRecorder(run, work_folder(run.run_id), train.samples, corrupted, upload=watch is None)
+def _recorder(run: TrackedRun, stage: loop.Stage, watch: Watch | None = None) -> MlflowRecorder:
+    train = stage.data.splits["train"]
+    recorder = MlflowRecorder(
+        run,
+        work_folder(run.run_id),
+        train.samples,
+        train.corrupted if stage.data.truth_known else None,
+        branches=stage.method.sees_others(),
+        upload=watch is None,
+    )
     recorder.watch = watch or recorder.watch
     return recorder

@@ -17,6 +17,7 @@ from mm_balance.testing import tiny_data
 from mm_balance.tracking.query import read_gap_table
 from mm_balance.tracking.runs import TrackedRun, find_warmup, open_run
 from mm_balance.workflow import provenance
+from mm_balance.workflow.runners import run_warmup
 from mm_balance.workflow.stage import saved_state, train_stage2
 
 pytestmark = pytest.mark.usefixtures("signals", "store")
@@ -45,12 +46,10 @@ def test_posteriors_stay_with_their_samples_when_a_manifest_is_written_in_anothe
     pd.testing.assert_series_equal(old["gap"].sort_index(), new["gap"].sort_index())
 
 
-def test_a_warm_up_of_other_samples_is_refused(monkeypatch):
+def test_a_warm_up_of_other_samples_is_refused():
     """Same digest and length, another order: as data from Python might be."""
     config = resolve({"preset": "quick", "device": "cpu", "batch_size": 8})
     data = tiny_data()
-    from mm_balance.workflow.runners import run_warmup
-
     warmup = open_run("warm-up")
     run_warmup(config, data, warmup, never)
     train = data.splits["train"]

@@ -205,7 +205,7 @@ def test_settings_come_from_the_checkpoint_and_only_epochs_may_grow(capsys):
     assert "cannot go on with momentum=0.5" in capsys.readouterr().err
 
 
-def test_more_than_one_kind_of_process_is_told(monkeypatch):
+def test_more_than_one_kind_of_process_is_told():
     """A run begun with one thread and continued with two repeats by no one command."""
     assert do("warmup", f"{QUICK} warmup_epochs=1") == 0
     run = newest(stage="warmup")
