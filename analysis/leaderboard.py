@@ -62,7 +62,7 @@ SPACES: dict[str, Grid | Words] = {
     "mmpareto": _grid("mmpareto", "gamma", 1.0, 1.5, 2.25),
     "umt": _grid("umt", "distillation", 2.0, 10.0, 50.0),
     "sample_valuation": Words(
-        ("level=sample,quiet_epochs=2", "level=sample,quiet_epochs=5", "level=modality,quiet_epochs=2")
+        ("level=sample,start_epoch=2", "level=sample,start_epoch=5", "level=modality,start_epoch=2")
     ),
     "focal": _grid("focal", "focus", 1.0, 2.0, 4.0),
     "lfm": Words(("stretch=true", "stretch=false", "stretch=true,divergence=true")),
@@ -72,7 +72,7 @@ SPACES: dict[str, Grid | Words] = {
     "mbsd": _grid("mbsd", "strength", 0.3, 1.0, 3.0),
 }
 """Method -> its main option, where the search starts in the middle; the same object where methods have the same quantity."""
-FIXED = {"diagnose_relearn": "every=4", "opm": "quiet_epochs=2", "opm_ogm": "quiet_epochs=2"}
+FIXED = {"diagnose_relearn": "every=4", "opm": "start_epoch=2", "opm_ogm": "start_epoch=2"}
 """What has to fit a short stage, the same in all trials: the defaults are for a hundred epochs."""
 COLUMNS = ("accuracy", "accuracy_audio", "accuracy_visual", "imbalance_degree")
 

@@ -21,7 +21,7 @@ import torch
 
 import entrypoints  # noqa: F401 - their settings of memory
 from benchmarks.timing import median_seconds
-from mm_balance.data import BatchLoader, FileOptions, Work, load_manifest
+from mm_balance.data import BatchLoader, DecodeSettings, FileOptions, load_manifest
 from mm_balance.data.store import build_store
 from mm_balance.models import MultimodalNetwork
 
@@ -108,11 +108,11 @@ def rows() -> list[tuple[str, float, str]]:
 
 def prepare_seconds(folder: Path, kind: str) -> float:
     """Seconds to fill a new store: the median of three; one before them pays for imports."""
-    from mm_balance.data.manifest import Rejected, find_files, read_rows
+    from mm_balance.data.manifest import RowErrors, find_files, read_rows
 
     path = folder / f"{kind}.csv"
-    table = read_rows(path, ("audio", "visual"), Rejected())
-    _, columns, clips = find_files(folder, table, ("audio", "visual"), Rejected())
+    table = read_rows(path, ("audio", "visual"), RowErrors())
+    _, columns, clips = find_files(folder, table, ("audio", "visual"), RowErrors())
     recipe = OPTIONS.stored(moving=kind == "flv")
 
     def fill() -> None:
@@ -124,7 +124,7 @@ def prepare_seconds(folder: Path, kind: str) -> float:
 
 def store_rows(folder: Path, official: float) -> list[tuple[str, float, str]]:
     """Batches from the store, and a plain copy of as many bytes."""
-    work = Work(folder / "data", workers=1, progress=False)
+    work = DecodeSettings(folder / "data", workers=1, progress=False)
     data = load_manifest(
         folder / "jpg.csv", modalities=("audio", "visual"), seed=0, on_error="fail", options=OPTIONS, work=work
     )
@@ -187,8 +187,8 @@ print(json.dumps({"seconds": seconds, "before": before, "after": after, "clips":
 
 def large_store_rows(clips: int = 100_000) -> list[tuple[str, float, str]]:
     """A synthetic store of many clips (sparse files): time and memory of opening it, in a process of its own."""
+    from mm_balance.data.growing_array import row_shapes, write_header
     from mm_balance.data.journal import Journal
-    from mm_balance.data.rows import row_shapes, write_header
     from mm_balance.data.store import finish
 
     with tempfile.TemporaryDirectory() as temporary:

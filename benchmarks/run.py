@@ -21,8 +21,8 @@ from benchmarks.timing import median_seconds
 from mm_balance.config import resolve
 from mm_balance.data import BatchLoader, load_digits
 from mm_balance.engine import loop
-from mm_balance.engine import survey as surveys
-from mm_balance.engine.recorder import Point
+from mm_balance.engine.predictions import fit_gaps, predict_split
+from mm_balance.engine.recorder import MetricPoint
 from mm_balance.figures import mixture_density, save_png
 from mm_balance.functional.mixture import fit_mixture
 from mm_balance.types import Clock
@@ -64,20 +64,20 @@ def training_rows(data) -> list[tuple[str, float, str]]:
     for method in ("concat", "concat_unimodal", "gap_mixture"):
         plan = StagePlan(method, {}, epochs=1, refit_every=1, mixture="two", learning_rate=config.learning_rate)
         stage = build_stage(config, data, plan, title="bench")
-        seen = surveys.survey(stage.model, stage.method, data.splits["train"], stage.device)
-        progress = loop.Progress(refit=surveys.refit(seen, 0, "two"))
+        seen = predict_split(stage.model, stage.method, data.splits["train"], stage.device)
+        progress = loop.Progress(gap_fit=fit_gaps(seen, 0, "two"))
         loop.plan_epoch(stage, progress, Clock(0, 0, 1), lambda: False)
         stage.model.train()
         batches = list(BatchLoader(data.splits["train"], config.batch_size).epoch(0, stage.device))[:20]
 
         def steps(stage=stage, batches=batches) -> None:
             for batch in batches:
-                stage.method.update(stage.model, batch, stage.stepper, Clock(0, 0, 1))
+                stage.method.update(stage.model, batch, stage.optimizer_step, Clock(0, 0, 1))
 
         samples = sum(len(batch.labels) for batch in batches)
         rows.append((f"train `{method}`, batch {config.batch_size}", samples / median_seconds(steps, 5), "samples/s"))
     split = data.splits["train"]
-    seconds = median_seconds(lambda: surveys.survey(stage.model, stage.method, split, stage.device), 3)
+    seconds = median_seconds(lambda: predict_split(stage.model, stage.method, split, stage.device), 3)
     return [*rows, ("survey of the training split", len(split) / seconds, "samples/s")]
 
 
@@ -93,7 +93,7 @@ def tracking_rows() -> list[tuple[str, float, str]]:
         run = open_run("bench")
         step = iter(range(1000))
         metrics = {f"bench/{place}": 0.5 for place in range(40)}
-        send = median_seconds(lambda: run.log_points([Point(next(step), int(time.time() * 1000), metrics)]), 10)
+        send = median_seconds(lambda: run.log_points([MetricPoint(next(step), int(time.time() * 1000), metrics)]), 10)
         run.terminate("FINISHED")
         os.chdir(before)
     return [("log one epoch (40 metrics) to sqlite", send, "s")]

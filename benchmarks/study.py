@@ -75,8 +75,8 @@ def time_overhead(trials: int) -> float:
     """Seconds of a trial that trains nothing but says all that a real one says of itself: one worker, a journal file."""
     from mm_balance.config import StudyConfig, fill
     from mm_balance.data import MultimodalData
-    from mm_balance.engine.recorder import Point
-    from mm_balance.study.desk import make_study
+    from mm_balance.engine.recorder import MetricPoint
+    from mm_balance.study.handle import make_study
     from mm_balance.study.settings import new_settings
     from mm_balance.study.worker import work
     from mm_balance.testing import tiny_data
@@ -89,7 +89,7 @@ def time_overhead(trials: int) -> float:
         run.log_json(environment(), "environment.json")
         metrics = {"val/accuracy": 1 - abs(config.gap_weight - 0.7) / 10}
         for epoch in range(12):
-            point = Point(
+            point = MetricPoint(
                 epoch, int(time.time() * 1000), {**metrics, **{f"val/filler_{index}": 0.0 for index in range(20)}}
             )
             run.log_points([point])
@@ -100,9 +100,9 @@ def time_overhead(trials: int) -> float:
     study = StudyConfig(space=None, search="anneal_and_weights", pruner="none")
     settings = new_settings(study, fill({"method": "gap_mixture"}), threads=1, data_digest=data.digest, given=set())
     name = f"overhead-{int(time.time())}"
-    desk = make_study(name, "auto", settings, open_run(f"study {name}"), trials)
+    handle = make_study(name, "auto", settings, open_run(f"study {name}"), trials)
     started = time.perf_counter()
-    work(desk, data, lambda: False, device="cpu", label="cpu", train=train)
+    work(handle, data, lambda: False, device="cpu", label="cpu", train=train)
     return (time.perf_counter() - started) / trials
 
 
@@ -112,13 +112,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _full_run(job: tuple[str, int, float]) -> None:
+def _full_run(confirmation: tuple[str, int, float]) -> None:
     from mm_balance.config import resolve
     from mm_balance.tracking.runs import open_run
     from mm_balance.workflow.runners import run_stage2, run_warmup
     from mm_balance.workflow.setup import read_data
 
-    preset, seed, weight = job
+    preset, seed, weight = confirmation
     config = resolve({"preset": preset, "seed": seed, "gap_weight": weight, "device": "cpu"})
     data = read_data(config)
     warmup = open_run(f"full {seed} warm-up")

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from torch.nn import functional
 
 from mm_balance.methods import METHODS
-from mm_balance.methods.base import Method, objective
+from mm_balance.methods.base import Method, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
 from mm_balance.testing import MethodConformance
-from mm_balance.types import Batch, Clock, Objective
+from mm_balance.types import Batch, Clock, LossOutput
 from mm_balance.workflow.command import command
 
 
@@ -33,13 +33,13 @@ class Smoothed(Method):
     citation = "Szegedy et al., CVPR 2016, arXiv 1512.00567, applied per modality"
     Options = SmoothedOptions
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
         parts = {
             name: functional.cross_entropy(logits.float(), batch.labels, label_smoothing=self.options.smoothing)
             for name, logits in {"fusion": output.fused, **output.unimodal}.items()
         }
-        return objective(output, **parts)
+        return loss_output(output, **parts)
 
 
 METHODS["smoothed"] = Smoothed

@@ -17,4 +17,4 @@ class Diverged(UserError):
 
 
 class Interrupted(Exception):
-    """Work stopped on request, with its state saved."""
+    """DecodeSettings stopped on request, with its state saved."""

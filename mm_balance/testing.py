@@ -23,13 +23,13 @@ from mm_balance.config import declared_dimension
 from mm_balance.data import BatchLoader, MultimodalData, Split
 from mm_balance.engine import loop
 from mm_balance.engine.recorder import ListRecorder
-from mm_balance.engine.step import Stepper, build_optimizer
+from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import Method, option_lines, parse_options
 from mm_balance.methods.options import complete, declared_options
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import seed_everything
-from mm_balance.types import Batch, InputSpec, Objective
+from mm_balance.types import Batch, InputSpec, LossOutput
 
 CPU = torch.device("cpu")
 FIRST_EPOCH = 2
@@ -98,21 +98,21 @@ def tiny_stage(
         interaction=chosen.interaction,
     )
 
-    def stepper(network: nn.Module) -> Stepper:
+    def optimizer_step(network: nn.Module) -> EngineOptimizerStep:
         made = build_optimizer(optimizer, network.parameters(), learning_rate=0.05, momentum=0.9, weight_decay=1e-4)
-        return Stepper(made, CPU, precision)
+        return EngineOptimizerStep(made, CPU, precision)
 
     chosen.prepare(model)
     return loop.Stage(
-        model=model, method=chosen, stepper=stepper(model), data=data, device=CPU, batch_size=8, seed=3,
+        model=model, method=chosen, optimizer_step=optimizer_step(model), data=data, device=CPU, batch_size=8, seed=3,
         epochs=epochs, refit_every=refit_every, mixture="two", learning_rate=lambda clock: 0.05 * (1 - clock.fraction),
-        title="test", new_stepper=stepper,
+        title="test", new_optimizer_step=optimizer_step,
     )  # fmt: skip
 
 
 def first_progress(stage: loop.Stage) -> loop.Progress:
     """Where a tiny stage begins: as after a warm-up, with a fit."""
-    return loop.Progress(first_epoch=FIRST_EPOCH, refit=loop._refit(stage, FIRST_EPOCH))
+    return loop.Progress(first_epoch=FIRST_EPOCH, gap_fit=loop.measure_gaps(stage, FIRST_EPOCH))
 
 
 def planned(stage: loop.Stage) -> tuple[loop.Progress, list[Batch]]:
@@ -130,9 +130,11 @@ def clock_of(stage: loop.Stage) -> loop.Clock:
     return loop.Clock(FIRST_EPOCH, 0, stage.epochs)
 
 
-def update(stage: loop.Stage, batch: Batch, number: int = 0) -> Objective:
+def update(stage: loop.Stage, batch: Batch, number: int = 0) -> LossOutput:
     """One update of the first epoch, the batch's place in it given."""
-    return stage.method.update(stage.model, batch, stage.stepper, loop.Clock(FIRST_EPOCH, 0, stage.epochs, number, 5))
+    return stage.method.update(
+        stage.model, batch, stage.optimizer_step, loop.Clock(FIRST_EPOCH, 0, stage.epochs, number, 5)
+    )
 
 
 def settings_at_the_ends(options: type) -> Iterator[dict[str, Any]]:
@@ -180,8 +182,8 @@ def first_batch(stage: loop.Stage) -> Batch:
 
 def set_loss_scale(stage: loop.Stage, scale: float) -> None:
     """Set what losses are multiplied with under float16."""
-    state = stage.stepper.state_dict()
-    stage.stepper.load_state_dict({**state, "scaler": {**state["scaler"], "scale": scale}})
+    state = stage.optimizer_step.state_dict()
+    stage.optimizer_step.load_state_dict({**state, "scaler": {**state["scaler"], "scale": scale}})
 
 
 def differing(state: dict[str, Any], other: dict[str, Any]) -> list[str]:
@@ -221,11 +223,11 @@ class MethodConformance:
         _, batches = planned(stage)
         before = {name: value.detach().clone() for name, value in stage.model.named_parameters()}
         for number, batch in enumerate(batches[:2]):
-            objective = update(stage, batch, number)
-            assert torch.isfinite(objective.total)
-            assert all(torch.isfinite(value) and not value.requires_grad for value in objective.parts.values())
+            loss_output = update(stage, batch, number)
+            assert torch.isfinite(loss_output.total)
+            assert all(torch.isfinite(value) and not value.requires_grad for value in loss_output.parts.values())
             torch.testing.assert_close(
-                torch.stack(list(objective.parts.values())).sum(), objective.total.detach(), rtol=1e-4, atol=1e-5
+                torch.stack(list(loss_output.parts.values())).sum(), loss_output.total.detach(), rtol=1e-4, atol=1e-5
             )
         after = dict(stage.model.named_parameters())
         assert all(bool(torch.isfinite(value).all()) for value in after.values())
@@ -268,22 +270,22 @@ class MethodConformance:
             assert torch.equal(value, other.model.state_dict()[name]), name
 
     def test_every_option_at_its_ends_keeps_everything_finite_where_predictions_are_certain(self) -> None:
-        refit = None
+        gap_fit = None
         for setting in ({}, *settings_at_the_ends(self.method.Options)):
             stage = tiny_stage(self.method, {**self.settings, **setting}, data=tiny_data(train=16), epochs=3)
             saturate(stage.model)
             # What is certain shall stay so: weights a thousand times as large do not go with the usual rate.
             stage.learning_rate = lambda clock: 1e-9
-            stage.stepper.set_learning_rate(1e-9)
-            if self.method.needs_warmup and refit is None:
-                refit = loop._refit(stage, FIRST_EPOCH)
+            stage.optimizer_step.set_learning_rate(1e-9)
+            if self.method.needs_warmup and gap_fit is None:
+                gap_fit = loop.measure_gaps(stage, FIRST_EPOCH)
             for epoch, first_knows in ((0, True), (2, False)):
                 now = loop.Clock(epoch, epoch, stage.epochs)
-                loop.plan_epoch(stage, loop.Progress(refit=refit), now, lambda: False)
+                loop.plan_epoch(stage, loop.Progress(gap_fit=gap_fit), now, lambda: False)
                 stage.model.train()
                 batch = relabelled(stage.model, first_batch(stage), first_knows=first_knows)
-                objective = stage.method.update(stage.model, batch, stage.stepper, now)
-                assert torch.isfinite(objective.total), (setting, epoch)
+                loss_output = stage.method.update(stage.model, batch, stage.optimizer_step, now)
+                assert torch.isfinite(loss_output.total), (setting, epoch)
                 assert not not_finite(stage), (setting, epoch)
 
     def test_float16_trains_as_float32_does_and_a_skipped_step_leaves_no_trace(self) -> None:

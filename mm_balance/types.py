@@ -42,7 +42,7 @@ class Batch:
         inputs: modality -> ``(batch, *spec.shape)``, float32 or uint8 (uint8 is scaled to 0-1 by the network).
         labels: ``(batch,)`` int64.
         index: ``(batch,)`` int64, each sample's stable position in its split.
-        present: modality -> ``(batch,)`` bool, whether the sample is shown with it (see ``Plan``); empty = all are.
+        present: modality -> ``(batch,)`` bool, whether the sample is shown with it (see ``EpochPlan``); empty = all are.
     """
 
     inputs: dict[str, Tensor]
@@ -83,7 +83,7 @@ class Output:
 
 
 @dataclass
-class Objective:
+class LossOutput:
     """A loss with its named parts, and the output it was computed from.
 
     Attributes:
@@ -122,7 +122,7 @@ class Clock:
 
 
 @dataclass
-class Survey:
+class SplitPredictions:
     """One look, in eval mode and without gradient, at every sample of a split (all on the CPU).
 
     Attributes:
@@ -143,7 +143,7 @@ class Survey:
 
 
 @dataclass
-class Refit:
+class GapFit:
     """A survey of the training split with the mixture fitted to its gaps: what methods and plots read.
 
     Attributes:
@@ -188,7 +188,7 @@ class Cost:
 
 
 @dataclass
-class Plan:
+class EpochPlan:
     """What a method asks of the engine for the coming epoch. Data, never a callback.
 
     Attributes:

@@ -19,11 +19,11 @@ from mm_balance.testing import (
 )
 
 EARLY = {
-    "opm": {"quiet_epochs": 0},
-    "opm_ogm": {"quiet_epochs": 0},
-    "sample_valuation": {"quiet_epochs": 1},
+    "opm": {"start_epoch": 0},
+    "opm_ogm": {"start_epoch": 0},
+    "sample_valuation": {"start_epoch": 1},
     "diagnose_relearn": {"every": 1},
-    "greedy": {"quiet_epochs": 0, "steps": 2},
+    "greedy": {"start_epoch": 0, "steps": 2},
     "g_blending": {"horizon": 2},
     "umt": {"teacher_epochs": 1},
     "reconboost": {"phase_epochs": 1},

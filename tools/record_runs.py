@@ -107,7 +107,9 @@ def _content(client: Any, run_id: str) -> dict[str, Any]:
             (pending if item.is_dir else paths).append(item.path)
     with tempfile.TemporaryDirectory() as folder:
         tables = {
-            path: _table(client.download_artifacts(run_id, path, folder)) for path in paths if path.endswith("gaps.parquet")
+            path: _table(client.download_artifacts(run_id, path, folder))
+            for path in paths
+            if path.endswith("gaps.parquet")
         }
         weights = {
             path: _weights(client.download_artifacts(run_id, path, folder))

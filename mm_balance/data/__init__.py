@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mm_balance.data.clips import Work, load_manifest, load_prepared, prepare_raw
 from mm_balance.data.dataset import BatchLoader, MultimodalData, Split
 from mm_balance.data.digits import load_digits
+from mm_balance.data.prepare import DecodeSettings, load_manifest, load_prepared, prepare_raw
 from mm_balance.data.readers import READERS
 from mm_balance.data.recipe import FileOptions
 from mm_balance.errors import UserError
@@ -14,10 +14,10 @@ from mm_balance.errors import UserError
 __all__ = [
     "READERS",
     "BatchLoader",
+    "DecodeSettings",
     "FileOptions",
     "MultimodalData",
     "Split",
-    "Work",
     "load_data",
     "load_digits",
     "load_manifest",
@@ -35,7 +35,7 @@ def load_data(
     modalities: tuple[str, ...],
     on_error: str,
     options: FileOptions,
-    work: Work,
+    work: DecodeSettings,
 ) -> MultimodalData:
     """The data set called ``dataset``, checked and ready to train on.
 

@@ -242,7 +242,7 @@ class BatchLoader:
             device: where batches go.
             start_batch: batches to leave out.
             samples: ``(n,)`` int64, what to show; None = each sample once.
-            present: beside ``samples``, see ``Plan``.
+            present: beside ``samples``, see ``EpochPlan``.
         """
         first = (self._seed * 1_000_003 + epoch) % 2**63
         count = len(self._split) if samples is None else len(samples)

@@ -22,10 +22,10 @@ from threadpoolctl import threadpool_limits
 
 from mm_balance.data.features import AUDIO_RECIPES
 from mm_balance.data.frames import colour_moments, read_frames
+from mm_balance.data.growing_array import Rows, row_shapes
 from mm_balance.data.journal import Clip, frames_of
 from mm_balance.data.recipe import SOUND, Recipe
-from mm_balance.data.rows import Rows, row_shapes
-from mm_balance.data.sound import Undecodable, audio_features
+from mm_balance.data.sound import DecodeError, audio_features
 from mm_balance.errors import Interrupted, UserError
 
 WRITERS_FILE = "writers"
@@ -124,7 +124,7 @@ def _decode_clip(clip: Clip, row: int, task: Task, arrays: Mapping[str, Rows]) -
             values, facts = _decode(path, kind, task.recipe)
             if path not in hashes:
                 hashes[path] = content_hash(path)
-        except Undecodable as error:
+        except DecodeError as error:
             return entry | {"ok": False, "modality": name, "reason": str(error), "lasting": True}
         except OSError as error:  # rights and cables can be put right without the file changing
             reason = f"cannot be read ({error.strerror or error})"

@@ -22,7 +22,7 @@ from torch.nn import functional
 from mm_balance.data.dataset import MultimodalData, Split, channel_statistics
 from mm_balance.data.frames import read_gray_image
 from mm_balance.data.logmel import log_mel
-from mm_balance.data.sound import Undecodable, read_sound
+from mm_balance.data.sound import DecodeError, read_sound
 from mm_balance.errors import UserError
 from mm_balance.types import InputSpec
 
@@ -144,7 +144,7 @@ def _utterances(index: dict[str, Any], files: dict[str, bytes]) -> NDArray[np.fl
     """Every utterance in the middle of 0.8 s of silence, ``(samples, CLIP)``."""
     try:
         stream, _ = read_sound(files["speech.ogg"])
-    except Undecodable as error:
+    except DecodeError as error:
         raise UserError(f"{FOLDER / 'speech.ogg'}: {error}; reinstall soundfile, which brings libsndfile") from error
     clips = np.zeros((len(index["start"]), CLIP), dtype=np.float32)
     for place, (start, length) in enumerate(zip(index["start"], index["length"], strict=True)):

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from mm_balance.data.sound import (
     VIDEO_EXTENSIONS,
-    Undecodable,
+    DecodeError,
     check_length,
     one_line,
     open_container,
@@ -69,19 +69,19 @@ def read_frames(path: Path, *, frames_per_second: float, count: int, size: int) 
         ``(count, size, size, 3)`` uint8, of which the first ``valid`` are pictures and the rest 0; and the facts.
 
     Raises:
-        Undecodable: no picture, truncated, or another reason in words.
+        DecodeError: no picture, truncated, or another reason in words.
         OSError: the file cannot be opened.
     """
     result = np.zeros((count, size, size, 3), np.uint8)
     if path.is_dir():
         files = sorted((item for item in path.iterdir() if item.suffix.lower() in IMAGE_EXTENSIONS), key=_natural)
         if not files:
-            raise Undecodable(f"the folder holds no frames ({', '.join(IMAGE_EXTENSIONS)})")
+            raise DecodeError(f"the folder holds no frames ({', '.join(IMAGE_EXTENSIONS)})")
         for place, file in enumerate(files[:count]):
             try:
                 image = open_image(file.read_bytes())
-            except Undecodable as error:
-                raise Undecodable(f"frame {file.name}: {error}") from error
+            except DecodeError as error:
+                raise DecodeError(f"frame {file.name}: {error}") from error
             result[place] = to_square(image, size)
         return result, PictureFacts(min(len(files), count), *image.size, None, None)
     if path.suffix.lower() not in VIDEO_EXTENSIONS:
@@ -100,7 +100,7 @@ def _read_video(
 ) -> tuple[np.ndarray, PictureFacts]:
     with open_container(path) as container:
         if not container.streams.video:
-            raise Undecodable(f"no video track (it has {tracks_of(container)})")
+            raise DecodeError(f"no video track (it has {tracks_of(container)})")
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1  # many files are decoded at once
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
@@ -116,7 +116,7 @@ def _read_video(
                 break
             shown = frame
         if shown is None:
-            raise Undecodable(f"no picture can be decoded{frames.broken and f' ({frames.broken})'}")
+            raise DecodeError(f"no picture can be decoded{frames.broken and f' ({frames.broken})'}")
         if found < count:
             check_length(frames.seconds, stated, "video", frames.broken)
             # The last frame is shown until the end.
@@ -171,19 +171,19 @@ def open_image(content: bytes) -> Image.Image:
         content: the bytes of the file.
 
     Raises:
-        Undecodable: not a PNG or JPEG, truncated, or suspiciously large (a decompression bomb).
+        DecodeError: not a PNG or JPEG, truncated, or suspiciously large (a decompression bomb).
     """
     if not content:
-        raise Undecodable("the file is empty (0 bytes)")
+        raise DecodeError("the file is empty (0 bytes)")
     if content[:4] == b"\x89PNG" and b"IEND" not in content:
         # Pillow does not miss the end of a file whose last pixels happen to be there.
-        raise Undecodable("cannot be decoded as PNG or JPEG (truncated: the end of the PNG is missing)")
+        raise DecodeError("cannot be decoded as PNG or JPEG (truncated: the end of the PNG is missing)")
     try:
         image: Image.Image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # a copy would cost as much as decoding
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise Undecodable(f"cannot be decoded as PNG or JPEG ({one_line(error)})") from error
+        raise DecodeError(f"cannot be decoded as PNG or JPEG ({one_line(error)})") from error
     if image.mode.startswith("I"):  # converting would clip 16-bit values at 255
         image = Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -43,7 +43,7 @@ class Row:
     extra: dict[str, str]
 
 
-class Rejected:
+class RowErrors:
     """The bad rows so far, with their reasons."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Rejected:
         )
 
 
-def read_rows(path: Path, modalities: Sequence[str], rejected: Rejected) -> list[Row]:
+def read_rows(path: Path, modalities: Sequence[str], rejected: RowErrors) -> list[Row]:
     """Rows whose cells are in order.
 
     Raises:
@@ -124,7 +124,7 @@ def _check_header(path: Path, header: list[str], wanted: list[str]) -> None:
         raise UserError(f"{path}: column(s) {', '.join(map(repr, twice))} occur more than once in the header")
 
 
-def drop_unknown_labels(rows: list[Row], rejected: Rejected) -> list[Row]:
+def drop_unknown_labels(rows: list[Row], rejected: RowErrors) -> list[Row]:
     """Rows whose label occurs in the train split."""
     known = {row.label for row in rows if row.split == "train"}
     for row in rows:
@@ -156,7 +156,7 @@ class Columns:
 
 
 def find_files(
-    root: Path, rows: list[Row], modalities: Sequence[str], rejected: Rejected
+    root: Path, rows: list[Row], modalities: Sequence[str], rejected: RowErrors
 ) -> tuple[list[Row], Columns, dict[str, Clip]]:
     """Rows whose files exist inside ``root`` and are of the kind that their column holds.
 
@@ -245,7 +245,7 @@ def check_groups(path: Path, rows: list[Row]) -> None:
             )
 
 
-def carve_validation(path: Path, rows: list[Row], seed: int) -> None:
+def split_off_validation(path: Path, rows: list[Row], seed: int) -> None:
     """Move a stratified tenth of train to val, in place; whole groups, and never the last training sample of a class.
 
     Groups are visited in a random order and taken where that leaves the class counts no further from a tenth. A row

@@ -1,6 +1,6 @@
 """Files -> sounds. The only place that knows about formats of sound.
 
-Every function raises ``Undecodable`` with a reason that fits on one line; the caller adds which file and which sample.
+Every function raises ``DecodeError`` with a reason that fits on one line; the caller adds which file and which sample.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHORTFALL_SECONDS, SHORTFALL_SHARE = 0.5, 0.2
 """A container whose tracks end this much before the length it states (both) is truncated; less is common and harmless."""
 
 
-class Undecodable(Exception):
+class DecodeError(Exception):
     """A file that cannot be used; the message is the reason."""
 
 
@@ -58,19 +58,19 @@ def audio_features(
         ``recipe.shape(clip_seconds)`` float32, and the facts.
 
     Raises:
-        Undecodable: as ``read_sound_file``, and where the sound, or the part of it that is used, is silent.
+        DecodeError: as ``read_sound_file``, and where the sound, or the part of it that is used, is silent.
         UserError: an unknown resampler, or one that is not installed.
     """
     audio, facts = read_sound_file(path)
     if not _audible(audio):
-        raise Undecodable(f"silent: no sample above {SILENCE:g} of full scale")
+        raise DecodeError(f"silent: no sample above {SILENCE:g} of full scale")
     audio = resample(audio, facts.rate, recipe.rate, resampler)
     if len(audio) == 0:
-        raise Undecodable("the sound is shorter than one sample at the wanted rate")
+        raise DecodeError("the sound is shorter than one sample at the wanted rate")
     samples = recipe.samples(clip_seconds)
     audio = audio[:samples] if fit == "pad" and recipe.pads_features else fit_length(audio, samples, fit)
     if not _audible(audio):
-        raise Undecodable(f"silent in the {samples / recipe.rate:g} s that are used (the beginning)")
+        raise DecodeError(f"silent in the {samples / recipe.rate:g} s that are used (the beginning)")
     features = recipe.compute(np.ascontiguousarray(audio, dtype=np.float32), clip_seconds)
     if normalization == "sample":
         features = (features - features.mean()) / max(float(features.std()), 1e-6)
@@ -81,7 +81,7 @@ def read_sound_file(path: Path) -> tuple[np.ndarray, SoundFacts]:
     """All of a file's sound, its channels averaged: ``(samples,)`` float32 with full scale 1.
 
     Raises:
-        Undecodable: no sound, truncated, empty, or with samples that are not finite.
+        DecodeError: no sound, truncated, empty, or with samples that are not finite.
         OSError: the file cannot be opened.
     """
     if path.suffix.lower() in VIDEO_EXTENSIONS:
@@ -100,7 +100,7 @@ def read_sound(content: bytes) -> tuple[np.ndarray, int]:
         ``(samples,)`` float32 with full scale 1, and the sampling rate in Hz.
 
     Raises:
-        Undecodable: not a sound, truncated, empty, or with samples that are not finite.
+        DecodeError: not a sound, truncated, empty, or with samples that are not finite.
     """
     audio, rate, _ = _read_sound(content)
     return audio, rate
@@ -108,7 +108,7 @@ def read_sound(content: bytes) -> tuple[np.ndarray, int]:
 
 def _read_sound(content: bytes) -> tuple[np.ndarray, int, int]:
     if not content:
-        raise Undecodable("the file is empty (0 bytes)")
+        raise DecodeError("the file is empty (0 bytes)")
     _check_whole(content)
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
@@ -116,13 +116,13 @@ def _read_sound(content: bytes) -> tuple[np.ndarray, int, int]:
             channels = file.read(dtype="float32", always_2d=True)
             rate = file.samplerate
     except (soundfile.SoundFileError, RuntimeError, OverflowError, TypeError) as error:
-        raise Undecodable(f"cannot be decoded as sound ({one_line(error)})") from error
+        raise DecodeError(f"cannot be decoded as sound ({one_line(error)})") from error
     if len(channels) == 0:
-        raise Undecodable("the sound holds no samples")
+        raise DecodeError("the sound holds no samples")
     if len(channels) < declared:
-        raise Undecodable(f"truncated: {len(channels)} of {declared} samples can be read")
+        raise DecodeError(f"truncated: {len(channels)} of {declared} samples can be read")
     if not np.isfinite(channels).all():
-        raise Undecodable("the sound holds NaN or infinite samples")
+        raise DecodeError("the sound holds NaN or infinite samples")
     audio = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
     return audio, rate, channels.shape[1]
 
@@ -135,26 +135,26 @@ def _check_whole(content: bytes) -> None:
             chunk, size = struct.unpack_from("<4sI", content, position)
             # 0xFFFFFFFF is what writers to a pipe put where the length is not known.
             if chunk == b"data" and size != 0xFFFFFFFF and position + 8 + size > len(content):
-                raise Undecodable(f"truncated: {len(content) - position - 8} of {size} bytes of sound are there")
+                raise DecodeError(f"truncated: {len(content) - position - 8} of {size} bytes of sound are there")
             position += 8 + size + size % 2
     elif content[:4] == b"OggS":
         page = content[content.rfind(b"OggS") :]
         # Byte 5: flags, 4 = end of stream; byte 26: number of segments, whose lengths follow.
         if len(page) < 27 or not page[5] & 4 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
-            raise Undecodable("truncated: the last page of the OGG file is missing")
+            raise DecodeError("truncated: the last page of the OGG file is missing")
 
 
 def open_container(path: Path) -> Any:
-    """A video file, opened by PyAV. Raises Undecodable where it is none, OSError where it cannot be opened."""
+    """A video file, opened by PyAV. Raises DecodeError where it is none, OSError where it cannot be opened."""
     if path.stat().st_size == 0:
-        raise Undecodable("the file is empty (0 bytes)")
+        raise DecodeError("the file is empty (0 bytes)")
     try:
         # Names of streams and tags may be in any encoding; we read none of them.
         return av.open(str(path), metadata_errors="replace")
     except PermissionError:
         raise
     except (av.FFmpegError, ValueError) as error:
-        raise Undecodable(f"cannot be opened as video ({one_line(error)})") from error
+        raise DecodeError(f"cannot be opened as video ({one_line(error)})") from error
 
 
 def tracks_of(container: Any) -> str:
@@ -170,7 +170,7 @@ def stated_seconds(container: Any, stream: Any) -> float | None:
 
 
 def check_length(found: float, stated: float | None, what: str, broken: str) -> None:
-    """Raise Undecodable where a track ends clearly before its stated length.
+    """Raise DecodeError where a track ends clearly before its stated length.
 
     Args:
         found: seconds that could be decoded.
@@ -179,7 +179,7 @@ def check_length(found: float, stated: float | None, what: str, broken: str) -> 
         broken: the decoder's complaint, empty = none.
     """
     if stated is not None and stated - found > max(SHORTFALL_SECONDS, SHORTFALL_SHARE * stated):
-        raise Undecodable(
+        raise DecodeError(
             f"truncated: {found:.2f} of {stated:.2f} s of {what} can be decoded{broken and f' ({broken})'}"
         )
 
@@ -187,7 +187,7 @@ def check_length(found: float, stated: float | None, what: str, broken: str) -> 
 def _read_track(path: Path) -> tuple[np.ndarray, SoundFacts]:
     with open_container(path) as container:
         if not container.streams.audio:
-            raise Undecodable(f"no sound track (it has {tracks_of(container)})")
+            raise DecodeError(f"no sound track (it has {tracks_of(container)})")
         stream = container.streams.audio[0]
         stream.codec_context.thread_count = 1  # many files are decoded at once
         parts: list[np.ndarray] = []
@@ -201,13 +201,13 @@ def _read_track(path: Path) -> tuple[np.ndarray, SoundFacts]:
         except (av.FFmpegError, ValueError) as error:
             broken = one_line(error)
         if not parts:
-            raise Undecodable(f"no sound can be decoded{broken and f' ({broken})'}")
+            raise DecodeError(f"no sound can be decoded{broken and f' ({broken})'}")
         channels = np.concatenate(parts, axis=1)
         rate = int(stream.codec_context.sample_rate)
         seconds = channels.shape[1] / rate
         check_length(seconds, stated_seconds(container, stream), "sound", broken)
     if not np.isfinite(channels).all():
-        raise Undecodable("the sound holds NaN or infinite samples")
+        raise DecodeError("the sound holds NaN or infinite samples")
     return channels.mean(axis=0, dtype=np.float32), SoundFacts(seconds, rate, channels.shape[0])
 
 

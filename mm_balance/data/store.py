@@ -31,9 +31,9 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from mm_balance.data.decoding import WRITERS_FILE, Task, results
+from mm_balance.data.growing_array import check_room, row_shapes, write_header
 from mm_balance.data.journal import VERSION, Clip, Failure, Journal
 from mm_balance.data.recipe import SOUND, Recipe
-from mm_balance.data.rows import check_room, row_shapes, write_header
 from mm_balance.errors import UserError
 
 STORE_FILE, TABLE_FILE = "store.json", "samples.parquet"

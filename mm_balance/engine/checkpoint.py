@@ -13,29 +13,29 @@ import torch
 
 from mm_balance.errors import UserError
 from mm_balance.functional.mixture import Mixture
-from mm_balance.types import Refit
+from mm_balance.types import GapFit
 
 FORMAT = 2
 """1 had neither sample ids nor the run's configuration."""
 
 
-def refit_to_state(refit: Refit) -> dict[str, Any]:
-    """A refit as tensors and primitives."""
+def gap_fit_to_state(fit: GapFit) -> dict[str, Any]:
+    """A fit as tensors and primitives."""
     return {
-        "epoch": refit.epoch,
-        "samples_digest": refit.samples_digest,
-        "labels": refit.labels,
-        "probabilities": dict(refit.probabilities),
-        "fused_probability": refit.fused_probability,
-        "gaps": refit.gaps,
-        "mixture": refit.mixture.to_json(),
-        "posterior_imbalanced": refit.posterior_imbalanced,
+        "epoch": fit.epoch,
+        "samples_digest": fit.samples_digest,
+        "labels": fit.labels,
+        "probabilities": dict(fit.probabilities),
+        "fused_probability": fit.fused_probability,
+        "gaps": fit.gaps,
+        "mixture": fit.mixture.to_json(),
+        "posterior_imbalanced": fit.posterior_imbalanced,
     }
 
 
-def refit_from_state(state: dict[str, Any]) -> Refit:
-    """The inverse of ``refit_to_state``."""
-    return Refit(**{**state, "mixture": Mixture.from_json(state["mixture"])})
+def gap_fit_from_state(state: dict[str, Any]) -> GapFit:
+    """The inverse of ``gap_fit_to_state``."""
+    return GapFit(**{**state, "mixture": Mixture.from_json(state["mixture"])})
 
 
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:

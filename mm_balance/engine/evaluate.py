@@ -10,10 +10,10 @@ from mm_balance.functional.contribution import shapley_values
 from mm_balance.functional.gap import modality_gap
 from mm_balance.functional.metrics import accuracy, macro_f1, mean_average_precision
 from mm_balance.functional.probe import linear_probe
-from mm_balance.types import Survey
+from mm_balance.types import SplitPredictions
 
 
-def split_metrics(seen: Survey, prefix: str) -> Iterator[tuple[str, float]]:
+def split_metrics(seen: SplitPredictions, prefix: str) -> Iterator[tuple[str, float]]:
     """The metrics of ``mm_balance.names.SPLIT_METRICS`` as ``prefix/name``, value."""
     yield f"{prefix}/loss", float(functional.cross_entropy(seen.fused, seen.labels))
     yield f"{prefix}/accuracy", accuracy(seen.fused, seen.labels)
@@ -31,7 +31,7 @@ def split_metrics(seen: Survey, prefix: str) -> Iterator[tuple[str, float]]:
     yield f"{prefix}/gap_mean_abs", float(gaps.abs().mean())
 
 
-def probe_metrics(train: Survey, seen: Survey, prefix: str) -> Iterator[tuple[str, float]]:
+def probe_metrics(train: SplitPredictions, seen: SplitPredictions, prefix: str) -> Iterator[tuple[str, float]]:
     """How much a linear classifier finds in each frozen encoder (``mm_balance.names.PROBE_METRICS``).
 
     Args:

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mm_balance.data import BatchLoader, MultimodalData
-from mm_balance.engine import survey as surveys
-from mm_balance.engine.checkpoint import refit_from_state, refit_to_state
+from mm_balance.engine.checkpoint import gap_fit_from_state, gap_fit_to_state
 from mm_balance.engine.cost import Stopwatch, peak_memory_bytes, reset_peak_memory
 from mm_balance.engine.evaluate import split_metrics
-from mm_balance.engine.look import EngineLook
-from mm_balance.engine.recorder import Point, Recorder
-from mm_balance.engine.step import Stepper
+from mm_balance.engine.inspector import EngineInspector
+from mm_balance.engine.predictions import fit_gaps, gap_fit_metrics, predict_split, truth_metrics
+from mm_balance.engine.recorder import MetricPoint, Recorder
+from mm_balance.engine.step import EngineOptimizerStep
 from mm_balance.errors import Diverged, Interrupted, UserError
 from mm_balance.methods import Method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import random_state, restore_random_state
-from mm_balance.types import Clock, Plan, Refit
+from mm_balance.types import Clock, EpochPlan, GapFit
 
 
 @dataclass
@@ -37,13 +37,13 @@ class Stage:
         mixture: kind of mixture to fit at each survey.
         learning_rate: the rate at a time.
         title: what the progress bar says.
-        new_stepper: network -> a fresh optimiser for it, at the stage's initial rate.
+        new_optimizer_step: network -> a fresh optimiser for it, at the stage's initial rate.
         record: what the caller wants kept in every checkpoint: configuration and circumstances, as primitives.
     """
 
     model: MultimodalNetwork
     method: Method
-    stepper: Stepper
+    optimizer_step: EngineOptimizerStep
     data: MultimodalData
     device: torch.device
     batch_size: int
@@ -53,7 +53,7 @@ class Stage:
     mixture: str
     learning_rate: Callable[[Clock], float]
     title: str
-    new_stepper: Callable[[nn.Module], Stepper]
+    new_optimizer_step: Callable[[nn.Module], EngineOptimizerStep]
     record: dict[str, Any] = field(default_factory=dict)
 
 
@@ -68,7 +68,7 @@ class Progress:
         sums: sums over the samples of the epoch under way, part of the loss -> scalar tensor.
         seconds: training time of the epoch under way.
         points: everything published so far.
-        refit: the latest one.
+        gap_fit: the latest one.
         plan: what the method asked for the epoch under way.
         steps: updates made in this stage, and ``step_seconds`` the training time they took.
         passes: through encoders in this stage, see ``PassCounter``.
@@ -82,9 +82,9 @@ class Progress:
     batch: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
-    points: list[Point] = field(default_factory=list)
-    refit: Refit | None = None
-    plan: Plan = field(default_factory=Plan)
+    points: list[MetricPoint] = field(default_factory=list)
+    gap_fit: GapFit | None = None
+    plan: EpochPlan = field(default_factory=EpochPlan)
     steps: int = 0
     step_seconds: float = 0.0
     passes: dict[str, dict[str, int]] = field(default_factory=lambda: {"forward": {}, "backward": {}})
@@ -103,16 +103,16 @@ def capture(stage: Stage, progress: Progress) -> dict[str, Any]:
     """The whole state as tensors and primitives."""
     progress.passes = stage.model.passes.state_dict()
     progress.peak_memory = max(progress.peak_memory, peak_memory_bytes(stage.device))
-    plain = {name: value for name, value in vars(progress).items() if name not in ("points", "refit", "plan")}
+    plain = {name: value for name, value in vars(progress).items() if name not in ("points", "gap_fit", "plan")}
     return {
         "model": stage.model.state_dict(),
         "method": stage.method.state_dict(),
-        "stepper": stage.stepper.state_dict(),
+        "stepper": stage.optimizer_step.state_dict(),
         "random": random_state(),
         "progress": plain,
         "plan": asdict(progress.plan),
         "points": [asdict(point) for point in progress.points],
-        "refit": None if progress.refit is None else refit_to_state(progress.refit),
+        "refit": None if progress.gap_fit is None else gap_fit_to_state(progress.gap_fit),
         "samples_digest": stage.data.splits["train"].samples_digest,
         "record": dict(stage.record),
     }
@@ -127,13 +127,13 @@ def restore(stage: Stage, state: dict[str, Any]) -> Progress:
     check_samples(stage.data, state["samples_digest"], "the checkpoint")
     stage.model.load_state_dict(state["model"])
     stage.method.load_state_dict(state["method"])
-    stage.stepper.load_state_dict(state["stepper"])
+    stage.optimizer_step.load_state_dict(state["stepper"])
     restore_random_state(state["random"])
     progress = Progress(
         **state["progress"],
-        plan=Plan(**state["plan"]),
-        points=[Point(**point) for point in state["points"]],
-        refit=None if state["refit"] is None else refit_from_state(state["refit"]),
+        plan=EpochPlan(**state["plan"]),
+        points=[MetricPoint(**point) for point in state["points"]],
+        gap_fit=None if state["refit"] is None else gap_fit_from_state(state["refit"]),
     )
     stage.model.passes.load_state_dict(progress.passes)
     progress.sums = {name: value.to(stage.device) for name, value in progress.sums.items()}
@@ -171,8 +171,8 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
     """
     loader = BatchLoader(stage.data.splits["train"], stage.batch_size, seed=stage.seed)
     reset_peak_memory(stage.device)
-    if progress.refit is not None and not progress.points:
-        _publish_first_refit(stage, progress, recorder)
+    if progress.gap_fit is not None and not progress.points:
+        _publish_first_fit(stage, progress, recorder)
     bar = tqdm(
         total=stage.epochs * len(loader), initial=progress.stage_epoch * len(loader) + progress.batch,
         desc=stage.title, unit="batch", mininterval=0.5, dynamic_ncols=True,
@@ -190,18 +190,16 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
             progress.stage_epoch += 1
             progress.batch, progress.sums, progress.seconds = 0, {}, 0.0
             with stage.model.passes.paused():
-                seen = surveys.survey(
-                    stage.model, stage.method, stage.data.splits["val"], stage.device, coalitions=True
-                )
+                seen = predict_split(stage.model, stage.method, stage.data.splits["val"], stage.device, coalitions=True)
             metrics |= dict(split_metrics(seen, "val"))
             fresh = None
-            if _refit_due(stage, progress.stage_epoch):
-                fresh = progress.refit = _refit(stage, progress.epoch)
-                metrics |= _refit_point(stage, fresh)
+            if _fit_due(stage, progress.stage_epoch):
+                fresh = progress.gap_fit = measure_gaps(stage, progress.epoch)
+                metrics |= _gap_fit_metrics(stage, fresh)
             bar.set_postfix(val=f"{metrics['val/accuracy']:.3f}", refresh=False)
             if metrics["val/accuracy"] > progress.best_accuracy:
                 progress.best_accuracy, progress.best_epoch = metrics["val/accuracy"], progress.epoch
-            point = Point(progress.epoch, int(time.time() * 1000), metrics)
+            point = MetricPoint(progress.epoch, int(time.time() * 1000), metrics)
             progress.points.append(point)
             progress.training_seconds += watch.lap()
             recorder.save(capture(stage, progress))
@@ -220,16 +218,16 @@ def best_state(stage: Stage, progress: Progress) -> dict[str, Any]:
 
 
 def plan_epoch(stage: Stage, progress: Progress, clock: Clock, stop_requested: Callable[[], bool]) -> None:
-    """Let the method look, and plan the epoch."""
+    """Let the method inspect the stage and plan the epoch."""
     seed = stage.seed + 7919 * (clock.epoch + 1)
-    look = EngineLook(
-        model=stage.model, refit=progress.refit, method=stage.method, data=stage.data, device=stage.device,
-        batch_size=stage.batch_size, seed=seed, new_stepper=stage.new_stepper, learning_rate=stage.learning_rate, clock=clock,
-        stop_requested=stop_requested,
+    inspector = EngineInspector(
+        model=stage.model, gap_fit=progress.gap_fit, method=stage.method, data=stage.data, device=stage.device,
+        batch_size=stage.batch_size, seed=seed, new_optimizer_step=stage.new_optimizer_step, learning_rate=stage.learning_rate,
+        clock=clock, stop_requested=stop_requested,
     )  # fmt: skip
-    progress.plan = stage.method.refresh(stage.model, look, clock)
+    progress.plan = stage.method.refresh(stage.model, inspector, clock)
     if progress.plan.reset_optimizer:
-        stage.stepper.reset()
+        stage.optimizer_step.reset()
 
 
 def _train_epoch(
@@ -243,7 +241,7 @@ def _train_epoch(
     watch: Stopwatch,
 ) -> dict[str, float]:
     learning_rate = stage.learning_rate(clock)
-    stage.stepper.set_learning_rate(learning_rate)
+    stage.optimizer_step.set_learning_rate(learning_rate)
     stage.model.train()
     started = time.perf_counter()
     plan = progress.plan
@@ -253,8 +251,8 @@ def _train_epoch(
         clock.epoch, stage.device, start_batch=progress.batch, samples=plan.samples, present=plan.present
     ):
         now = replace(clock, batch=progress.batch, batches=batches)
-        objective = stage.method.update(stage.model, batch, stage.stepper, now)
-        _accumulate(progress.sums, objective.total, objective.parts, len(batch.labels))
+        loss_output = stage.method.update(stage.model, batch, stage.optimizer_step, now)
+        _accumulate(progress.sums, loss_output.total, loss_output.parts, len(batch.labels))
         progress.batch += 1
         bar.update()
         if stop_requested():
@@ -281,7 +279,7 @@ def _train_epoch(
     return means | {
         "train/samples_per_second": samples / seconds,
         "learning_rate": learning_rate,
-        "anneal": stage.method.strength(clock),
+        "anneal": stage.method.anneal_coefficient(clock),
     }
 
 
@@ -304,28 +302,29 @@ def _named(total: Tensor, parts: dict[str, Tensor]) -> Iterator[tuple[str, Tenso
         yield f"train/loss_{name}", value
 
 
-def _refit_due(stage: Stage, stage_epoch: int) -> bool:
+def _fit_due(stage: Stage, stage_epoch: int) -> bool:
     every = stage.refit_every
     return stage_epoch == stage.epochs or (every is not None and stage_epoch % every == 0)
 
 
-def _refit(stage: Stage, epoch: int) -> Refit:
+def measure_gaps(stage: Stage, epoch: int) -> GapFit:
+    """Measure every training sample's gap after ``epoch`` epochs and fit the mixture; counted as cost where the method needs it."""
     with nullcontext() if stage.method.needs_warmup else stage.model.passes.paused():
-        seen = surveys.survey(stage.model, stage.method, stage.data.splits["train"], stage.device)
-    return surveys.refit(seen, epoch, stage.mixture)
+        seen = predict_split(stage.model, stage.method, stage.data.splits["train"], stage.device)
+    return fit_gaps(seen, epoch, stage.mixture)
 
 
-def _refit_point(stage: Stage, fresh: Refit) -> dict[str, float]:
-    metrics = surveys.refit_metrics(fresh)
+def _gap_fit_metrics(stage: Stage, fresh: GapFit) -> dict[str, float]:
+    metrics = gap_fit_metrics(fresh)
     if stage.data.truth_known:
-        metrics |= surveys.truth_metrics(fresh, stage.data.splits["train"].corrupted)
+        metrics |= truth_metrics(fresh, stage.data.splits["train"].corrupted)
     return {name: value for name, value in metrics.items() if value == value and abs(value) < float("inf")}
 
 
-def _publish_first_refit(stage: Stage, progress: Progress, recorder: Recorder) -> None:
+def _publish_first_fit(stage: Stage, progress: Progress, recorder: Recorder) -> None:
     """The fit that the stage starts from is its first point."""
-    assert progress.refit is not None
-    point = Point(progress.epoch, int(time.time() * 1000), _refit_point(stage, progress.refit))
+    assert progress.gap_fit is not None
+    point = MetricPoint(progress.epoch, int(time.time() * 1000), _gap_fit_metrics(stage, progress.gap_fit))
     progress.points.append(point)
     recorder.save(capture(stage, progress))
-    recorder.publish(point, progress.refit)
+    recorder.publish(point, progress.gap_fit)

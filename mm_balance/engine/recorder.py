@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mm_balance.types import Refit
+from mm_balance.types import GapFit
 
 
 @dataclass
-class Point:
+class MetricPoint:
     """Metrics of one step, with the time they were measured at.
 
     Attributes:
@@ -32,7 +32,7 @@ class Recorder(Protocol):
     def save_best(self, state: dict[str, Any]) -> None:
         """Persist the weights of the best validation epoch so far."""
 
-    def publish(self, point: Point, refit: Refit | None) -> None:
+    def publish(self, point: MetricPoint, refit: GapFit | None) -> None:
         """Show a point, and the refit it belongs to, if any."""
 
 
@@ -40,8 +40,8 @@ class Recorder(Protocol):
 class ListRecorder:
     """Keeps everything in memory: for tests and for use without a tracking server."""
 
-    points: list[Point] = field(default_factory=list)
-    refits: list[Refit] = field(default_factory=list)
+    points: list[MetricPoint] = field(default_factory=list)
+    refits: list[GapFit] = field(default_factory=list)
     state: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
 
@@ -51,7 +51,7 @@ class ListRecorder:
     def save_best(self, state: dict[str, Any]) -> None:
         self.best = state
 
-    def publish(self, point: Point, refit: Refit | None) -> None:
+    def publish(self, point: MetricPoint, refit: GapFit | None) -> None:
         self.points.append(point)
         if refit is not None:
             self.refits.append(refit)

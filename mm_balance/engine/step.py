@@ -21,7 +21,7 @@ def build_optimizer(
     return torch.optim.Adam(parameters, lr=learning_rate, weight_decay=weight_decay)
 
 
-class Stepper:
+class EngineOptimizerStep:
     """One optimiser with its gradient scaler. It is what ``Method.update`` gets as ``step``.
 
     Args:

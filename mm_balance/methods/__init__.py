@@ -8,7 +8,7 @@ from typing import Any
 from mm_balance.errors import UserError
 from mm_balance.methods.agm import Agm
 from mm_balance.methods.amco import Amco
-from mm_balance.methods.base import Look, Method
+from mm_balance.methods.base import Inspector, Method
 from mm_balance.methods.cml import Cml
 from mm_balance.methods.concat import Concat
 from mm_balance.methods.concat_unimodal import ConcatUnimodal
@@ -83,4 +83,4 @@ def build_method(name: str, settings: Mapping[str, Any], modalities: Sequence[st
     return method(complete(method.Options, settings), modalities, train_samples)
 
 
-__all__ = ["METHODS", "Look", "Method", "build_method", "find_method", "option_lines", "parse_options"]
+__all__ = ["METHODS", "Inspector", "Method", "build_method", "find_method", "option_lines", "parse_options"]

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from mm_balance.functional.contribution import Coalition, shapley_shares
-from mm_balance.methods.base import Method, cross_entropy, encoder_gradients, objective
+from mm_balance.methods.base import Method, cross_entropy, encoder_gradients, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Cost, Objective
+from mm_balance.types import Batch, Clock, Cost, LossOutput
 
 OFFICIAL = "AGM_ICCV2023@5a65542"
 PROBABILITY_FLOOR = 1e-8
@@ -67,13 +67,13 @@ class Agm(Method):
         # Each encoder runs on its input and on a blank one, both in eval mode, beside the training pass.
         return Cost(forward=3.0, backward=3.0) if self.options.responses == "shapley" else Cost()
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
         value = cross_entropy(output.fused, batch.labels)
         active = clock.stage_epoch <= self.options.end_epoch
         if self.options.responses == "slices":
             self._rate({name: logits.detach() for name, logits in output.unimodal.items()}, batch.labels, active)
-            return objective(output, fusion=value)
+            return loss_output(output, fusion=value)
         worth = self._coalitions(model, batch) | {frozenset(self.modalities): output.fused.float()}
         responses = {
             name: torch.stack([share * worth[members].detach() for members, share in shares.items()]).sum(dim=0)
@@ -86,9 +86,9 @@ class Agm(Method):
         )
         scaled = [(self._multiplier(members) * towards * logits).sum() for members, logits in worth.items()]
         surrogate = torch.stack(scaled).sum()
-        return objective(output, fusion=value.detach() + surrogate - surrogate.detach())
+        return loss_output(output, fusion=value.detach() + surrogate - surrogate.detach())
 
-    def modulate(self, model: MultimodalNetwork, objective: Objective, batch: Batch, clock: Clock) -> None:
+    def modulate(self, model: MultimodalNetwork, loss_output: LossOutput, batch: Batch, clock: Clock) -> None:
         if self.options.responses == "slices":
             for place, name in enumerate(self.modalities):
                 for gradient in encoder_gradients(model, name):

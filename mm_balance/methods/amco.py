@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mm_balance.methods.base import Method, cross_entropy, objective
+from mm_balance.methods.base import Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Objective
+from mm_balance.types import Batch, Clock, LossOutput
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Amco(Method):
         super().__init__(options, modalities, train_samples)
         self.register_buffer("depended", torch.zeros(len(modalities)))
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         features = model.encode(batch.inputs)
         whole = model.fuse(features)
         masked_share = mask_share(clock.stage_epoch / 10, self.options.limit)
@@ -56,11 +56,11 @@ class Amco(Method):
             shown[name] = value * torch.where(self.depended[place] > 0, mask, torch.ones_like(mask))
         fused = cross_entropy(model.fuse(shown).fused, batch.labels)
         losses = {f"unimodal_{name}": cross_entropy(value, batch.labels) for name, value in whole.unimodal.items()}
-        return objective(whole, fusion=fused, **losses)
+        return loss_output(whole, fusion=fused, **losses)
 
-    def modulate(self, model: MultimodalNetwork, objective: Objective, batch: Batch, clock: Clock) -> None:
+    def modulate(self, model: MultimodalNetwork, loss_output: LossOutput, batch: Batch, clock: Clock) -> None:
         """Edits nothing: the modalities that the next step masks are those that the model depends on in this one."""
-        shares = dependence(objective.output.unimodal)
+        shares = dependence(loss_output.output.unimodal)
         self.depended.copy_(torch.stack([(value > self.options.threshold).float() for value in shares.values()]))
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from mm_balance.errors import UserError
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Cost, Objective, Output, Plan, Refit, Survey
+from mm_balance.types import Batch, Clock, Cost, EpochPlan, GapFit, LossOutput, Output, SplitPredictions
 
 FUSIONS = ("concat", "sum", "film", "gated")
 SAME_HEAD = {name: name for name in FUSIONS}
@@ -50,23 +50,23 @@ class Step(Protocol):
     def step(self) -> None: ...
 
 
-class Look(Protocol):
+class Inspector(Protocol):
     """What a method may learn between two epochs. Nothing here touches validation or test data.
 
     Attributes:
         model: the network that is looked at.
-        refit: the latest survey of gaps with its mixture; None = there is none yet.
+        gap_fit: the latest survey of gaps with its mixture; None = there is none yet.
     """
 
     model: MultimodalNetwork
-    refit: Refit | None
+    gap_fit: GapFit | None
 
-    def survey(self, part: str = "train") -> Survey:
+    def predict_split(self, part: str = "train") -> SplitPredictions:
         """One pass in eval mode over ``train`` or ``held_out`` (see ``Method.held_out``), with features."""
 
-    def trained_copy(
+    def train_copy(
         self, loss: Callable[[MultimodalNetwork, Batch], Tensor], epochs: int, *, fresh: bool = False
-    ) -> Look:
+    ) -> Inspector:
         """A look at a copy of the network that was trained on for so many epochs with ``loss`` alone.
 
         The network itself, its optimiser and the global random numbers stay as they are. The learning rate follows the stage's
@@ -90,7 +90,7 @@ class Method(nn.Module):
         Options: frozen dataclass of its options (``mm_balance.methods.options.option``).
         heads: fusion that the user chose -> head that is trained; a fusion that is missing here cannot be used.
         interaction: what joins the encoders, see ``MultimodalNetwork``.
-        held_out: share of the training split that is kept back for ``Look.survey("held_out")``.
+        held_out: share of the training split that is kept back for ``Inspector.predict_split("held_out")``.
         needs_warmup: starts from a warm-up run, from whose refit it learns.
         most_modalities: how many it can handle; None = any number.
 
@@ -147,28 +147,28 @@ class Method(nn.Module):
     def prepare(self, model: MultimodalNetwork) -> None:
         """Called once, before the first update, with the weights that training starts from: keep a snapshot, set up heads."""
 
-    def refresh(self, model: MultimodalNetwork, look: Look, clock: Clock) -> Plan:
+    def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
         """Called before every epoch: look at the data, change weights, plan the epoch."""
-        return Plan()
+        return EpochPlan()
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         """The loss of a batch, one or more forward passes. Default: mean cross-entropy of the fused logits."""
         output = model(batch.inputs)
-        return objective(output, fusion=cross_entropy(output.fused, batch.labels))
+        return loss_output(output, fusion=cross_entropy(output.fused, batch.labels))
 
-    def modulate(self, model: MultimodalNetwork, objective: Objective, batch: Batch, clock: Clock) -> None:
+    def modulate(self, model: MultimodalNetwork, loss_output: LossOutput, batch: Batch, clock: Clock) -> None:
         """Called after the backward pass, where its gradients are finite (``Step.finite``): may edit them in place, and remember."""
 
-    def update(self, model: MultimodalNetwork, batch: Batch, step: Step, clock: Clock) -> Objective:
+    def update(self, model: MultimodalNetwork, batch: Batch, step: Step, clock: Clock) -> LossOutput:
         """One update: zero, loss, backward, modulate where the step counts, step. Override to replace the whole of it."""
         step.zero_grad()
         with step.autocast():
-            objective = self.loss(model, batch, clock)
-        step.backward(objective.total)
+            loss_output = self.loss(model, batch, clock)
+        step.backward(loss_output.total)
         if step.finite():
-            self.modulate(model, objective, batch, clock)
+            self.modulate(model, loss_output, batch, clock)
         step.step()
-        return objective
+        return loss_output
 
     def predict(self, model: MultimodalNetwork, batch: Batch) -> Output:
         """What the method predicts; ``softmax(output.fused)`` are its class probabilities.
@@ -177,7 +177,7 @@ class Method(nn.Module):
         """
         return model(batch.inputs)
 
-    def strength(self, clock: Clock) -> float:
+    def anneal_coefficient(self, clock: Clock) -> float:
         """The annealing coefficient of the epoch, for the record; 0 where the method has none."""
         return 0.0
 
@@ -212,10 +212,10 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits.float(), labels)
 
 
-def objective(output: Output, **parts: Tensor) -> Objective:
+def loss_output(output: Output, **parts: Tensor) -> LossOutput:
     """The sum of named scalars as the loss of a batch."""
     total = torch.stack(list(parts.values())).sum()
-    return Objective(total, {name: value.detach() for name, value in parts.items()}, output)
+    return LossOutput(total, {name: value.detach() for name, value in parts.items()}, output)
 
 
 def true_scores(output: Output, labels: Tensor) -> dict[str, Tensor]:

@@ -14,10 +14,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mm_balance.methods.base import Method, cross_entropy, objective
+from mm_balance.methods.base import Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Objective
+from mm_balance.types import Batch, Clock, LossOutput
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Cml(Method):
     citation = "Ma et al., ICML 2023, arXiv 2306.01265; QingyangZhang/CML@9d2496e, BalanceBenchmark@4c1482f"
     Options = CmlOptions
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
         order = [self.modalities[place] for place in torch.randperm(len(self.modalities)).tolist()]
         nested = [output.fused]
@@ -57,7 +57,7 @@ class Cml(Method):
             for more, less in pairwise(nested)
         ]
         hinge = torch.stack([step.mean() for step in steps]).sum()
-        return objective(output, fusion=losses.mean(), calibration=self.options.calibration * hinge)
+        return loss_output(output, fusion=losses.mean(), calibration=self.options.calibration * hinge)
 
 
 def confidence_rise(more: Tensor, less: Tensor, labels: Tensor, mask: str) -> Tensor:

@@ -10,7 +10,7 @@ from mm_balance.functional.adaptive import warmup_loss
 from mm_balance.methods.base import Method
 from mm_balance.methods.options import parameter
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Objective
+from mm_balance.types import Batch, Clock, LossOutput
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ConcatUnimodal(Method):
     citation = "arXiv 2510.21797v1, Eq. 5 and 7 (Eq. 7 reconstructed)"
     Options = UnimodalOptions
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
         result = warmup_loss(output.fused, output.unimodal, batch.labels, unimodal_weight=self.options.unimodal_weight)
-        return Objective(result.total, result.parts(), output)
+        return LossOutput(result.total, result.parts(), output)

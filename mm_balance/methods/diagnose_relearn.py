@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 
 from mm_balance.functional.diagnosis import feature_purity
-from mm_balance.methods.base import Look, Method
+from mm_balance.methods.base import Inspector, Method
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Clock, Cost, Plan
+from mm_balance.types import Clock, Cost, EpochPlan
 
 OFFICIAL = "Diagnosing_Relearning_ECCV2024@025085e"
 
@@ -52,11 +52,11 @@ class DiagnoseRelearn(Method):
             for number, value in enumerate(self._weights(model, name)):
                 self.register_buffer(f"initial_{name}_{number}", value.detach().clone())
 
-    def refresh(self, model: MultimodalNetwork, look: Look, clock: Clock) -> Plan:
+    def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
         last = clock.stage_epoch - 1
         if last <= 0 or last % self.options.every or last // self.options.every > self.options.times:
-            return Plan()
-        train, held_out = look.survey("train"), look.survey("held_out")
+            return EpochPlan()
+        train, held_out = inspector.predict_split("train"), inspector.predict_split("held_out")
         notes = {}
         for name in self.modalities:
             seen, unseen = (
@@ -67,7 +67,7 @@ class DiagnoseRelearn(Method):
             with torch.no_grad():
                 for number, value in enumerate(self._weights(model, name)):
                     value.lerp_(self.get_buffer(f"initial_{name}_{number}"), weight)
-        return Plan(notes=notes, reset_optimizer=self.options.reset_optimizer)
+        return EpochPlan(notes=notes, reset_optimizer=self.options.reset_optimizer)
 
     def _weights(self, model: MultimodalNetwork, name: str) -> list[torch.Tensor]:
         encoder = model.encoders[name]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mm_balance.methods.base import Method, objective
+from mm_balance.methods.base import Method, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Objective
+from mm_balance.types import Batch, Clock, LossOutput
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Focal(Method):
     citation = "Lin et al., ICCV 2017, arXiv 1708.02002"
     Options = FocalOptions
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
         values = focal_losses(output.fused, batch.labels, self.options.focus, detach=self.options.detach)
-        return objective(output, fusion=values.mean())
+        return loss_output(output, fusion=values.mean())
 
 
 def focal_losses(logits: Tensor, labels: Tensor, focus: float, *, detach: bool = False) -> Tensor:

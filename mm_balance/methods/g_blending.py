@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from mm_balance.functional.blending import blending_weights
-from mm_balance.methods.base import OWN_HEADS, Look, Method, cross_entropy, objective
+from mm_balance.methods.base import OWN_HEADS, Inspector, Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Cost, Objective, Plan, Survey
+from mm_balance.types import Batch, Clock, Cost, EpochPlan, LossOutput, SplitPredictions
 
 JOINT = "joint"
 
@@ -66,31 +66,31 @@ class GBlending(Method):
         heads = len(self.modalities) + 1
         self.register_buffer("blend", torch.full((heads,), 1 / heads, device=next(model.parameters()).device))
 
-    def refresh(self, model: MultimodalNetwork, look: Look, clock: Clock) -> Plan:
+    def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
         horizon = clock.stage_epochs if self.options.mode == "offline" else self.options.horizon
         if clock.stage_epoch % horizon:
-            return Plan()
+            return EpochPlan()
         epochs = min(horizon, clock.stage_epochs - clock.stage_epoch)
-        before, after = self._losses(look), {}
+        before, after = self._losses(inspector), {}
         for name in (*self.modalities, JOINT):
-            after[name] = self._losses(look.trained_copy(_loss_of(name), epochs))[name]
+            after[name] = self._losses(inspector.train_copy(_loss_of(name), epochs))[name]
         weights = blending_weights(before, after)
         self.blend.copy_(torch.tensor(list(weights.values())))
-        return Plan(notes={f"method/weight_{name}": value for name, value in weights.items()})
+        return EpochPlan(notes={f"method/weight_{name}": value for name, value in weights.items()})
 
-    def _losses(self, look: Look) -> dict[str, tuple[float, float]]:
-        held_out, train = (_mean_losses(look.survey(part)) for part in ("held_out", "train"))
+    def _losses(self, inspector: Inspector) -> dict[str, tuple[float, float]]:
+        held_out, train = (_mean_losses(inspector.predict_split(part)) for part in ("held_out", "train"))
         return {name: (held_out[name], train[name]) for name in held_out}
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
         losses = [cross_entropy(output.unimodal[name], batch.labels) for name in self.modalities]
         losses.append(cross_entropy(output.fused, batch.labels))
         names = [*(f"unimodal_{name}" for name in self.modalities), "fusion"]
-        return objective(output, **dict(zip(names, torch.stack(losses) * self.blend, strict=True)))
+        return loss_output(output, **dict(zip(names, torch.stack(losses) * self.blend, strict=True)))
 
 
-def _mean_losses(seen: Survey) -> dict[str, float]:
+def _mean_losses(seen: SplitPredictions) -> dict[str, float]:
     logits = {**seen.unimodal, JOINT: seen.fused}
     return {name: float(functional.cross_entropy(value, seen.labels)) for name, value in logits.items()}
 

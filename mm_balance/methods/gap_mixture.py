@@ -22,10 +22,10 @@ from mm_balance.functional.adaptive import LossWeights, adaptive_loss, posterior
 from mm_balance.functional.gap import modality_gap
 from mm_balance.functional.mixture import Mixture
 from mm_balance.functional.schedules import anneal
-from mm_balance.methods.base import Look, Method
+from mm_balance.methods.base import Inspector, Method
 from mm_balance.methods.options import parameter
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Cost, Objective, Output, Plan
+from mm_balance.types import Batch, Clock, Cost, EpochPlan, LossOutput, Output
 
 FORMS = {
     "reconstructed": "Eq. 10 reconstructed from the paper's prose and ablations",
@@ -82,12 +82,12 @@ class GapMixture(Method):
     def cost(self) -> Cost:
         return Cost(extra="one forward pass over the training split at each refit")
 
-    def refresh(self, model: MultimodalNetwork, look: Look, clock: Clock) -> Plan:
-        if look.refit is None:
+    def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
+        if inspector.gap_fit is None:
             raise UserError("gap_mixture needs the fit of a warm-up run to start from: give warmup_run")
-        self.mixture = look.refit.mixture
-        self.posterior_table.copy_(look.refit.posterior_imbalanced)
-        return Plan()
+        self.mixture = inspector.gap_fit.mixture
+        self.posterior_table.copy_(inspector.gap_fit.posterior_imbalanced)
+        return EpochPlan()
 
     def headline(self) -> str:
         return f"{super().headline()}, form `{self.options.loss_form}`"
@@ -99,10 +99,10 @@ class GapMixture(Method):
         form = self.options.loss_form
         return [*super().notes(), f"Loss form `{form}`: {FORMS[form]}; not the authors' own equation."]
 
-    def strength(self, clock: Clock) -> float:
+    def anneal_coefficient(self, clock: Clock) -> float:
         return anneal(self.options.anneal, clock.fraction, self.options.anneal_start, self.options.anneal_end)
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         if self.mixture is None:
             raise RuntimeError("gap_mixture has no mixture yet: call refresh before the first loss")
         output = model(batch.inputs)
@@ -117,12 +117,12 @@ class GapMixture(Method):
             posterior_balanced=balanced,
             balanced_mean=self.mixture.balanced.mean,
             weights=self.weights,
-            anneal=self.strength(clock),
+            anneal=self.anneal_coefficient(clock),
             form=self.options.loss_form,
             gap_gradient=self.options.gap_gradient,
             absolute=self.mixture.kind == "two_absolute",
         )
-        return Objective(result.total, result.parts(), output)
+        return LossOutput(result.total, result.parts(), output)
 
     def _posterior(self, output: Output, batch: Batch) -> Tensor:
         if self.options.posterior_source == "refit":

@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mm_balance.methods.base import Method, cross_entropy, objective
+from mm_balance.methods.base import Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Objective
+from mm_balance.types import Batch, Clock, LossOutput
 
 OFFICIAL = "greedy_multimodal_learning@a190e03"
 
@@ -31,7 +31,7 @@ class GreedyOptions:
     threshold: float = option(0.01, "epsilon: difference of the speeds (log10) that counts", minimum=0.0, source=OFFICIAL,
                               search=(0.001, 0.3, "log"))  # fmt: skip
     steps: int = option(5, "Q: updates in the balancing mode", minimum=1, source=OFFICIAL)
-    quiet_epochs: int = option(1, "epochs of the stage before it begins", minimum=0, source=OFFICIAL)
+    start_epoch: int = option(1, "epochs of the stage before it begins", minimum=0, source=OFFICIAL)
 
 
 class Greedy(Method):
@@ -54,16 +54,16 @@ class Greedy(Method):
         self.cut_off: str | None = None
         self.remaining = 0
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         assert model.interaction is not None
         model.interaction.cut_off(self.cut_off)
         output = model(batch.inputs)
         model.interaction.cut_off(None)  # surveys and validation see the whole network
         losses = {f"unimodal_{name}": cross_entropy(value, batch.labels) for name, value in output.unimodal.items()}
-        return objective(output, **losses)
+        return loss_output(output, **losses)
 
     @torch.no_grad()
-    def modulate(self, model: MultimodalNetwork, objective: Objective, batch: Batch, clock: Clock) -> None:
+    def modulate(self, model: MultimodalNetwork, loss_output: LossOutput, batch: Batch, clock: Clock) -> None:
         if self.cut_off is not None:
             self.remaining -= 1
             if self.remaining == 0:
@@ -73,7 +73,7 @@ class Greedy(Method):
         for place, name in enumerate(self.modalities):
             self.main[place] += speed([*model.encoder_parameters(name), *model.head_parameters(name)])
             self.bypass[place] += speed(model.interaction.own_parameters(name))
-        if clock.stage_epoch >= self.options.quiet_epochs:
+        if clock.stage_epoch >= self.options.start_epoch:
             fastest, lead = fastest_branch(self.main, self.bypass)
             if lead > self.options.threshold:
                 self.cut_off, self.remaining = self.modalities[fastest], self.options.steps

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mm_balance.methods.base import Method, cross_entropy, objective
+from mm_balance.methods.base import Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Objective
+from mm_balance.types import Batch, Clock, LossOutput
 
 COEFFICIENTS = (2.04623704e-1, 3.35472727e-3, 1.22989557e-4, -2.92947416e-6, 2.23835486e-8, -5.39717505e-11)
 SCHEDULE_EPOCHS = 200
@@ -48,7 +48,7 @@ class Lfm(Method):
     Options = LfmOptions
     heads: ClassVar[Mapping[str, str]] = {"concat": "late_logits"}
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
         share = classification_share(self._epoch(clock))
         pairs = [
@@ -56,7 +56,7 @@ class Lfm(Method):
             for first, second in combinations(output.unimodal.values(), 2)
         ]
         fused = cross_entropy(output.fused, batch.labels)
-        return objective(output, fusion=2 * share * fused, alignment=2 * (1 - share) * torch.stack(pairs).mean())
+        return loss_output(output, fusion=2 * share * fused, alignment=2 * (1 - share) * torch.stack(pairs).mean())
 
     def _epoch(self, clock: Clock) -> float:
         return clock.fraction * SCHEDULE_EPOCHS if self.options.stretch else float(clock.stage_epoch)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from mm_balance.functional.gap import true_class_probability
-from mm_balance.methods.base import Method, cross_entropy, objective
+from mm_balance.methods.base import Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Objective
+from mm_balance.types import Batch, Clock, LossOutput
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Mbsd(Method):
     citation = "BalanceBenchmark@4c1482f (the paper was not found)"
     Options = MbsdOptions
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
         losses = {f"unimodal_{name}": cross_entropy(value, batch.labels) for name, value in output.unimodal.items()}
         taught = [
@@ -48,7 +48,9 @@ class Mbsd(Method):
             for first, second in combinations(output.unimodal.values(), 2)
         ]
         distillation = self.options.strength * torch.stack(taught).mean()
-        return objective(output, fusion=cross_entropy(output.fused, batch.labels), distillation=distillation, **losses)
+        return loss_output(
+            output, fusion=cross_entropy(output.fused, batch.labels), distillation=distillation, **losses
+        )
 
 
 def pair_distillation(first: Tensor, second: Tensor, labels: Tensor, divergence: str) -> Tensor:

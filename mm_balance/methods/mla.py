@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from mm_balance.functional.projection import next_projection
-from mm_balance.methods.base import Method, Step, cross_entropy, objective
+from mm_balance.methods.base import Method, Step, cross_entropy, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Objective, Output
+from mm_balance.types import Batch, Clock, LossOutput, Output
 
 OFFICIAL = "MLA@ab6c184"
 FIXED_SHARES = {2: (0.55, 0.45), 3: (0.35, 0.25, 0.4)}
@@ -59,7 +59,7 @@ class Mla(Method):
         if len(self.modalities) in FIXED_SHARES:
             model.fusion.get_buffer("shares").copy_(torch.tensor(FIXED_SHARES[len(self.modalities)]))
 
-    def update(self, model: MultimodalNetwork, batch: Batch, step: Step, clock: Clock) -> Objective:
+    def update(self, model: MultimodalNetwork, batch: Batch, step: Step, clock: Clock) -> LossOutput:
         losses: dict[str, Tensor] = {}
         unimodal: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}
@@ -76,7 +76,7 @@ class Mla(Method):
                 self._correct(weight, encoded[name].detach().float(), clock)
             step.step()
             losses[f"unimodal_{name}"] = loss.detach()
-        return objective(Output(unimodal[name], unimodal, features), **losses)
+        return loss_output(Output(unimodal[name], unimodal, features), **losses)
 
     @torch.no_grad()
     def _correct(self, weight: nn.Parameter, features: Tensor, clock: Clock) -> None:

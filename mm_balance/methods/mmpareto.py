@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mm_balance.functional.gradients import pareto_gradients
-from mm_balance.methods.base import OWN_HEADS, Method, Step, cross_entropy, objective
+from mm_balance.methods.base import OWN_HEADS, Method, Step, cross_entropy, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Cost, Objective
+from mm_balance.types import Batch, Clock, Cost, LossOutput
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class MMPareto(Method):
     def cost(self) -> Cost:
         return Cost(backward=2.0)
 
-    def update(self, model: MultimodalNetwork, batch: Batch, step: Step, clock: Clock) -> Objective:
+    def update(self, model: MultimodalNetwork, batch: Batch, step: Step, clock: Clock) -> LossOutput:
         step.zero_grad()
         with step.autocast():
             output = model(batch.inputs)
@@ -66,4 +66,4 @@ class MMPareto(Method):
             parameter.grad = found[parameter]
         step.unscale()
         step.step()
-        return objective(output, fusion=joint, **{f"unimodal_{name}": value for name, value in own.items()})
+        return loss_output(output, fusion=joint, **{f"unimodal_{name}": value for name, value in own.items()})

@@ -18,7 +18,7 @@ from mm_balance.functional.modulation import discrepancy_ratios, modulated_gradi
 from mm_balance.methods.base import Method, encoder_gradients, true_scores
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Objective
+from mm_balance.types import Batch, Clock, LossOutput
 
 OFFICIAL = "OGM-GE_CVPR2022@343dc1d"
 
@@ -47,9 +47,9 @@ class Ogm(Method):
     Options = OgmOptions
     noise: ClassVar[bool] = False
 
-    def modulate(self, model: MultimodalNetwork, objective: Objective, batch: Batch, clock: Clock) -> None:
+    def modulate(self, model: MultimodalNetwork, loss_output: LossOutput, batch: Batch, clock: Clock) -> None:
         if self.options.start_epoch <= clock.stage_epoch <= self.options.end_epoch:
-            ratios = discrepancy_ratios(true_scores(objective.output, batch.labels))
+            ratios = discrepancy_ratios(true_scores(loss_output.output, batch.labels))
             damp_encoders(
                 model,
                 ogm_coefficients(ratios, self.options.alpha, first_loses_ties=self.options.tie == "official"),

@@ -17,11 +17,11 @@ from mm_balance.functional.modulation import (
     drop_probabilities,
     ogm_coefficients,
 )
-from mm_balance.methods.base import Method, cross_entropy, objective, true_scores
+from mm_balance.methods.base import Method, cross_entropy, loss_output, true_scores
 from mm_balance.methods.ogm import damp_encoders
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Objective
+from mm_balance.types import Batch, Clock, LossOutput
 
 OFFICIAL = "BML_TPAMI2024@4b3aa4f"
 
@@ -36,7 +36,7 @@ class OpmOptions:
     )  # fmt: skip
     drop_slope: float = option(0.5, "lambda, how it grows", minimum=0.0, source=OFFICIAL)
     execute: float = option(0.7, "p_exe, share of steps that drop", minimum=0.0, maximum=1.0, source=OFFICIAL)
-    quiet_epochs: int = option(6, "epochs of the stage before it begins", minimum=0, source=OFFICIAL)
+    start_epoch: int = option(6, "epochs of the stage before it begins", minimum=0, source=OFFICIAL)
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,17 @@ class Opm(Method):
     citation = "Wei et al., TPAMI 2024; GeWu-Lab/BML_TPAMI2024@4b3aa4f"
     Options = OpmOptions
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         features = model.encode(batch.inputs)
         output = model.fuse(features)  # scores come from the whole features, also where some are dropped
         shown = output
         # One draw on the host, whatever the device: no waiting, and the same steps drop on every machine.
-        if clock.stage_epoch >= self.options.quiet_epochs and float(torch.rand(())) >= 1 - self.options.execute:
+        if clock.stage_epoch >= self.options.start_epoch and float(torch.rand(())) >= 1 - self.options.execute:
             ratios = discrepancy_ratios(true_scores(output, batch.labels))
             probabilities = drop_probabilities(ratios, self.options.drop_base, self.options.drop_slope)
             draws = {name: torch.rand(len(value), device=value.device) for name, value in features.items()}
             shown = model.fuse(drop_features(output.features, probabilities, draws))
-        return objective(output, fusion=cross_entropy(shown.fused, batch.labels))
+        return loss_output(output, fusion=cross_entropy(shown.fused, batch.labels))
 
 
 class OpmOgm(Opm):
@@ -76,7 +76,7 @@ class OpmOgm(Opm):
     title = "OPM & OGM"
     Options = OpmOgmOptions
 
-    def modulate(self, model: MultimodalNetwork, objective: Objective, batch: Batch, clock: Clock) -> None:
-        if self.options.quiet_epochs <= clock.stage_epoch <= self.options.end_epoch:
-            ratios = discrepancy_ratios(true_scores(objective.output, batch.labels))
+    def modulate(self, model: MultimodalNetwork, loss_output: LossOutput, batch: Batch, clock: Clock) -> None:
+        if self.options.start_epoch <= clock.stage_epoch <= self.options.end_epoch:
+            ratios = discrepancy_ratios(true_scores(loss_output.output, batch.labels))
             damp_encoders(model, ogm_coefficients(ratios, self.options.alpha), min_dim=4, noise=self.options.noise)

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from mm_balance.functional.modulation import SCORE_FLOOR
 from mm_balance.functional.prototypes import class_means, moved_prototypes, prototype_logits
-from mm_balance.methods.base import Look, Method, cross_entropy, objective
+from mm_balance.methods.base import Inspector, Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Cost, Objective, Plan
+from mm_balance.types import Batch, Clock, Cost, EpochPlan, LossOutput
 
 OFFICIAL = "Modal-Imbalance-PMR@3615e48"
 
@@ -60,8 +60,8 @@ class Pmr(Method):
             device = next(model.parameters()).device
             self.register_buffer(f"prototypes_{name}", torch.zeros(model.classes, width, device=device))
 
-    def refresh(self, model: MultimodalNetwork, look: Look, clock: Clock) -> Plan:
-        seen = look.survey("train")
+    def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
+        seen = inspector.predict_split("train")
         chosen = torch.randperm(len(seen.labels))[: max(1, round(self.options.fraction * len(seen.labels)))]
         # No momentum before training and after the first epoch: those prototypes are of an untrained network.
         momentum = self.options.momentum if clock.stage_epoch > 1 else 0.0
@@ -69,13 +69,13 @@ class Pmr(Method):
             old = self.get_buffer(f"prototypes_{name}")
             fresh, counts = class_means(features[chosen], seen.labels[chosen], model.classes)
             old.copy_(moved_prototypes(old, fresh.to(old.device), counts.to(old.device), momentum))
-        return Plan()
+        return EpochPlan()
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
         fused = cross_entropy(output.fused, batch.labels)
         if not self.options.start_epoch <= clock.stage_epoch <= self.options.end_epoch:
-            return objective(output, fusion=fused)
+            return loss_output(output, fusion=fused)
         logits = {
             name: prototype_logits(value.float(), self.get_buffer(f"prototypes_{name}"))
             for name, value in output.features.items()
@@ -88,7 +88,7 @@ class Pmr(Method):
         if self.options.entropy_weight > 0 and clock.stage_epoch < self.options.entropy_epochs:
             bonus = [stronger[name] * mean_entropy(value) for name, value in logits.items()]
             parts["entropy"] = -self.options.entropy_weight * torch.stack(bonus).sum()
-        return objective(output, fusion=fused, **parts)
+        return loss_output(output, fusion=fused, **parts)
 
 
 def prototype_weights(

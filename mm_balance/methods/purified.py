@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mm_balance.errors import UserError
 from mm_balance.functional.adaptive import warmup_loss
-from mm_balance.methods.base import Look, Method
+from mm_balance.methods.base import Inspector, Method
 from mm_balance.methods.options import option, parameter
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Cost, Objective, Plan
+from mm_balance.types import Batch, Clock, Cost, EpochPlan, LossOutput
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,18 @@ class Purified(Method):
     def cost(self) -> Cost:
         return Cost(extra="fewer samples per epoch; one forward pass over the training split at each refit")
 
-    def refresh(self, model: MultimodalNetwork, look: Look, clock: Clock) -> Plan:
-        if look.refit is None:
+    def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
+        if inspector.gap_fit is None:
             raise UserError("purified needs the fit of a warm-up run to start from: give warmup_run")
-        kept = balanced_samples(look.refit.posterior_imbalanced, look.refit.labels, self.options.threshold)
-        return Plan(notes={"method/share_kept": len(kept) / len(look.refit.labels)}, samples=kept)
+        kept = balanced_samples(
+            inspector.gap_fit.posterior_imbalanced, inspector.gap_fit.labels, self.options.threshold
+        )
+        return EpochPlan(notes={"method/share_kept": len(kept) / len(inspector.gap_fit.labels)}, samples=kept)
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
         result = warmup_loss(output.fused, output.unimodal, batch.labels, unimodal_weight=self.options.unimodal_weight)
-        return Objective(result.total, result.parts(), output)
+        return LossOutput(result.total, result.parts(), output)
 
 
 def balanced_samples(posterior_imbalanced: Tensor, labels: Tensor, threshold: float) -> Tensor:

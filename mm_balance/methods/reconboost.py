@@ -16,10 +16,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mm_balance.methods.base import Look, Method, cross_entropy, objective
+from mm_balance.methods.base import Inspector, Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Cost, Objective, Plan
+from mm_balance.types import Batch, Clock, Cost, EpochPlan, LossOutput
 
 OFFICIAL = "ReconBoost@14ab57a"
 
@@ -49,14 +49,14 @@ class ReconBoost(Method):
         alone = 1 / len(self.modalities)
         return Cost(forward=1.0, backward=alone, extra="every second phase trains all encoders: 1 backward")
 
-    def refresh(self, model: MultimodalNetwork, look: Look, clock: Clock) -> Plan:
-        return Plan(reset_optimizer=clock.stage_epoch % self.options.phase_epochs == 0)
+    def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
+        return EpochPlan(reset_optimizer=clock.stage_epoch % self.options.phase_epochs == 0)
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         phase = clock.stage_epoch // self.options.phase_epochs
         if phase % 2:
             output = model(batch.inputs)
-            return objective(output, fusion=cross_entropy(output.fused, batch.labels))
+            return loss_output(output, fusion=cross_entropy(output.fused, batch.labels))
         learner = self.modalities[phase // 2 % len(self.modalities)]
         others = tuple(name for name in self.modalities if name != learner)
         with torch.no_grad():  # in training mode, as in the code: their running statistics move
@@ -69,7 +69,7 @@ class ReconBoost(Method):
             output.unimodal[learner].float(), known.float(), batch.labels,
             self.options.own_weight, self.options.others_weight, self.options.regulariser,
         )  # fmt: skip
-        return objective(output, boosting=values.mean())
+        return loss_output(output, boosting=values.mean())
 
 
 def boosting_losses(

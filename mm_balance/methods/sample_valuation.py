@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from mm_balance.functional.contribution import Coalition, shapley_shares
-from mm_balance.methods.base import Look, Method, cross_entropy, objective
+from mm_balance.methods.base import Inspector, Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Cost, Objective, Plan, Survey
+from mm_balance.types import Batch, Clock, Cost, EpochPlan, LossOutput, SplitPredictions
 
 OFFICIAL = "Valuate-and-Enhance-Multimodal-Cooperation@7ed12b0"
 THRESHOLDS = (0.99, 0.4, -0.1)
@@ -31,7 +31,7 @@ class SampleValuationOptions:
 
     level: str = option("sample", "what is shown again is chosen", choices=("sample", "modality"),
                         search=("sample", "modality"))  # fmt: skip
-    quiet_epochs: int = option(5, "epochs of the stage before it begins", minimum=0, source=OFFICIAL,
+    start_epoch: int = option(5, "epochs of the stage before it begins", minimum=0, source=OFFICIAL,
                                search=(1, 10, "linear"))  # fmt: skip
     part: float = option(0.2, "`modality`: share of the samples that are valued", minimum=0.0, exclusive=True, maximum=1.0,
                          source=OFFICIAL)  # fmt: skip
@@ -50,10 +50,10 @@ class SampleValuation(Method):
         return Cost(extra="after the quiet epochs one forward pass over train per epoch, and the samples shown again")
 
     @torch.no_grad()
-    def refresh(self, model: MultimodalNetwork, look: Look, clock: Clock) -> Plan:
-        if clock.stage_epoch < self.options.quiet_epochs:
-            return Plan()
-        seen = look.survey("train")
+    def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
+        if clock.stage_epoch < self.options.start_epoch:
+            return EpochPlan()
+        seen = inspector.predict_split("train")
         values = shapley_of_samples(correct_coalitions(model, seen), self.modalities)
         if self.options.level == "sample":
             again = {name: copies(value) for name, value in values.items()}
@@ -67,7 +67,7 @@ class SampleValuation(Method):
             present[name] = torch.cat([torch.ones(len(everything), dtype=torch.bool), *shown])
         notes = {f"method/value_{name}": float(value.mean()) for name, value in values.items()}
         notes |= {f"method/shown_again_{name}": len(extra) / len(everything) for name, extra in again.items()}
-        return Plan(notes=notes, samples=samples, present=present)
+        return EpochPlan(notes=notes, samples=samples, present=present)
 
     def _modality_level(self, values: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
         drawn = torch.randint(count, (max(1, int(self.options.part * count)),))
@@ -76,15 +76,15 @@ class SampleValuation(Method):
         share = modality_share(max(means.values()), means[weakest], self.options.alpha)
         return {weakest: torch.randint(count, (int(share * count),))}
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         features = model.encode(batch.inputs)
         if batch.present:  # features of what is not shown are zero, and send nothing back to their encoder
             features = {name: value * batch.present[name].unsqueeze(1) for name, value in features.items()}
         output = model.fuse(features)
-        return objective(output, fusion=cross_entropy(output.fused, batch.labels))
+        return loss_output(output, fusion=cross_entropy(output.fused, batch.labels))
 
 
-def correct_coalitions(model: MultimodalNetwork, seen: Survey) -> dict[Coalition, Tensor]:
+def correct_coalitions(model: MultimodalNetwork, seen: SplitPredictions) -> dict[Coalition, Tensor]:
     """Whether each sample is right from every coalition, the features of the others zero: coalition -> ``(samples,)`` bool."""
     found = {}
     device = next(model.parameters()).device

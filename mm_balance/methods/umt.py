@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mm_balance.methods.base import Look, Method, cross_entropy, objective
+from mm_balance.methods.base import Inspector, Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Cost, Objective, Plan
+from mm_balance.types import Batch, Clock, Cost, EpochPlan, LossOutput
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Umt(Method):
     def prepare(self, model: MultimodalNetwork) -> None:
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
 
-    def refresh(self, model: MultimodalNetwork, look: Look, clock: Clock) -> Plan:
+    def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
         if clock.stage_epoch == 0:
             epochs = self.options.teacher_epochs or clock.stage_epochs
             for name in self.modalities:
-                taught = look.trained_copy(_alone(name), epochs, fresh=True).model
+                taught = inspector.train_copy(_alone(name), epochs, fresh=True).model
                 self.teacher.encoders[name].load_state_dict(taught.encoders[name].state_dict())
-        return Plan()
+        return EpochPlan()
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
         with torch.no_grad():
             wanted = self.teacher.encode(batch.inputs, self.modalities)
@@ -63,7 +63,7 @@ class Umt(Method):
             * feature_distance(output.features[name], wanted[name], self.options.reduction)
             for name in self.modalities
         }
-        return objective(output, fusion=cross_entropy(output.fused, batch.labels), **parts)
+        return loss_output(output, fusion=cross_entropy(output.fused, batch.labels), **parts)
 
 
 def feature_distance(features: Tensor, wanted: Tensor, reduction: str) -> Tensor:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mm_balance.errors import UserError
-from mm_balance.methods.base import Method, cross_entropy, objective
+from mm_balance.methods.base import Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, Cost, Objective
+from mm_balance.types import Batch, Clock, Cost, LossOutput
 
 
 class OneModality(Method):
@@ -74,7 +74,7 @@ class Ensemble(Method):
     def head(self, fusion: str) -> str:
         return f"late_{self.options.mean_of}"
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> Objective:
+    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
         losses = {f"unimodal_{name}": cross_entropy(value, batch.labels) for name, value in output.unimodal.items()}
-        return objective(output, **losses)
+        return loss_output(output, **losses)

@@ -27,7 +27,6 @@ from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import build_method, find_method, parse_options
 from mm_balance.study import confirm
-from mm_balance.study.desk import Desk, find_study, make_study
 from mm_balance.study.devices import (
     Slot,
     assign,
@@ -37,9 +36,8 @@ from mm_balance.study.devices import (
     threads_of,
     visible_devices,
 )
-from mm_balance.study.launcher import Crew, make_warmups
-from mm_balance.study.ledger import ORIGIN, TRIALS, all_trials, count, give_up_dead
-from mm_balance.study.report import Live, best_so_far, best_trial, publish
+from mm_balance.study.handle import StudyHandle, find_study, make_study
+from mm_balance.study.report import BestValueLogger, best_so_far, best_trial, publish
 from mm_balance.study.settings import (
     Settings,
     automatic_name,
@@ -49,9 +47,11 @@ from mm_balance.study.settings import (
     warmup_is_shared,
 )
 from mm_balance.study.storage import shown, study_folder
+from mm_balance.study.trials import ORIGIN, TRIALS, all_trials, count_trials, fail_dead_trials
 from mm_balance.study.worker import LAUNCHER_VARIABLE, work
+from mm_balance.study.worker_pool import WorkerPool, train_warmups
 from mm_balance.tracking.runs import TrackedRun, adopted_run_id, open_run
-from mm_balance.workflow.command import close_adopted, guarded, say
+from mm_balance.workflow.command import close_adopted, run_guarded, say
 from mm_balance.workflow.provenance import OF_THE_WARMUP, FollowedWarmup, applied, stage_tags
 from mm_balance.workflow.runners import choose_warmup, find_matching_warmup
 from mm_balance.workflow.setup import read_data, resolve_device
@@ -61,12 +61,12 @@ Stop = Callable[[], bool]
 
 def study(arguments: Sequence[str] | None = None) -> int:
     """Make or continue a study; see ``workflow.command.command`` for the exit status."""
-    return guarded(_study, arguments)
+    return run_guarded(_study, arguments)
 
 
 def worker(arguments: Sequence[str] | None = None) -> int:
     """Work for a study until it has all its trials."""
-    return guarded(_worker, arguments)
+    return run_guarded(_worker, arguments)
 
 
 @dataclass
@@ -112,23 +112,23 @@ def _study(words: list[str], stop: Stop) -> None:
     launch = _plan(words, stop)
     name, asked, config, settings, data = launch.name, launch.asked, launch.config, launch.settings, launch.data
     torch.set_num_threads(settings.threads)  # like the workers: warm-up runs are told apart by it
-    desk = find_study(name, asked.storage)
-    if desk is not None:
-        if told := settings.differences(desk.settings):
+    handle = find_study(name, asked.storage)
+    if handle is not None:
+        if told := settings.differences(handle.settings):
             raise UserError(f"study {name} exists with other settings: {'; '.join(told)}; give another study_name")
-        parent = desk.parent
+        parent = handle.parent
         parent.reopen()
-        desk.study.set_user_attr(TRIALS, asked.trials)
+        handle.study.set_user_attr(TRIALS, asked.trials)
     else:
         parent = open_run(f"study {name}")
         own = build_method(config.method, asdict(config), tuple(data.specs), 0)
         parent.set_tags(stage_tags(data, "study", config.seed, own) | {"mm.study": name})
     try:
-        desk = desk or _make(parent, launch)
-        if desk.parent.run_id != parent.run_id:
+        handle = handle or _make(parent, launch)
+        if handle.parent.run_id != parent.run_id:
             raise UserError(f"study {name} was made by another command a moment ago; this command, once more, joins it")
-        desk.parent.set_tags(_asked_tags(asked))
-        _run(desk, launch)
+        handle.parent.set_tags(_asked_tags(asked))
+        _run(handle, launch)
     except Interrupted:
         parent.terminate("KILLED")
         print("mm-balance: stopped; the same command goes on where it was stopped", file=sys.stderr)
@@ -139,7 +139,7 @@ def _study(words: list[str], stop: Stop) -> None:
         raise
     parent.terminate("FINISHED")
     close_adopted(parent)
-    best = best_trial(desk)
+    best = best_trial(handle)
     if best is not None:
         values = ", ".join(f"{item}={format_value(value)}" for item, value in rounded(best.params).items())
         say(parent, f"{best.values[0]:.4f}, trial {best.number}, {values}", f"best {settings.objectives[0]}")
@@ -155,7 +155,7 @@ def _set_by_user(training: Mapping[str, Any]) -> set[str]:
     }
 
 
-def _make(parent: TrackedRun, launch: _Launch) -> Desk:
+def _make(parent: TrackedRun, launch: _Launch) -> StudyHandle:
     """The warm-up first, so that a study which can be found can be worked on."""
     settings, device = launch.settings, launch.slots[0].device
     parent.log_data(launch.data, "training")
@@ -170,14 +170,14 @@ def _make(parent: TrackedRun, launch: _Launch) -> Desk:
     changing = _asked_tags(launch.asked)
     asked = {f"study/{item}": format_value(value) for item, value in vars(launch.asked).items()}
     parent.log_params({item: text for item, text in asked.items() if item not in changing})
-    desk = make_study(launch.name, launch.asked.storage, settings, parent, launch.asked.trials)
+    handle = make_study(launch.name, launch.asked.storage, settings, parent, launch.asked.trials)
     configured = configured_values(settings.values)
     start = {item: configured[item] for item in settings.dimensions}
     if all(dimension.holds(start[item]) for item, dimension in settings.dimensions.items()):
-        desk.study.enqueue_trial(start, user_attrs={ORIGIN: "configured"}, skip_if_exists=True)
+        handle.study.enqueue_trial(start, user_attrs={ORIGIN: "configured"}, skip_if_exists=True)
     else:
         print("mm-balance: the starting configuration lies outside of the space; no trial has it", file=sys.stderr)
-    return desk
+    return handle
 
 
 def _ensure_warmups(configs: Sequence[Config], parent: TrackedRun, launch: _Launch) -> None:
@@ -189,7 +189,7 @@ def _ensure_warmups(configs: Sequence[Config], parent: TrackedRun, launch: _Laun
         and find_matching_warmup(config, launch.data) is None
     ]
     if missing:
-        make_warmups(missing, launch.slots, parent, launch.stop, study_folder(launch.name))
+        train_warmups(missing, launch.slots, parent, launch.stop, study_folder(launch.name))
         if launch.stop():
             raise Interrupted
         launch.warmup_epochs += sum(config.warmup_epochs for config in missing)
@@ -204,28 +204,28 @@ def _asked_tags(asked: StudyConfig) -> dict[str, str]:
     }
 
 
-def _run(desk: Desk, launch: _Launch) -> None:
+def _run(handle: StudyHandle, launch: _Launch) -> None:
     try:
-        _work(desk, launch, Live(desk), launch.asked.trials)
+        _work(handle, launch, BestValueLogger(handle), launch.asked.trials)
     finally:
-        publish(desk, started=launch.started, warmup_epochs=launch.warmup_epochs)
-        _log_workers(desk)
+        publish(handle, started=launch.started, warmup_epochs=launch.warmup_epochs)
+        _log_workers(handle)
     if launch.stop():
         raise Interrupted
-    best = best_trial(desk)
+    best = best_trial(handle)
     if launch.asked.confirm_seeds and best is not None:
-        _confirm(desk, launch, best)
+        _confirm(handle, launch, best)
 
 
-def _work(desk: Desk, launch: _Launch, live: Callable[[Any], None], total: int) -> None:
+def _work(handle: StudyHandle, launch: _Launch, live: Callable[[Any], None], total: int) -> None:
     """Workers until all trials are there; a bar tells how it stands."""
-    direction = desk.settings.directions[0]
-    with tqdm(total=total, desc=desk.name, unit="trial", dynamic_ncols=True, mininterval=1.0) as bar:
-        bar.initial = bar.n = min(count(all_trials(desk.study)).finished, total)
+    direction = handle.settings.directions[0]
+    with tqdm(total=total, desc=handle.name, unit="trial", dynamic_ncols=True, mininterval=1.0) as bar:
+        bar.initial = bar.n = min(count_trials(all_trials(handle.study)).finished, total)
 
         def look() -> None:
-            trials = all_trials(desk.study)
-            standing = count(trials)
+            trials = all_trials(handle.study)
+            standing = count_trials(trials)
             series = best_so_far(trials, direction)
             bar.set_postfix(
                 pruned=standing.pruned,
@@ -237,35 +237,35 @@ def _work(desk: Desk, launch: _Launch, live: Callable[[Any], None], total: int) 
             live(trials)
 
         try:
-            Crew(desk, launch.slots, launch.asked.worker_restarts).work(launch.stop, look)
+            WorkerPool(handle, launch.slots, launch.asked.worker_restarts).work(launch.stop, look)
         finally:
-            with desk.claim:
-                give_up_dead(desk.study, desk.parent)
+            with handle.lock:
+                fail_dead_trials(handle.study, handle.parent)
 
 
-def _confirm(desk: Desk, launch: _Launch, best: Any) -> None:
-    seeds = confirm.new_seeds(desk, launch.asked.confirm_seeds)
-    start = {name: value for name, value in configured_values(desk.settings.values).items() if name in best.params}
+def _confirm(handle: StudyHandle, launch: _Launch, best: Any) -> None:
+    seeds = confirm.new_seeds(handle, launch.asked.confirm_seeds)
+    start = {name: value for name, value in configured_values(handle.settings.values).items() if name in best.params}
     if best.params == start:
         sentence = "The best trial is the starting configuration itself: there is nothing to confirm."
-        desk.parent.describe(f"{desk.parent.description()}\n\n{sentence}")
+        handle.parent.describe(f"{handle.parent.description()}\n\n{sentence}")
         print(f"\n{sentence}")
         return
-    configs = [replace(item, device=launch.slots[0].device) for item in confirm.seed_configs(desk, seeds)]
-    _ensure_warmups(configs, desk.parent, launch)
-    shared = warmup_is_shared(desk.settings.values)
+    configs = [replace(item, device=launch.slots[0].device) for item in confirm.seed_configs(handle, seeds)]
+    _ensure_warmups(configs, handle.parent, launch)
+    shared = warmup_is_shared(handle.settings.values)
     chosen = {str(item.seed): choose_warmup(item, launch.data).run_id for item in configs if shared}
-    second = confirm.open_confirmation(desk, best, seeds, chosen)
+    second = confirm.open_confirmation(handle, best, seeds, chosen)
     _work(second, launch, lambda trials: None, second.wanted)
     if launch.stop():
         raise Interrupted
-    told = confirm.compare(all_trials(second.study), best.params, seeds, desk.settings.directions[0])
-    print("\n" + confirm.publish_confirmation(desk, told))
+    told = confirm.compare(all_trials(second.study), best.params, seeds, handle.settings.directions[0])
+    print("\n" + confirm.publish_confirmation(handle, told))
 
 
-def _log_workers(desk: Desk) -> None:
-    for log in sorted(study_folder(desk.name).glob("worker-*.log")):
-        desk.parent.log_bytes(log.read_bytes(), f"study/workers/{log.name}")
+def _log_workers(handle: StudyHandle) -> None:
+    for log in sorted(study_folder(handle.name).glob("worker-*.log")):
+        handle.parent.log_bytes(log.read_bytes(), f"study/workers/{log.name}")
 
 
 def _worker(words: list[str], stop: Stop) -> None:
@@ -275,12 +275,12 @@ def _worker(words: list[str], stop: Stop) -> None:
         raise UserError("study_name is missing; `study` prints it, and its run is named after it")
     name = given["study_name"]
     device = resolve_device(given["device"])
-    desk = find_study(name, given["storage"])
-    if desk is None:
+    handle = find_study(name, given["storage"])
+    if handle is None:
         raise UserError(
             f"there is no study {name} in storage={shown(given['storage'])}; make it first with -e study -P study_name={name}"
         )
-    data = read_data(desk.settings.config({}), stop)
+    data = read_data(handle.settings.config({}), stop)
     launcher = os.environ.get(LAUNCHER_VARIABLE)
 
     def orphaned() -> bool:
@@ -293,13 +293,13 @@ def _worker(words: list[str], stop: Stop) -> None:
     if own is not None:
         own.set_tags({"mm.stage": "worker", "mm.study": name})
     try:
-        ended = work(desk, data, lambda: stop() or orphaned(), device=str(device), label=label)
+        ended = work(handle, data, lambda: stop() or orphaned(), device=str(device), label=label)
     except Interrupted:
         if orphaned():  # it cannot say so itself
-            desk.parent.set_tags({"mm.error": "the launcher died; the same command goes on"})
-            desk.parent.terminate("FAILED")
+            handle.parent.set_tags({"mm.error": "the launcher died; the same command goes on"})
+            handle.parent.terminate("FAILED")
         raise
-    print(f"study {name}: this worker has ended {ended} trials; the study has all {desk.wanted}")
+    print(f"study {name}: this worker has ended {ended} trials; the study has all {handle.wanted}")
     if own is not None:
-        own.describe(f"A worker of study `{name}` (run `{desk.parent.run_id}`): {ended} trials.")
+        own.describe(f"A worker of study `{name}` (run `{handle.parent.run_id}`): {ended} trials.")
         own.terminate("FINISHED")

@@ -15,40 +15,42 @@ from optuna.trial import FrozenTrial, TrialState
 from mm_balance import names
 from mm_balance.config import Config
 from mm_balance.functional.metrics import paired_interval
-from mm_balance.study.desk import Desk, make_study, pin_warmups
-from mm_balance.study.ledger import JOB, TRIALS, all_trials, counted_trials
+from mm_balance.study.handle import StudyHandle, make_study, pin_warmups
+from mm_balance.study.trials import CONFIRMATION, TRIALS, all_trials, counted_trials
 
 LABELS = ("best", "start")
 
 
-def new_seeds(desk: Desk, seeds: int) -> list[int]:
+def new_seeds(handle: StudyHandle, seeds: int) -> list[int]:
     """Those after the study's own."""
-    first = desk.settings.values["seed"] + 1
+    first = handle.settings.values["seed"] + 1
     return list(range(first, first + seeds))
 
 
-def seed_configs(desk: Desk, seeds: Sequence[int]) -> list[Config]:
+def seed_configs(handle: StudyHandle, seeds: Sequence[int]) -> list[Config]:
     """The starting configuration on each seed, whose warm-up both trainings share."""
-    return [desk.settings.config({}, seed=seed) for seed in seeds]
+    return [handle.settings.config({}, seed=seed) for seed in seeds]
 
 
-def open_confirmation(desk: Desk, best: FrozenTrial, seeds: Sequence[int], warmups: Mapping[str, str]) -> Desk:
+def open_confirmation(
+    handle: StudyHandle, best: FrozenTrial, seeds: Sequence[int], warmups: Mapping[str, str]
+) -> StudyHandle:
     """The second study, with a trial for each label and seed that it lacks.
 
     Args:
-        desk: the first one.
+        handle: the first one.
         best: its best trial.
         seeds: to train on.
         warmups: seed (as text) -> warm-up run, for seeds that the second study has none for yet.
     """
-    plain = replace(desk.settings, dimensions={}, pruner="none", sampler="random")
-    second = pin_warmups(make_study(f"{desk.name}-confirm", desk.location, plain, desk.parent, 0), warmups)
-    known = [trial.user_attrs[JOB] for trial in all_trials(second.study)]
+    plain = replace(handle.settings, dimensions={}, pruner="none", sampler="random")
+    second = pin_warmups(make_study(f"{handle.name}-confirm", handle.location, plain, handle.parent, 0), warmups)
+    known = [trial.user_attrs[CONFIRMATION] for trial in all_trials(second.study)]
     for seed in seeds:
         for label, parameters in zip(LABELS, (best.params, {}), strict=True):
-            job = {"label": label, "seed": seed, "parameters": parameters}
-            if job not in known:
-                second.study.enqueue_trial({}, user_attrs={JOB: job})
+            confirmation = {"label": label, "seed": seed, "parameters": parameters}
+            if confirmation not in known:
+                second.study.enqueue_trial({}, user_attrs={CONFIRMATION: confirmation})
     second.study.set_user_attr(TRIALS, len(counted_trials(all_trials(second.study))))
     return second
 
@@ -71,9 +73,11 @@ def compare(
     """
     values: dict[tuple[str, int], float] = {}
     for trial in trials:
-        job = trial.user_attrs[JOB]
-        if trial.state == TrialState.COMPLETE and job["parameters"] == (best if job["label"] == "best" else {}):
-            values[job["label"], job["seed"]] = trial.values[0]
+        confirmation = trial.user_attrs[CONFIRMATION]
+        if trial.state == TrialState.COMPLETE and confirmation["parameters"] == (
+            best if confirmation["label"] == "best" else {}
+        ):
+            values[confirmation["label"], confirmation["seed"]] = trial.values[0]
     sign = 1 if direction == "maximize" else -1
     rows, differences = [], []
     for seed in seeds:
@@ -101,15 +105,15 @@ def verdict(told: Mapping[str, Any], objective: str) -> str:
     )
 
 
-def publish_confirmation(desk: Desk, told: Mapping[str, Any]) -> str:
+def publish_confirmation(handle: StudyHandle, told: Mapping[str, Any]) -> str:
     """Log it on the study's run and add it to the run's description. Returns the sentence."""
-    objective = desk.settings.objectives[0]
-    desk.parent.log_json(dict(told), names.STUDY_CONFIRMATION)
+    objective = handle.settings.objectives[0]
+    handle.parent.log_json(dict(told), names.STUDY_CONFIRMATION)
     sentence = verdict(told, objective)
     if "mean" in told:
         found = {"study/confirmed_difference": told["mean"], "study/confirmed_difference_std": told["std"]}
         # Points cannot be taken back: each confirmation is one more, and the last one is what the run shows.
-        desk.parent.log_metrics(found, 1 + desk.parent.last_step("study/confirmed_difference"))
+        handle.parent.log_metrics(found, 1 + handle.parent.last_step("study/confirmed_difference"))
     cells = [
         f"| {row['seed']} | "
         + " | ".join("failed" if row[name] is None else f"{row[name]:.4f}" for name in ("best", "start", "difference"))
@@ -117,5 +121,5 @@ def publish_confirmation(desk: Desk, told: Mapping[str, Any]) -> str:
         for row in told["rows"]
     ]
     table = ["| seed | best trial | starting configuration | difference |", "|--:|--:|--:|--:|", *cells]
-    desk.parent.describe("\n".join([desk.parent.description(), "", sentence, "", *table]))
+    handle.parent.describe("\n".join([handle.parent.description(), "", sentence, "", *table]))
     return sentence

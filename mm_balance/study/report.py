@@ -12,28 +12,28 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mm_balance import names
 from mm_balance.config import AUTO, Config, entry_point_options, fill, finish, format_value, options
-from mm_balance.engine.recorder import Point
-from mm_balance.study.desk import Desk
-from mm_balance.study.ledger import EPOCHS, ORIGIN, all_trials, count, counted_trials, describe
-from mm_balance.study.pictures import log_pictures
+from mm_balance.engine.recorder import MetricPoint
+from mm_balance.study.figures import log_pictures
+from mm_balance.study.handle import StudyHandle
 from mm_balance.study.settings import Settings, configured_values, rounded, warmup_is_shared
+from mm_balance.study.trials import EPOCHS, ORIGIN, all_trials, count_trials, counted_trials, describe
 
 
-def best_trial(desk: Desk) -> FrozenTrial | None:
+def best_trial(handle: StudyHandle) -> FrozenTrial | None:
     """The complete trial with the best value; of two objectives, the one of the Pareto front that is best in the first."""
-    trials = [trial for trial in all_trials(desk.study) if trial.state == TrialState.COMPLETE]
+    trials = [trial for trial in all_trials(handle.study) if trial.state == TrialState.COMPLETE]
     if not trials:
         return None
-    upwards = desk.settings.directions[0] == "maximize"
-    if len(desk.settings.objectives) > 1:
-        front = {trial.number for trial in desk.study.best_trials}
+    upwards = handle.settings.directions[0] == "maximize"
+    if len(handle.settings.objectives) > 1:
+        front = {trial.number for trial in handle.study.best_trials}
         trials = [trial for trial in trials if trial.number in front]
     return (max if upwards else min)(trials, key=lambda trial: trial.values[0])
 
 
-def configured_trial(desk: Desk) -> FrozenTrial | None:
+def configured_trial(handle: StudyHandle) -> FrozenTrial | None:
     """The complete trial with the values that the study began from; None where it has not been trained to its end."""
-    trials = [trial for trial in all_trials(desk.study) if trial.state == TrialState.COMPLETE]
+    trials = [trial for trial in all_trials(handle.study) if trial.state == TrialState.COMPLETE]
     return next((trial for trial in trials if ORIGIN in trial.user_attrs), None)
 
 
@@ -55,41 +55,43 @@ def best_so_far(trials: Sequence[FrozenTrial], direction: str) -> list[tuple[int
     return series
 
 
-class Live:
+class BestValueLogger:
     """Logs the best value to the study's run while it goes on, each point once."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        history = desk.parent.client.get_metric_history(desk.parent.run_id, "study/best_value")
+    def __init__(self, handle: StudyHandle) -> None:
+        self.handle = handle
+        history = handle.parent.client.get_metric_history(handle.parent.run_id, "study/best_value")
         self.logged = max((metric.step for metric in history), default=0)
 
     def __call__(self, trials: Sequence[FrozenTrial]) -> None:
-        series = best_so_far(trials, self.desk.settings.directions[0])
+        series = best_so_far(trials, self.handle.settings.directions[0])
         fresh = [
-            Point(step, moment, {"study/best_value": value}) for step, moment, value in series if step > self.logged
+            MetricPoint(step, moment, {"study/best_value": value})
+            for step, moment, value in series
+            if step > self.logged
         ]
         if fresh:
-            self.desk.parent.log_points(fresh)
+            self.handle.parent.log_points(fresh)
             self.logged = fresh[-1].step
 
 
-def publish(desk: Desk, *, started: float, warmup_epochs: int) -> None:
+def publish(handle: StudyHandle, *, started: float, warmup_epochs: int) -> None:
     """Everything but the confirmation, as the study stands now.
 
     Args:
-        desk: the study.
+        handle: the study.
         started: when this command began, seconds of ``time.time``.
         warmup_epochs: of the warm-up that this study made; 0 where it found one.
     """
-    trials = all_trials(desk.study)
-    parent = desk.parent
-    parent.log_json(asdict(desk.settings), names.STUDY_SETTINGS)
-    parent.log_table([describe(trial, desk.settings.objectives) for trial in trials], names.STUDY_TABLE)
-    log_pictures(desk, trials)
-    standing = count(trials)
+    trials = all_trials(handle.study)
+    parent = handle.parent
+    parent.log_json(asdict(handle.settings), names.STUDY_SETTINGS)
+    parent.log_table([describe(trial, handle.settings.objectives) for trial in trials], names.STUDY_TABLE)
+    log_pictures(handle, trials)
+    standing = count_trials(trials)
     step = standing.finished
     epochs = sum(trial.user_attrs.get(EPOCHS, 0) for trial in counted_trials(trials)) + warmup_epochs
-    full = full_run_epochs(desk.settings) * max(step, 1)
+    full = full_run_epochs(handle.settings) * max(step, 1)
     numbers = {
         "study/trials_complete": standing.complete,
         "study/trials_pruned": standing.pruned,
@@ -99,11 +101,11 @@ def publish(desk: Desk, *, started: float, warmup_epochs: int) -> None:
         "study/minutes": (time.time() - started) / 60,
     }
     parent.log_metrics(numbers, step)
-    best = best_trial(desk)
+    best = best_trial(handle)
     if best is not None:
-        config = desk.settings.config(best.params)
-        parent.log_bytes(preset_text(config, desk, best).encode(), names.STUDY_BEST_PRESET)
-    parent.describe(describe_study(desk, numbers))
+        config = handle.settings.config(best.params)
+        parent.log_bytes(preset_text(config, handle, best).encode(), names.STUDY_BEST_PRESET)
+    parent.describe(describe_study(handle, numbers))
 
 
 def full_run_epochs(settings: Settings) -> int:
@@ -111,11 +113,11 @@ def full_run_epochs(settings: Settings) -> int:
     return settings.epochs + (settings.values["warmup_epochs"] if warmup_is_shared(settings.values) else 0)
 
 
-def run_line(config: Config, desk: Desk) -> str:
+def run_line(config: Config, handle: StudyHandle) -> str:
     """The command that trains ``config`` from the warm-up run that the study's trials began from."""
-    settings = desk.settings
+    settings = handle.settings
     entry_point = "adaptive" if settings.adaptive else "train"
-    if (warmup := desk.parent.read().data.tags.get("mm.warmup_run")) is not None:
+    if (warmup := handle.parent.read().data.tags.get("mm.warmup_run")) is not None:
         config = replace(config, warmup_run=warmup)
     taken = entry_point_options(entry_point)
     words = [
@@ -136,23 +138,25 @@ def changed_values(config: Config, settings: Settings) -> dict[str, Any]:
     return changed if settings.adaptive or "method" in changed else {"method": config.method, **changed}
 
 
-def preset_text(config: Config, desk: Desk, best: FrozenTrial) -> str:
+def preset_text(config: Config, handle: StudyHandle, best: FrozenTrial) -> str:
     """The values of ``config`` as a preset file."""
     declared = options()
     changed = {
         name: value
-        for name, value in changed_values(config, desk.settings).items()
+        for name, value in changed_values(config, handle.settings).items()
         if declared[name].group in ("model", "optimization", "warmup", "train", "stage2")
         or declared[name].default == AUTO
     }
     plain = {name: value for name, value in changed.items() if declared[name].default == AUTO}
     tuned = {name: value for name, value in changed.items() if name not in plain}
-    values = ", ".join(f"{name} {value:.4f}" for name, value in zip(desk.settings.objectives, best.values, strict=True))
+    values = ", ".join(
+        f"{name} {value:.4f}" for name, value in zip(handle.settings.objectives, best.values, strict=True)
+    )
     data = "" if config.dataset == "digits" else f" -P dataset={config.dataset}"
     head = [
-        f"# Best of {count(all_trials(desk.study)).finished} trials of study {desk.name}: trial {best.number}, {values} "
+        f"# Best of {count_trials(all_trials(handle.study)).finished} trials of study {handle.name}: trial {best.number}, {values} "
         f"(seed {config.seed}).",
-        f"# Command: {run_line(config, desk)}",
+        f"# Command: {run_line(config, handle)}",
         f"# or:      mlflow run . --env-manager local -P preset=best.yaml{data}",
     ]
     body = plain | ({"tuned": tuned} if tuned else {})
@@ -163,13 +167,13 @@ def preset_text(config: Config, desk: Desk, best: FrozenTrial) -> str:
     )
 
 
-def describe_study(desk: Desk, numbers: Mapping[str, float]) -> str:
+def describe_study(handle: StudyHandle, numbers: Mapping[str, float]) -> str:
     """Markdown for the study's page."""
-    settings = desk.settings
-    best = best_trial(desk)
+    settings = handle.settings
+    best = best_trial(handle)
     lines = [
-        f"**Study `{desk.name}`**: {numbers['study/trials_complete']:.0f} trials complete, "
-        f"{numbers['study/trials_pruned']:.0f} pruned, {numbers['study/trials_failed']:.0f} failed, of {desk.wanted}; "
+        f"**Study `{handle.name}`**: {numbers['study/trials_complete']:.0f} trials complete, "
+        f"{numbers['study/trials_pruned']:.0f} pruned, {numbers['study/trials_failed']:.0f} failed, of {handle.wanted}; "
         f"{numbers['study/epochs']:.0f} epochs trained, {100 * numbers['study/epochs_share']:.0f} % of as many full runs.",
         "",
         f"Sampler {settings.sampler}, pruner {settings.pruner}, seed {settings.values['seed']}. Nothing was chosen on test data.",
@@ -179,14 +183,14 @@ def describe_study(desk: Desk, numbers: Mapping[str, float]) -> str:
         return "\n".join([*lines, *_searched(settings, None), "", "No trial is complete yet."])
     values = ", ".join(f"{name} **{value:.4f}**" for name, value in zip(settings.objectives, best.values, strict=True))
     lines += [f"Best: trial {best.number}, {values}."]
-    start = configured_trial(desk)
+    start = configured_trial(handle)
     if start is not None:
         lines += [f"Starting configuration: trial {start.number}, {settings.objectives[0]} {start.values[0]:.4f}."]
     if len(settings.objectives) > 1:
-        front = ", ".join(str(trial.number) for trial in desk.study.best_trials)
+        front = ", ".join(str(trial.number) for trial in handle.study.best_trials)
         lines += [f"Pareto front: trials {front}; named best is the one best in {settings.objectives[0]}."]
     config = settings.config(best.params)
-    command = run_line(config, desk).replace(" -P ", " \\\n        -P ")  # a long line would widen MLflow's page
+    command = run_line(config, handle).replace(" -P ", " \\\n        -P ")  # a long line would widen MLflow's page
     lines += [
         "",
         *_searched(settings, best),

@@ -104,7 +104,7 @@ def shown(location: str) -> str:
     return re.sub(r"://([^:/@]+):[^@]*@", r"://\1:***@", location)
 
 
-class Claim:
+class StudyLock:
     """The lock under which a worker counts, takes a trial and draws its parameters, so that no two do it at once.
 
     A file lock on one machine; PostgreSQL's advisory lock for many; nothing else offers one (gRPC, other databases): there a
@@ -113,7 +113,7 @@ class Claim:
 
     def __init__(self, storage: BaseStorage, location: str, study_name: str) -> None:
         self.storage = storage
-        self.path = study_folder(study_name) / "claim.lock" if "://" in location else Path(f"{location}.claim")
+        self.path = study_folder(study_name) / "trials.lock" if "://" in location else Path(f"{location}.trials-lock")
         self.on_postgres = location.startswith("postgresql")
         self.key = zlib.crc32(study_name.encode())
         self.held: Any = None
@@ -137,7 +137,7 @@ class Claim:
             held.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": self.key})
         held.close()
 
-    def __enter__(self) -> Claim:
+    def __enter__(self) -> StudyLock:
         self.acquire()
         return self
 
@@ -146,7 +146,7 @@ class Claim:
 
 
 @contextmanager
-def presence(study_name: str, identity: str) -> Iterator[None]:
+def worker_lock(study_name: str, identity: str) -> Iterator[None]:
     """While this lasts the worker ``identity`` counts as alive: it holds a lock that the system frees when it dies."""
     path = _presence_file(study_name, identity)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def _home() -> str:
     return f"{socket.gethostname()}-{zlib.crc32(str(cache_folder().resolve()).encode()):08x}"
 
 
-def is_alive(study_name: str, identity: str) -> bool:
+def worker_is_alive(study_name: str, identity: str) -> bool:
     """Whether that worker lives. One of another host or cache folder always counts as alive: only a heartbeat can tell."""
     if identity.split("/")[0] != _home():
         return True

@@ -15,11 +15,11 @@ from optuna.trial import TrialState
 
 from mm_balance.config import Config, Dimension, format_value
 from mm_balance.data import MultimodalData
-from mm_balance.engine.recorder import Point
+from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.study.desk import Desk
-from mm_balance.study.ledger import DEVICE, EPOCHS, ERROR, JOB, ORIGIN, RETRY_OF, RUN, STATUS, all_trials
+from mm_balance.study.handle import StudyHandle
 from mm_balance.study.settings import rounded, warmup_is_shared
+from mm_balance.study.trials import CONFIRMATION, DEVICE, EPOCHS, ERROR, ORIGIN, RETRY_OF, RUN, STATUS, all_trials
 from mm_balance.tracking.runs import TrackedRun, open_run, run_link
 from mm_balance.workflow.report import accuracies, final_validation
 from mm_balance.workflow.runners import choose_warmup, run_stage2, run_train
@@ -46,10 +46,10 @@ def _suggest(trial: optuna.Trial, item: Dimension) -> Any:
     return trial.suggest_float(item.name, item.low, item.high, log=item.log)
 
 
-def perform(
+def run_trial(
     trial: optuna.Trial,
     parameters: Mapping[str, Any],
-    desk: Desk,
+    handle: StudyHandle,
     data: MultimodalData,
     stop: Stop,
     *,
@@ -57,12 +57,12 @@ def perform(
     label: str,
     train: Train | None = None,
 ) -> tuple[float, ...]:
-    """Train what ``parameters`` (or the trial's job) describe, as a nested run of the study's.
+    """Train what ``parameters`` (or the trial's confirmation) describe, as a nested run of the study's.
 
     Args:
         trial: Optuna's.
         parameters: its values by name.
-        desk: the study.
+        handle: the study.
         data: what to train on.
         stop: asked after every batch.
         device: ``cpu`` or ``cuda``.
@@ -76,16 +76,16 @@ def perform(
         optuna.TrialPruned: the pruner ended it.
         Interrupted: a stop was requested; the checkpoint stays.
     """
-    job = trial.user_attrs.get(JOB)
-    config = _config(desk, parameters, job, device)
-    run = _open(trial, desk, job, label)
-    _take_over(trial, desk, run)
-    watch = _watch(trial, desk)
+    confirmation = trial.user_attrs.get(CONFIRMATION)
+    config = _config(handle, parameters, confirmation, device)
+    run = _open(trial, handle, confirmation, label)
+    _take_over(trial, handle, run)
+    watch = _watch(trial, handle)
     status, kept = STATUS[TrialState.FAIL], False
     try:
-        metrics = (train or (_train_job if job else _train))(config, data, run, stop, watch)
-        values = tuple(metrics[name] for name in desk.settings.objectives)
-        for name, value in zip(desk.settings.objectives, values, strict=True):
+        metrics = (train or (_train_confirmation if confirmation else _train))(config, data, run, stop, watch)
+        values = tuple(metrics[name] for name in handle.settings.objectives)
+        for name, value in zip(handle.settings.objectives, values, strict=True):
             if not math.isfinite(value):
                 raise UserError(f"{name} is {value}: the training has diverged")
         status = STATUS[TrialState.COMPLETE]
@@ -106,53 +106,59 @@ def perform(
         _free_memory()
         raise
     finally:
-        _describe(run, trial, parameters, desk, job, status)
+        _describe(run, trial, parameters, handle, confirmation, status)
         run.terminate(status)
-        print(f"{desk.name} trial {trial.number}: {status}", flush=True)
+        print(f"{handle.name} trial {trial.number}: {status}", flush=True)
         if not kept:
             shutil.rmtree(work_folder(run.run_id), ignore_errors=True)
 
 
-def _config(desk: Desk, parameters: Mapping[str, Any], job: Mapping[str, Any] | None, device: str) -> Config:
-    if job is None:
-        return desk.settings.config(parameters, device=device)
-    return desk.settings.config(job["parameters"], device=device, seed=job["seed"])
+def _config(
+    handle: StudyHandle, parameters: Mapping[str, Any], confirmation: Mapping[str, Any] | None, device: str
+) -> Config:
+    if confirmation is None:
+        return handle.settings.config(parameters, device=device)
+    return handle.settings.config(confirmation["parameters"], device=device, seed=confirmation["seed"])
 
 
-def _open(trial: optuna.Trial, desk: Desk, job: Mapping[str, Any] | None, label: str) -> TrackedRun:
-    name = f"trial-{trial.number:04d}" if job is None else f"confirm {job['label']} seed {job['seed']}"
-    tags = {"mm.stage": "trial", "mm.study": desk.name, "mm.trial": str(trial.number), "mm.device": label}
-    if job is not None:
-        tags["mm.confirms"] = job["label"]
-    run = open_run(name, parent=desk.parent, tags=tags)
+def _open(trial: optuna.Trial, handle: StudyHandle, confirmation: Mapping[str, Any] | None, label: str) -> TrackedRun:
+    name = (
+        f"trial-{trial.number:04d}"
+        if confirmation is None
+        else f"confirm {confirmation['label']} seed {confirmation['seed']}"
+    )
+    tags = {"mm.stage": "trial", "mm.study": handle.name, "mm.trial": str(trial.number), "mm.device": label}
+    if confirmation is not None:
+        tags["mm.confirms"] = confirmation["label"]
+    run = open_run(name, parent=handle.parent, tags=tags)
     trial.set_user_attr(RUN, run.run_id)
     trial.set_user_attr(DEVICE, label)
     return run
 
 
-def _take_over(trial: optuna.Trial, desk: Desk, run: TrackedRun) -> None:
+def _take_over(trial: optuna.Trial, handle: StudyHandle, run: TrackedRun) -> None:
     """Go on from the checkpoint of the trial that this one takes over, where this machine has it."""
     origin = trial.user_attrs.get(RETRY_OF)
     if origin is None:
         return
-    previous = next(item for item in all_trials(desk.study) if item.number == origin)
+    previous = next(item for item in all_trials(handle.study) if item.number == origin)
     run.set_tags({"mm.retry_of": f"trial-{origin:04d}"})
     if RUN in previous.user_attrs and (old := work_folder(previous.user_attrs[RUN])).is_dir():
         shutil.rmtree(work_folder(run.run_id), ignore_errors=True)
         old.rename(work_folder(run.run_id))
 
 
-def _watch(trial: optuna.Trial, desk: Desk) -> Watch:
+def _watch(trial: optuna.Trial, handle: StudyHandle) -> Watch:
     """Tell Optuna of every epoch, and end the trial where the pruner says so.
 
     The trial with the configured values is never pruned: its result is what the others are held against. Values that are not finite
     are kept from the pruner, which would call a training that failed a bad one.
     """
-    settings = desk.settings
+    settings = handle.settings
     configured = ORIGIN in trial.user_attrs
     seen = 0
 
-    def watch(point: Point) -> None:
+    def watch(point: MetricPoint) -> None:
         nonlocal seen
         if settings.objectives[0] not in point.metrics:
             return
@@ -180,7 +186,9 @@ def _train(config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, wa
     return metrics
 
 
-def _train_job(config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, watch: Watch) -> Mapping[str, float]:
+def _train_confirmation(
+    config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, watch: Watch
+) -> Mapping[str, float]:
     """A run like any other, with figures and model; nothing prunes it."""
     warmup = choose_warmup(config, data) if warmup_is_shared(vars(config)) else None
     if config.method == STAGE2_METHOD and warmup is not None:
@@ -194,15 +202,15 @@ def _describe(
     run: TrackedRun,
     trial: optuna.Trial,
     parameters: Mapping[str, Any],
-    desk: Desk,
-    job: Mapping[str, Any] | None,
+    handle: StudyHandle,
+    confirmation: Mapping[str, Any] | None,
     status: str,
 ) -> None:
-    if job is not None:
+    if confirmation is not None:
         return  # its description is that of any run
     told = ", ".join(f"`{name}={format_value(value)}`" for name, value in rounded(parameters).items())
     ended = {"FINISHED": "complete", "KILLED": "pruned", "FAILED": "failed or stopped"}[status]
-    run.describe(f"Trial {trial.number} of study [{desk.name}]({run_link(desk.parent)}), {ended}: {told}.")
+    run.describe(f"Trial {trial.number} of study [{handle.name}]({run_link(handle.parent)}), {ended}: {told}.")
 
 
 def _free_memory() -> None:

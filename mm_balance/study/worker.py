@@ -11,10 +11,10 @@ import torch
 
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.study.desk import Desk, make_sampler
-from mm_balance.study.ledger import ERROR, WORKER, all_trials, count, give_up_dead, hand_on
-from mm_balance.study.storage import new_identity, presence
-from mm_balance.study.trial import Train, perform, suggest
+from mm_balance.study.handle import StudyHandle, make_sampler
+from mm_balance.study.storage import new_identity, worker_lock
+from mm_balance.study.trial import Train, run_trial, suggest
+from mm_balance.study.trials import ERROR, WORKER, all_trials, count_trials, fail_dead_trials, requeue
 
 IDENTITY_VARIABLE = "MM_BALANCE_WORKER"
 LAUNCHER_VARIABLE = "MM_BALANCE_LAUNCHER"
@@ -24,7 +24,7 @@ FAILURES_AT_FIRST = 5
 
 
 def work(
-    desk: Desk,
+    handle: StudyHandle,
     data: MultimodalData,
     stop: Callable[[], bool],
     *,
@@ -35,12 +35,12 @@ def work(
     """Take and train trials until the study has all, or a stop is requested.
 
     Args:
-        desk: the study.
+        handle: the study.
         data: what to train on; its digest is the study's.
         stop: asked between trials and after every batch.
         device: ``cpu`` or ``cuda``.
         label: how people call the device.
-        train: see ``perform``.
+        train: see ``run_trial``.
 
     Returns:
         How many trials this worker has ended.
@@ -49,19 +49,19 @@ def work(
         Interrupted: a stop was requested; the trial under way is in the queue again.
         UserError: the data are others than the study's, or the first trials have all failed.
     """
-    if data.digest != desk.settings.data_digest:
+    if data.digest != handle.settings.data_digest:
         raise UserError(
-            f"study {desk.name} is of other data: the digest of {data.name} here is {data.digest[:12]}, the study's is "
-            f"{desk.settings.data_digest[:12]}"
+            f"study {handle.name} is of other data: the digest of {data.name} here is {data.digest[:12]}, the study's is "
+            f"{handle.settings.data_digest[:12]}"
         )
-    torch.set_num_threads(desk.settings.threads)
+    torch.set_num_threads(handle.settings.threads)
     identity = os.environ.get(IDENTITY_VARIABLE) or new_identity()
     ended = 0
-    with presence(desk.name, identity):
+    with worker_lock(handle.name, identity):
         while True:
             if stop():
                 raise Interrupted
-            taken = _next(desk, data, stop, identity, device, label, train)
+            taken = _next(handle, data, stop, identity, device, label, train)
             if taken is None:
                 return ended
             if taken:
@@ -71,7 +71,7 @@ def work(
 
 
 def _next(
-    desk: Desk,
+    handle: StudyHandle,
     data: MultimodalData,
     stop: Callable[[], bool],
     identity: str,
@@ -84,38 +84,38 @@ def _next(
 
     def objective(trial: optuna.Trial) -> tuple[float, ...]:
         trial.set_user_attr(WORKER, identity)
-        parameters = suggest(trial, desk.settings.dimensions)
-        desk.claim.release()  # from here on others may draw: they see what this one drew
+        parameters = suggest(trial, handle.settings.dimensions)
+        handle.lock.release()  # from here on others may draw: they see what this one drew
         try:
-            return perform(trial, parameters, desk, data, stop, device=device, label=label, train=train)
+            return run_trial(trial, parameters, handle, data, stop, device=device, label=label, train=train)
         except Interrupted:
             interrupted.append(trial.number)
             raise
 
-    desk.claim.acquire()
+    handle.lock.acquire()
     try:
-        give_up_dead(desk.study, desk.parent)
-        trials = all_trials(desk.study)
-        standing = count(trials)
-        if standing.finished >= desk.wanted:
+        fail_dead_trials(handle.study, handle.parent)
+        trials = all_trials(handle.study)
+        standing = count_trials(trials)
+        if standing.finished >= handle.wanted:
             return None
         _check_failures(trials)
-        if standing.finished + standing.running >= desk.wanted:
+        if standing.finished + standing.running >= handle.wanted:
             return False
-        desk.study.sampler = make_sampler(desk.settings, len(trials))
-        desk.study.optimize(objective, n_trials=1, catch=(Exception,))
+        handle.study.sampler = make_sampler(handle.settings, len(trials))
+        handle.study.optimize(objective, n_trials=1, catch=(Exception,))
     finally:
-        desk.claim.release()
+        handle.lock.release()
     if interrupted:
-        with desk.claim:
-            trial = next(item for item in all_trials(desk.study) if item.number == interrupted[0])
-            hand_on(desk.study, trial, killed=False)
+        with handle.lock:
+            trial = next(item for item in all_trials(handle.study) if item.number == interrupted[0])
+            requeue(handle.study, trial, killed=False)
         raise Interrupted
     return True
 
 
 def _check_failures(trials: list[optuna.trial.FrozenTrial]) -> None:
-    standing = count(trials)
+    standing = count_trials(trials)
     if standing.failed >= FAILURES_AT_FIRST and standing.failed == standing.finished:
         reasons = (trial.user_attrs[ERROR] for trial in reversed(trials) if ERROR in trial.user_attrs)
         last = next(reasons, "its worker process died and left no reason; see the worker's log on the study's run")

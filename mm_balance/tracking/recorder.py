@@ -15,12 +15,12 @@ import pandas as pd
 from PIL import Image
 
 from mm_balance import names
-from mm_balance.engine.checkpoint import read_checkpoint, refit_from_state, write_checkpoint
-from mm_balance.engine.recorder import Point
+from mm_balance.engine.checkpoint import gap_fit_from_state, read_checkpoint, write_checkpoint
+from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import UserError
 from mm_balance.figures import mixture_density, save_png
 from mm_balance.tracking.runs import TrackedRun
-from mm_balance.types import Refit
+from mm_balance.types import GapFit
 
 
 class MlflowRecorder:
@@ -50,7 +50,7 @@ class MlflowRecorder:
         *,
         branches: bool = False,
         upload: bool = True,
-        watch: Callable[[Point], None] = lambda point: None,
+        watch: Callable[[MetricPoint], None] = lambda point: None,
     ) -> None:
         self.run = run
         self.work_folder = work_folder
@@ -80,7 +80,7 @@ class MlflowRecorder:
     def save_best(self, state: dict[str, Any]) -> None:
         self._save(state, names.CHECKPOINT_BEST)
 
-    def publish(self, point: Point, refit: Refit | None) -> None:
+    def publish(self, point: MetricPoint, refit: GapFit | None) -> None:
         with self._timed():
             self.run.log_points([point])
             if refit is not None:
@@ -114,13 +114,13 @@ class MlflowRecorder:
 
     def reconcile(self, state: dict[str, Any]) -> None:
         """After a kill: send the points and the refit of ``state`` that the server lacks."""
-        points = [Point(**point) for point in state["points"]]
+        points = [MetricPoint(**point) for point in state["points"]]
         self.run.send_missing(points)
         for point in points:
             self.watch(point)
         if state["refit"] is None:
             return
-        refit = refit_from_state(state["refit"])
+        refit = gap_fit_from_state(state["refit"])
         folder = names.refit_folder(refit.epoch)
         image = f"step+{refit.epoch}+"
         if any(image in path.replace("%", "+") for path in self.run.artifact_names("images")):
@@ -142,7 +142,7 @@ class MlflowRecorder:
         with self._timed():
             self.run.client.log_artifact(self.run.run_id, str(path), names.CHECKPOINT_FOLDER)
 
-    def _publish_refit(self, refit: Refit, folder: str | None = None) -> None:
+    def _publish_refit(self, refit: GapFit, folder: str | None = None) -> None:
         started = time.perf_counter()
         modalities = [f"{name} branch" if self.branches else name for name in refit.probabilities]
         figure = mixture_density(
@@ -175,7 +175,7 @@ class MlflowRecorder:
             self.seconds += time.perf_counter() - started
 
 
-def gap_table(refit: Refit, samples: Sequence[str], corrupted: Sequence[str] | None) -> pd.DataFrame:
+def gap_table(refit: GapFit, samples: Sequence[str], corrupted: Sequence[str] | None) -> pd.DataFrame:
     """One row per training sample: what the survey measured and what the mixture makes of it.
 
     Columns: index, sample, label, ``p_<modality>``, p_fused, gap, posterior_imbalanced, and ``corrupted`` (the modality

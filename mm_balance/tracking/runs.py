@@ -37,7 +37,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_
 from mm_balance import names
 from mm_balance.config import format_value, options
 from mm_balance.data import MultimodalData
-from mm_balance.engine.recorder import Point
+from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import UserError
 
 # Our own progress bars say what happens; MLflow's for three files of a few kilobytes hide them.
@@ -147,7 +147,7 @@ class TrackedRun:
                     raise
                 time.sleep(0.1 * 2**attempt)
 
-    def log_points(self, points: Iterable[Point]) -> None:
+    def log_points(self, points: Iterable[MetricPoint]) -> None:
         """Send points, in one call for up to a thousand numbers."""
         metrics = [
             Metric(name, value, point.time, point.step) for point in points for name, value in point.metrics.items()
@@ -157,7 +157,7 @@ class TrackedRun:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """One point, now. Where the server already has a value of a name at this step, that name is left out."""
-        self.send_missing([Point(step, int(time.time() * 1000), dict(metrics))])
+        self.send_missing([MetricPoint(step, int(time.time() * 1000), dict(metrics))])
 
     def last_step(self, name: str) -> int:
         """The greatest step at which a metric has been logged; 0 = it has not."""
@@ -165,7 +165,7 @@ class TrackedRun:
             return 0
         return max(item.step for item in self.client.get_metric_history(self.run_id, name))
 
-    def send_missing(self, points: Iterable[Point]) -> None:
+    def send_missing(self, points: Iterable[MetricPoint]) -> None:
         """Send what the server lacks of ``points``: nothing is ever logged twice, and points cannot be deleted."""
         points = list(points)
         wanted = {name for point in points for name in point.metrics}
@@ -176,7 +176,7 @@ class TrackedRun:
             for metric in self.client.get_metric_history(self.run_id, name)
         }
         self.log_points(
-            Point(
+            MetricPoint(
                 point.step,
                 point.time,
                 {name: value for name, value in point.metrics.items() if (name, point.step) not in known},

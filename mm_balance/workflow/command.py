@@ -73,10 +73,10 @@ def command(entry_point: str, arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 = finished; 1 = a mistake or a failure that the user can put right; 128 + n = stopped by signal n.
     """
-    return guarded(lambda words, stop: _dispatch(entry_point, words, stop), arguments)
+    return run_guarded(lambda words, stop: _dispatch(entry_point, words, stop), arguments)
 
 
-def guarded(body: Callable[[list[str], StopRequest], None], arguments: Sequence[str] | None = None) -> int:
+def run_guarded(body: Callable[[list[str], StopRequest], None], arguments: Sequence[str] | None = None) -> int:
     """Run ``body`` with the command line's words; its mistakes and stops become an exit status, see ``command``."""
     stop = StopRequest()
     try:

@@ -13,7 +13,7 @@ import numpy as np
 from mm_balance import names
 from mm_balance.config import Config
 from mm_balance.data import MultimodalData
-from mm_balance.engine.recorder import Point
+from mm_balance.engine.recorder import MetricPoint
 from mm_balance.figures import Figure, mixture_evolution, save_png, unimodal_accuracy
 from mm_balance.functional.mixture import Mixture
 from mm_balance.tracking.model import log_model
@@ -22,7 +22,7 @@ from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.stage import StageResult
 
 
-def publish(result: StageResult, target: TrackedRun, points: list[Point], warmup_epochs: int) -> dict[str, float]:
+def publish(result: StageResult, target: TrackedRun, points: list[MetricPoint], warmup_epochs: int) -> dict[str, float]:
     """Figures and model of ``result`` on ``target`` (its own run, or the parent of a nested one).
 
     Args:
@@ -38,7 +38,7 @@ def publish(result: StageResult, target: TrackedRun, points: list[Point], warmup
     return {"time/publishing_seconds": time.perf_counter() - started}
 
 
-def _log_figures(result: StageResult, target: TrackedRun, points: list[Point], warmup_epochs: int) -> None:
+def _log_figures(result: StageResult, target: TrackedRun, points: list[MetricPoint], warmup_epochs: int) -> None:
     refits = read_refits(result.run)
     modalities = list(result.stage.model.modalities)
     target.log_bytes(refits[0].density, names.GAP_FIGURE)
@@ -53,7 +53,7 @@ def _log_figures(result: StageResult, target: TrackedRun, points: list[Point], w
 
 
 def accuracy_figure(
-    points: list[Point], modalities: list[str], warmup_epochs: int, *, branches: bool = False
+    points: list[MetricPoint], modalities: list[str], warmup_epochs: int, *, branches: bool = False
 ) -> Figure:
     """Validation accuracy per modality (or branch) and fused over epochs (Fig. 4)."""
     seen = [point for point in points if "val/accuracy" in point.metrics]
@@ -145,7 +145,7 @@ def accuracies(
     return ", ".join(parts)
 
 
-def gap_table(points: list[Point]) -> list[str]:
+def gap_table(points: list[MetricPoint]) -> list[str]:
     """The refits of a stage as rows of a markdown table."""
     rows = [
         "| epoch | mean gap | mean abs(gap) | imbalanced weight | imbalanced mean | density at 0 |",

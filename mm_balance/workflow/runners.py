@@ -10,7 +10,7 @@ from mm_balance import names
 from mm_balance.config import SEEN_BY_THE_NETWORK, Config, entry_point_options, format_value, options, resolve
 from mm_balance.data import MultimodalData
 from mm_balance.engine.evaluate import probe_metrics, split_metrics
-from mm_balance.engine.survey import survey
+from mm_balance.engine.predictions import predict_split
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import build_method, find_method
 from mm_balance.seeding import set_numerics
@@ -194,10 +194,10 @@ def run_evaluate(
     trained = source.read_json(names.CONFIG_FILE)
     set_numerics(chosen, deterministic=trained["deterministic"])
     method = build_method("concat", {}, model.modalities, 0)
-    seen = survey(model.to(chosen), method, data.splits[split], chosen, features=probe, coalitions=True)
+    seen = predict_split(model.to(chosen), method, data.splits[split], chosen, features=probe, coalitions=True)
     metrics = dict(split_metrics(seen, split))
     if probe:
-        trained_on = survey(model, method, data.splits["train"], chosen, features=True)
+        trained_on = predict_split(model, method, data.splits["train"], chosen, features=True)
         metrics |= dict(probe_metrics(trained_on, seen, split))
     branches = model.interaction is not None
     run.set_tags(

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from mm_balance.config import AUTO, Config
-from mm_balance.data import FileOptions, MultimodalData, Work, load_data
+from mm_balance.data import DecodeSettings, FileOptions, MultimodalData, load_data
 from mm_balance.errors import UserError
 from mm_balance.workflow.card import ensure_card
 
@@ -58,9 +58,9 @@ def file_options(config: Config) -> FileOptions:
     return FileOptions(**{item.name: getattr(config, item.name) for item in fields(FileOptions)})
 
 
-def decoding(config: Config, stop: Callable[[], bool]) -> Work:
+def decoding(config: Config, stop: Callable[[], bool]) -> DecodeSettings:
     """Where stores lie, and how to fill them."""
-    return Work(
+    return DecodeSettings(
         data_dir=cache_folder() / "data" if config.data_dir == AUTO else Path(config.data_dir).expanduser(),
         workers=None if config.workers == AUTO else config.workers,
         stop=stop,

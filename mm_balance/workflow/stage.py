@@ -14,9 +14,9 @@ from mm_balance.config import Config
 from mm_balance.data import MultimodalData
 from mm_balance.engine import loop
 from mm_balance.engine.cost import peak_memory_bytes
-from mm_balance.engine.recorder import Point
-from mm_balance.engine.step import Stepper, build_optimizer
-from mm_balance.engine.survey import refit_probabilities
+from mm_balance.engine.predictions import fit_gaps_from_probabilities
+from mm_balance.engine.recorder import MetricPoint
+from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import UserError
 from mm_balance.functional.schedules import learning_rate_factor
 from mm_balance.methods import build_method, find_method, parse_options
@@ -30,7 +30,7 @@ from mm_balance.workflow.provenance import FollowedWarmup, Provenance
 from mm_balance.workflow.setup import HELD_OUT_SEED, resolve_device, work_folder
 
 STAGE2_METHOD = "gap_mixture"
-Watch = Callable[[Point], None]
+Watch = Callable[[MetricPoint], None]
 
 
 @dataclass
@@ -166,7 +166,7 @@ def build_stage(config: Config, data: MultimodalData, plan: StagePlan, *, title:
     # Channels last: made for tensor cores, and 5 to 20 % faster on CPUs too.
     model = model.to(device).to(memory_format=torch.channels_last)
 
-    def stepper(network: nn.Module) -> Stepper:
+    def optimizer_step(network: nn.Module) -> EngineOptimizerStep:
         optimizer = build_optimizer(
             config.optimizer,
             network.parameters(),
@@ -174,7 +174,7 @@ def build_stage(config: Config, data: MultimodalData, plan: StagePlan, *, title:
             momentum=config.momentum,
             weight_decay=config.weight_decay,
         )
-        return Stepper(optimizer, device, config.precision)
+        return EngineOptimizerStep(optimizer, device, config.precision)
 
     def rate(clock: Clock) -> float:
         first_epoch = clock.epoch - clock.stage_epoch
@@ -191,7 +191,7 @@ def build_stage(config: Config, data: MultimodalData, plan: StagePlan, *, title:
     return loop.Stage(
         model=model,
         method=method,
-        stepper=stepper(model),
+        optimizer_step=optimizer_step(model),
         data=data,
         device=device,
         batch_size=config.batch_size,
@@ -201,7 +201,7 @@ def build_stage(config: Config, data: MultimodalData, plan: StagePlan, *, title:
         mixture=plan.mixture,
         learning_rate=rate,
         title=title,
-        new_stepper=stepper,
+        new_optimizer_step=optimizer_step,
     )
 
 
@@ -220,11 +220,11 @@ def _begin(config: Config, stage: loop.Stage, run: TrackedRun, warmup: TrackedRu
         if fresh:
             raise UserError("optimizer_state=keep: the method brings a head that the warm-up did not train")
         try:
-            stage.stepper.load_state_dict(state["stepper"])
+            stage.optimizer_step.load_state_dict(state["stepper"])
         except ValueError as error:
             raise UserError(f"optimizer_state=keep: the warm-up used another optimiser ({error})") from error
-    seen = loop.refit_from_state(state["refit"])
-    first = refit_probabilities(
+    seen = loop.gap_fit_from_state(state["refit"])
+    first = fit_gaps_from_probabilities(
         seen.probabilities,
         seen.fused_probability,
         seen.labels,
@@ -232,7 +232,7 @@ def _begin(config: Config, stage: loop.Stage, run: TrackedRun, warmup: TrackedRu
         config.mixture,
         samples_digest=seen.samples_digest,
     )
-    return loop.Progress(first_epoch=seen.epoch, refit=first)
+    return loop.Progress(first_epoch=seen.epoch, gap_fit=first)
 
 
 def _train(
@@ -264,7 +264,7 @@ def _train(
         if stage.record != state["record"]:
             # First here, then on the run: what the run says of itself can always be told from its checkpoint.
             recorder.save(loop.capture(stage, progress))
-    introduce(run, provenance, stage, name, resumed_at=None if state is None else progress.epoch)
+    log_run_header(run, provenance, stage, name, resumed_at=None if state is None else progress.epoch)
     if state is not None:
         recorder.reconcile(state)
         _save_lost_best(stage, progress, recorder)
@@ -303,7 +303,7 @@ def _select_best(stage: loop.Stage, progress: loop.Progress, recorder: MlflowRec
     return progress.best_epoch
 
 
-def introduce(
+def log_run_header(
     run: TrackedRun, provenance: Provenance, stage: loop.Stage, name: str, *, resumed_at: int | None = None
 ) -> None:
     """Say on the run what it is: tags, configuration, data, environment; of a run that goes on, what it is from now on."""
@@ -329,10 +329,10 @@ def close(result: StageResult) -> None:
     _recorder(result.run, result.stage).close()
 
 
-def saved_points(run: TrackedRun) -> list[Point]:
+def saved_points(run: TrackedRun) -> list[MetricPoint]:
     """The points that a run has published, from its checkpoint."""
     state = saved_state(run)
-    return [] if state is None else [Point(**point) for point in state["points"]]
+    return [] if state is None else [MetricPoint(**point) for point in state["points"]]
 
 
 def _closing_metrics(progress: loop.Progress, recorder: MlflowRecorder) -> dict[str, float]:

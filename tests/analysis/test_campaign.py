@@ -8,7 +8,7 @@ import pytest
 from analysis import campaign, first_result
 from analysis.leaderboard import Task, configuration, run_task
 from analysis.tables import collect, table_runs
-from mm_balance.engine.recorder import Point
+from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import Diverged, UserError
 from mm_balance.tracking.query import read_run
 from mm_balance.workflow import provenance
@@ -74,7 +74,7 @@ def test_a_run_of_other_settings_is_none_of_the_row(trained):
 def test_what_was_trained_must_be_what_was_asked_for(trained):
     class Result:
         class progress:
-            points: ClassVar = [Point(1, 0, {"val/accuracy": 0.5})]
+            points: ClassVar = [MetricPoint(1, 0, {"val/accuracy": 0.5})]
 
     def train(run):
         run.set_tags({"mm.settings": "something else"})

@@ -14,7 +14,7 @@ from PIL import Image
 from mm_balance.data.features import AUDIO_RECIPES
 from mm_balance.data.frames import open_image, to_square
 from mm_balance.data.logmel import log_mel, mel_filter_bank
-from mm_balance.data.sound import Undecodable, audio_features, fit_length, read_sound, resample
+from mm_balance.data.sound import DecodeError, audio_features, fit_length, read_sound, resample
 from mm_balance.errors import UserError
 
 
@@ -122,7 +122,7 @@ def test_fit_length_repeats_and_cuts():
     ],
 )
 def test_broken_sounds_are_refused_with_a_reason(content, reason, tmp_path):
-    with pytest.raises(Undecodable, match=reason) as caught:
+    with pytest.raises(DecodeError, match=reason) as caught:
         features(content, tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -131,7 +131,7 @@ def test_broken_sounds_are_refused_with_a_reason(content, reason, tmp_path):
 @pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG"])
 def test_truncation_is_found_wherever_it_is(container, cut):
     content = encode(tone(3), container=container)
-    with pytest.raises(Undecodable):
+    with pytest.raises(DecodeError):
         read_sound(content[: int(cut * len(content))])
 
 
@@ -183,11 +183,11 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
 @pytest.mark.parametrize("cut", [0.05, 0.5, 0.9])
 def test_truncated_images_are_refused(container, cut):
     content = picture(size=(200, 200), container=container)
-    with pytest.raises(Undecodable, match="cannot be decoded"):
+    with pytest.raises(DecodeError, match="cannot be decoded"):
         decode_image(content[: int(cut * len(content))], size=16)
 
 
 @pytest.mark.parametrize("content", [b"GIF89a", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"text"])
 def test_other_contents_are_refused(content):
-    with pytest.raises(Undecodable, match="cannot be decoded"):
+    with pytest.raises(DecodeError, match="cannot be decoded"):
         decode_image(content, size=16)

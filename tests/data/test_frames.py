@@ -8,7 +8,7 @@ from PIL import Image
 
 from mm_balance.data.features import AUDIO_RECIPES
 from mm_balance.data.frames import read_frames
-from mm_balance.data.sound import Undecodable, audio_features, read_sound_file
+from mm_balance.data.sound import DecodeError, audio_features, read_sound_file
 from tests.data.media import write_video
 
 GRID = Path(__file__).parents[2].parent / "shared" / "data" / "grid"
@@ -66,16 +66,16 @@ def test_the_sound_of_a_video(tmp_path, name):
 
 def test_missing_tracks_are_named(tmp_path):
     mute = write_video(tmp_path / "mute.mp4", sound=False)
-    with pytest.raises(Undecodable, match=r"no sound track \(it has 1 video, 0 audio\)"):
+    with pytest.raises(DecodeError, match=r"no sound track \(it has 1 video, 0 audio\)"):
         read_sound_file(mute)
     blind = write_video(tmp_path / "blind.mp4", picture=False)
-    with pytest.raises(Undecodable, match=r"no video track \(it has 0 video, 1 audio\)"):
+    with pytest.raises(DecodeError, match=r"no video track \(it has 0 video, 1 audio\)"):
         frames(blind)
 
 
 def test_a_silent_track_is_named(tmp_path):
     path = write_video(tmp_path / "silent.mp4", level=0.0)
-    with pytest.raises(Undecodable, match="silent"):
+    with pytest.raises(DecodeError, match="silent"):
         audio_features(path, AUDIO_RECIPES["stft257"], 1.0, "tile", "soxr_hq", "none")
 
 
@@ -91,7 +91,7 @@ def test_truncated_videos_are_refused_or_said_to_be_short(tmp_path, name, share)
             assert read_sound_file(path)[1].seconds < 3
         return
     for read in (lambda: frames(path, count=4), lambda: read_sound_file(path)):
-        with pytest.raises(Undecodable) as caught:
+        with pytest.raises(DecodeError) as caught:
             read()
         assert "\n" not in str(caught.value)
 
@@ -101,7 +101,7 @@ def test_other_contents_are_refused(tmp_path, content):
     path = tmp_path / "film.mp4"
     path.write_bytes(content)
     for read in (lambda: frames(path), lambda: read_sound_file(path)):
-        with pytest.raises(Undecodable, match=r"empty|cannot be opened|no sound|no picture"):
+        with pytest.raises(DecodeError, match=r"empty|cannot be opened|no sound|no picture"):
             read()
 
 
@@ -115,12 +115,12 @@ def test_a_folder_of_frames_in_natural_order(tmp_path):
     assert levels(values, 3) == [1, 2, 10]
     assert (facts.valid, facts.width, facts.rate, facts.seconds) == (3, 8, None, None)
     (folder / "frame2.png").write_bytes(b"broken")
-    with pytest.raises(Undecodable, match=r"frame frame2\.png: cannot be decoded"):
+    with pytest.raises(DecodeError, match=r"frame frame2\.png: cannot be decoded"):
         frames(folder)
 
 
 def test_an_empty_folder_is_named(tmp_path):
-    with pytest.raises(Undecodable, match="holds no frames"):
+    with pytest.raises(DecodeError, match="holds no frames"):
         frames(tmp_path)
 
 

@@ -19,9 +19,9 @@ from mm_balance.data import decoding
 from mm_balance.data import store as stores
 from mm_balance.data.decoding import content_hash
 from mm_balance.data.features import AUDIO_RECIPES
+from mm_balance.data.growing_array import row_shapes
 from mm_balance.data.journal import identify
 from mm_balance.data.recipe import Recipe
-from mm_balance.data.rows import row_shapes
 from mm_balance.data.store import build_store, open_store
 from mm_balance.errors import Interrupted, UserError
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mm_balance.engine.checkpoint import read_checkpoint, refit_from_state, refit_to_state, write_checkpoint
-from mm_balance.engine.survey import refit_probabilities
+from mm_balance.engine.checkpoint import gap_fit_from_state, gap_fit_to_state, read_checkpoint, write_checkpoint
+from mm_balance.engine.predictions import fit_gaps_from_probabilities
 from mm_balance.errors import UserError
 
 
@@ -12,15 +12,15 @@ def make_refit():
     generator = torch.Generator().manual_seed(0)
     audio = torch.rand(50, generator=generator, dtype=torch.float64)
     visual = torch.rand(50, generator=generator, dtype=torch.float64)
-    return refit_probabilities(
+    return fit_gaps_from_probabilities(
         {"audio": audio, "visual": visual}, audio, torch.arange(50) % 3, 4, "two", samples_digest="ids"
     )
 
 
 def test_a_refit_survives_the_way_through_a_file(tmp_path):
     refit = make_refit()
-    write_checkpoint({"refit": refit_to_state(refit)}, tmp_path / "folder" / "last")
-    back = refit_from_state(read_checkpoint(tmp_path / "folder" / "last")["refit"])
+    write_checkpoint({"refit": gap_fit_to_state(refit)}, tmp_path / "folder" / "last")
+    back = gap_fit_from_state(read_checkpoint(tmp_path / "folder" / "last")["refit"])
     assert back.mixture == refit.mixture
     assert torch.equal(back.posterior_imbalanced, refit.posterior_imbalanced)
     assert torch.equal(back.gaps, refit.probabilities["audio"] - refit.probabilities["visual"])

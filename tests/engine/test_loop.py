@@ -12,7 +12,7 @@ from torch import nn
 from mm_balance.engine import cost, loop
 from mm_balance.engine.checkpoint import read_checkpoint, write_checkpoint
 from mm_balance.engine.recorder import ListRecorder
-from mm_balance.engine.step import Stepper, build_optimizer
+from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import METHODS
 from mm_balance.names import REFIT_METRICS, SPLIT_METRICS, TRAIN_METRICS, TRUTH_METRICS
@@ -27,7 +27,7 @@ def make_stage(method="gap_mixture", epochs=4, refit_every=2, optimizer="sgd", d
 
 
 def start(stage):
-    return loop.Progress(first_epoch=2, refit=loop._refit(stage, 2))
+    return loop.Progress(first_epoch=2, gap_fit=loop.measure_gaps(stage, 2))
 
 
 def never():
@@ -147,11 +147,11 @@ def test_weights_that_are_not_finite_end_with_advice_though_the_loss_is(name):
     update, batches = stage.method.update, len(stage.data.splits["train"]) // stage.batch_size
 
     def last_update_breaks_a_weight(model, batch, step, clock):
-        objective = update(model, batch, step, clock)
+        loss_output = update(model, batch, step, clock)
         if clock.batch == batches - 1:
             with torch.no_grad():
                 model.state_dict()[name].view(-1)[0] = float("nan")
-        return objective
+        return loss_output
 
     stage.method.update = last_update_breaks_a_weight
     recorder = ListRecorder()
@@ -269,7 +269,7 @@ def test_a_survey_changes_nothing():
     stage.model.train()
     before = {name: value.clone() for name, value in stage.model.state_dict().items()}
     state = torch.get_rng_state()
-    loop._refit(stage, 0)
+    loop.measure_gaps(stage, 0)
     assert stage.model.training
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(value, before[name]) for name, value in stage.model.state_dict().items())
@@ -292,7 +292,7 @@ def linear_stepper(kind="sgd", **settings):
     made = build_optimizer(
         kind, layer.parameters(), **{"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4, **settings}
     )
-    return layer, Stepper(made, CPU, "float32")
+    return layer, EngineOptimizerStep(made, CPU, "float32")
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
@@ -315,7 +315,9 @@ def test_a_state_that_is_kept_brings_no_settings(kind):
 
 def test_gradient_scaler_state_is_kept():
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
-    stepper = Stepper(optimizer, CPU, "bfloat16")
-    stepper.load_state_dict(stepper.state_dict())
+    optimizer_step = EngineOptimizerStep(optimizer, CPU, "bfloat16")
+    optimizer_step.load_state_dict(optimizer_step.state_dict())
     with pytest.raises(ValueError, match="SGD, this is Adam"):
-        Stepper(torch.optim.Adam(nn.Linear(2, 2).parameters()), CPU, "float32").load_state_dict(stepper.state_dict())
+        EngineOptimizerStep(torch.optim.Adam(nn.Linear(2, 2).parameters()), CPU, "float32").load_state_dict(
+            optimizer_step.state_dict()
+        )

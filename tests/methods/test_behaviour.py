@@ -22,15 +22,15 @@ def stage_of(name, settings=None, **extra):
 
 def gradients(stage, batch):
     """Gradients of the method's loss after ``modulate``, by name, before the optimiser's step."""
-    stage.stepper.zero_grad()
-    objective = stage.method.loss(stage.model, batch, clock_of(stage))
-    stage.stepper.backward(objective.total)
-    stage.method.modulate(stage.model, objective, batch, clock_of(stage))
+    stage.optimizer_step.zero_grad()
+    loss_output = stage.method.loss(stage.model, batch, clock_of(stage))
+    stage.optimizer_step.backward(loss_output.total)
+    stage.method.modulate(stage.model, loss_output, batch, clock_of(stage))
     return {name: value.grad.clone() for name, value in stage.model.named_parameters() if value.grad is not None}
 
 
 def plain_gradients(stage, batch, loss):
-    stage.stepper.zero_grad()
+    stage.optimizer_step.zero_grad()
     loss(stage.model(batch.inputs), batch.labels).backward()
     return {name: value.grad.clone() for name, value in stage.model.named_parameters() if value.grad is not None}
 
@@ -211,7 +211,7 @@ def test_a_copy_that_is_trained_and_thrown_away_leaves_no_trace():
     loop.plan_epoch(stage, loop.Progress(), clock_of(stage), lambda: False)
     assert torch.equal(torch.get_rng_state(), random_before)
     assert all(torch.equal(value, before[name]) for name, value in stage.model.state_dict().items())
-    assert not stage.stepper.optimizer.state
+    assert not stage.optimizer_step.optimizer.state
     assert float(stage.method.blend.sum()) == pytest.approx(1.0)
     assert not torch.allclose(stage.method.blend, torch.full((3,), 1 / 3))
 
@@ -233,11 +233,11 @@ def test_a_part_of_train_is_held_out_and_nothing_else():
 def test_methods_may_not_look_at_validation_or_test():
     stage = stage_of("concat")
     looks = []
-    stage.method.refresh = lambda model, look, clock: looks.append(look) or loop.Plan()
+    stage.method.refresh = lambda model, inspector, clock: looks.append(inspector) or loop.EpochPlan()
     loop.plan_epoch(stage, loop.Progress(), clock_of(stage), lambda: False)
     for part in ("val", "test"):
         with pytest.raises(ValueError, match="train or held_out"):
-            looks[0].survey(part)
+            looks[0].predict_split(part)
 
 
 def test_relearning_pulls_encoders_towards_their_start_and_leaves_the_head():
@@ -261,7 +261,7 @@ def test_relearning_pulls_encoders_towards_their_start_and_leaves_the_head():
 
 
 def test_samples_that_are_shown_again_have_one_modality():
-    stage = stage_of("sample_valuation", {"quiet_epochs": 0})
+    stage = stage_of("sample_valuation", {"start_epoch": 0})
     progress, batches = planned(stage)
     plan = progress.plan
     assert len(plan.samples) > 40, "an untrained network gets much wrong"
@@ -270,16 +270,16 @@ def test_samples_that_are_shown_again_have_one_modality():
     assert again.sum(dim=0).eq(1).all()
     assert all(bool(plan.present[name][:40].all()) for name in KEPT)
     batch = next(item for item in batches if not all(bool(value.all()) for value in item.present.values()))
-    stage.stepper.zero_grad()
+    stage.optimizer_step.zero_grad()
     hidden = stage.model.encode(batch.inputs)
-    objective = stage.method.loss(stage.model, batch, clock_of(stage))
+    loss_output = stage.method.loss(stage.model, batch, clock_of(stage))
     for name in KEPT:
         shown = batch.present[name].unsqueeze(1)
-        torch.testing.assert_close(objective.output.features[name] == 0, (hidden[name] == 0) | ~shown)
+        torch.testing.assert_close(loss_output.output.features[name] == 0, (hidden[name] == 0) | ~shown)
 
 
 def test_greedy_cuts_off_for_exactly_its_steps():
-    stage = stage_of("greedy", {"quiet_epochs": 0, "steps": 2, "threshold": 0.0})
+    stage = stage_of("greedy", {"start_epoch": 0, "steps": 2, "threshold": 0.0})
     _, batches = planned(stage)
     modes = []
     for number, batch in enumerate([*batches, *batches]):
@@ -291,7 +291,7 @@ def test_greedy_cuts_off_for_exactly_its_steps():
 
 def test_greedy_is_on_under_float16_as_under_float32():
     """The first steps overflow, as they do on a GPU with torch's initial loss scale; so does one amid the mode, which it prolongs."""
-    settings = {"quiet_epochs": 0, "steps": 2, "threshold": 0.0}
+    settings = {"start_epoch": 0, "steps": 2, "threshold": 0.0}
     stage = stage_of("greedy", settings, data=tiny_data(train=16, size=16), precision="float16")
     _, batches = planned(stage)
     modes = []
@@ -340,7 +340,7 @@ def test_purification_trains_on_the_balanced_samples():
     stage = stage_of("purified", {"threshold": 0.3})
     progress, batches = planned(stage)
     kept = set(progress.plan.samples.tolist())
-    posterior = progress.refit.posterior_imbalanced
+    posterior = progress.gap_fit.posterior_imbalanced
     assert {place for place in range(40) if posterior[place] <= 0.3} <= kept
     assert {place for batch in batches for place in batch.index.tolist()} == kept
     assert set(stage.data.splits["train"].labels[sorted(kept)].tolist()) == {0, 1, 2}
@@ -353,10 +353,10 @@ def test_reconboost_trains_one_encoder_then_all():
         before = copy.deepcopy(stage.model)
         clock = loop.Clock(epoch, epoch, 4)
         loop.plan_epoch(stage, loop.Progress(), clock, lambda: False)
-        assert not stage.stepper.optimizer.state, "each phase has a fresh optimiser"
+        assert not stage.optimizer_step.optimizer.state, "each phase has a fresh optimiser"
         stage.model.train()
         batch = next(iter(loop.BatchLoader(stage.data.splits["train"], 8).epoch(0, CPU)))
-        stage.method.update(stage.model, batch, stage.stepper, clock)
+        stage.method.update(stage.model, batch, stage.optimizer_step, clock)
         moved.append([
             name for name in KEPT
             if not torch.equal(next(before.encoder_parameters(name)), next(stage.model.encoder_parameters(name)))

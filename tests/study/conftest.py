@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mm_balance.config import StudyConfig, fill
-from mm_balance.study.desk import make_study
+from mm_balance.study.handle import make_study
 from mm_balance.study.settings import new_settings
 from mm_balance.tracking.runs import open_run
 
@@ -32,9 +32,9 @@ def new_desk(store):
     return make
 
 
-def trivial_worker(desk, seconds=0.0):
-    """A process that works for ``desk`` with a formula instead of training."""
+def trivial_worker(handle, seconds=0.0):
+    """A process that works for ``handle`` with a formula instead of training."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {**os.environ, "PYTHONPATH": paths, "TRIVIAL_SECONDS": str(seconds), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "study.trivial", desk.name, desk.location]
+    command = [sys.executable, "-m", "study.trivial", handle.name, handle.location]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -13,12 +13,11 @@ from study.test_worker import do
 
 from mm_balance import names
 from mm_balance.config import resolve
-from mm_balance.engine.recorder import Point
+from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import UserError
 from mm_balance.study.confirm import compare, publish_confirmation, verdict
-from mm_balance.study.ledger import all_trials, describe
 from mm_balance.study.report import (
-    Live,
+    BestValueLogger,
     best_so_far,
     best_trial,
     changed_values,
@@ -30,6 +29,7 @@ from mm_balance.study.report import (
     run_line,
 )
 from mm_balance.study.storage import locate, open_storage, shown
+from mm_balance.study.trials import all_trials, describe
 
 BEGIN = datetime(2026, 1, 1)
 
@@ -60,12 +60,12 @@ def test_trials_that_another_took_over_do_not_count():
 
 
 def test_live_logs_each_point_once_also_in_another_process(new_desk):
-    desk = new_desk(trials=3)
-    do(desk)
-    trials = desk.study.get_trials()
-    Live(desk)(trials[:2])
-    Live(desk)(trials)
-    history = desk.parent.client.get_metric_history(desk.parent.run_id, "study/best_value")
+    handle = new_desk(trials=3)
+    do(handle)
+    trials = handle.study.get_trials()
+    BestValueLogger(handle)(trials[:2])
+    BestValueLogger(handle)(trials)
+    history = handle.parent.client.get_metric_history(handle.parent.run_id, "study/best_value")
     assert [point.step for point in history] == [1, 2, 3]
     assert history[-1].value == max(trial.value for trial in trials)
 
@@ -73,7 +73,7 @@ def test_live_logs_each_point_once_also_in_another_process(new_desk):
 def jobs(values):
     return [
         ended(index, value, index, TrialState.FAIL if value is None else TrialState.COMPLETE,
-              job={"label": label, "seed": seed, "parameters": {"x": 0.5} if label == "best" else {}})
+              confirmation={"label": label, "seed": seed, "parameters": {"x": 0.5} if label == "best" else {}})
         for index, ((label, seed), value) in enumerate(values.items())
     ]  # fmt: skip
 
@@ -125,29 +125,29 @@ def test_a_winner_of_an_earlier_state_of_the_study_is_not_mixed_in():
 
 def test_confirming_again_replaces_the_numbers(new_desk):
     """A study that was continued has another winner: what its run shows is the last confirmation's."""
-    desk = new_desk(trials=1)
+    handle = new_desk(trials=1)
     values = {("best", 1): 0.9, ("start", 1): 0.8, ("best", 2): 0.9, ("start", 2): 0.85}
     for change in (0.0, -0.1):
         changed = {key: value + change * (key[0] == "best") for key, value in values.items()}
         told = compare(jobs(changed), {"x": 0.5}, [1, 2], "maximize")
-        publish_confirmation(desk, told)
-        found = desk.parent.read().data.metrics
+        publish_confirmation(handle, told)
+        found = handle.parent.read().data.metrics
         assert found["study/confirmed_difference"] == pytest.approx(0.075 + change)
         assert found["study/confirmed_difference_std"] == pytest.approx(told["std"])
-    assert desk.parent.read_json("study/confirmation.json")["mean"] == pytest.approx(-0.025)
+    assert handle.parent.read_json("study/confirmation.json")["mean"] == pytest.approx(-0.025)
 
 
 def test_a_starting_configuration_that_has_no_result_is_not_given_one(new_desk):
-    desk = new_desk(trials=1)
-    do(desk)
+    handle = new_desk(trials=1)
+    do(handle)
     pruned = create_trial(
-        state=TrialState.PRUNED, value=0.61, params=all_trials(desk.study)[0].params,
-        distributions=all_trials(desk.study)[0].distributions, user_attrs={"origin": "configured"},
+        state=TrialState.PRUNED, value=0.61, params=all_trials(handle.study)[0].params,
+        distributions=all_trials(handle.study)[0].distributions, user_attrs={"origin": "configured"},
     )  # fmt: skip
-    desk.study.add_trial(pruned)
-    assert configured_trial(desk) is None
-    assert "0.6100" not in describe_study(desk, dict.fromkeys(names.STUDY_METRICS, 1.0))
-    assert [describe(trial, ["val/accuracy"])["origin"] for trial in all_trials(desk.study)] == ["", "configured"]
+    handle.study.add_trial(pruned)
+    assert configured_trial(handle) is None
+    assert "0.6100" not in describe_study(handle, dict.fromkeys(names.STUDY_METRICS, 1.0))
+    assert [describe(trial, ["val/accuracy"])["origin"] for trial in all_trials(handle.study)] == ["", "configured"]
 
 
 def test_a_full_run_has_both_stages():
@@ -164,59 +164,59 @@ def test_what_changed_is_what_differs_from_the_data_sets_own_preset():
 
 
 def test_line_and_preset_give_back_the_configuration(new_desk, tmp_path):
-    desk = new_desk(trials=3, space="anneal=linear|cosine,refit_every=2:5")
-    do(desk)
-    best = best_trial(desk)
-    config = desk.settings.config(best.params)
+    handle = new_desk(trials=3, space="anneal=linear|cosine,refit_every=2:5")
+    do(handle)
+    best = best_trial(handle)
+    config = handle.settings.config(best.params)
     path = tmp_path / "best.yaml"
-    path.write_text(preset_text(config, desk, best))
+    path.write_text(preset_text(config, handle, best))
     by_preset = resolve({"preset": str(path)})
     assert by_preset.__class__(**{**vars(by_preset), "preset": "auto", "method": config.method}) == config
     assert set(yaml.safe_load(path.read_text())) <= {"tuned", "refit_every", "balanced_fusion_weight"}
-    assert run_line(config, desk).startswith("mlflow run . --env-manager local -e adaptive -P ")
+    assert run_line(config, handle).startswith("mlflow run . --env-manager local -e adaptive -P ")
 
 
 def test_the_report_of_a_study_without_a_complete_trial(new_desk):
-    desk = new_desk()
-    publish(desk, started=0.0, warmup_epochs=0)
-    assert "No trial is complete yet" in desk.parent.description()
+    handle = new_desk()
+    publish(handle, started=0.0, warmup_epochs=0)
+    assert "No trial is complete yet" in handle.parent.description()
 
 
 def test_the_report_shows_what_was_searched_and_a_command_that_a_shell_reads_as_the_line(new_desk):
-    desk = new_desk(trials=3, space="anneal=linear|cosine,hard_weight=0.7")
-    do(desk)
-    publish(desk, started=0.0, warmup_epochs=0)
-    told, best = desk.parent.description(), best_trial(desk)
+    handle = new_desk(trials=3, space="anneal=linear|cosine,hard_weight=0.7")
+    do(handle)
+    publish(handle, started=0.0, warmup_epochs=0)
+    told, best = handle.parent.description(), best_trial(handle)
     assert f"| anneal | linear, cosine | cosine | {best.params['anneal']} |" in told
     assert "| gap_weight | 0.05:5.0:log | 0.5 | " in told
     assert "| hard_weight |" not in told  # fixed
     block = [line for line in told.splitlines() if line.startswith("    ")]
     words = subprocess.run(["sh", "-c", "printf '%s\\n' " + "\n".join(block).strip()], capture_output=True, text=True)
-    assert words.stdout.splitlines() == shlex.split(run_line(desk.settings.config(best.params), desk))
+    assert words.stdout.splitlines() == shlex.split(run_line(handle.settings.config(best.params), handle))
     assert max(map(len, told.splitlines())) < 160
 
 
 def test_the_report_of_two_objectives_names_its_front(new_desk, tmp_path):
-    desk = new_desk(trials=6, objective="val/accuracy,val/gap_mean_abs")
-    do(desk)
-    publish(desk, started=0.0, warmup_epochs=0)
-    assert "Pareto front: trials" in desk.parent.description()
-    assert "study/pareto.html" in desk.parent.artifact_names("study")
-    page = desk.parent.fetch("study/pareto.html", tmp_path).read_text("utf-8")
+    handle = new_desk(trials=6, objective="val/accuracy,val/gap_mean_abs")
+    do(handle)
+    publish(handle, started=0.0, warmup_epochs=0)
+    assert "Pareto front: trials" in handle.parent.description()
+    assert "study/pareto.html" in handle.parent.artifact_names("study")
+    page = handle.parent.fetch("study/pareto.html", tmp_path).read_text("utf-8")
     assert "<script src" not in page  # nothing is fetched from elsewhere
 
 
 def test_a_log_of_several_points_in_one_trial_is_what_optuna_saw(new_desk):
-    desk = new_desk(trials=1)
+    handle = new_desk(trials=1)
 
     def three(config, data, run, stop, watch):
         for epoch in (1, 2, 3):
-            watch(Point(epoch, 0, {"val/accuracy": epoch / 10}))
-        watch(Point(3, 0, {"gap/mean": 0.0}))  # no objective in it
+            watch(MetricPoint(epoch, 0, {"val/accuracy": epoch / 10}))
+        watch(MetricPoint(3, 0, {"gap/mean": 0.0}))  # no objective in it
         return {"val/accuracy": 0.3}
 
-    do(desk, train=three)
-    assert desk.study.get_trials()[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
+    do(handle, train=three)
+    assert handle.study.get_trials()[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,12 @@ from study.conftest import settings_of, trivial_worker
 from study.trivial import train
 
 from mm_balance.config import StudyConfig, fill, resolve
-from mm_balance.engine.recorder import Point
+from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.study.desk import find_study, make_pruner, make_sampler, make_study, pin_warmups
-from mm_balance.study.ledger import ERROR, ORIGIN, RETRY_OF, RUN, STATUS, all_trials, count, counted_trials
+from mm_balance.study.handle import find_study, make_pruner, make_sampler, make_study, pin_warmups
 from mm_balance.study.report import configured_trial, run_line
 from mm_balance.study.settings import new_settings
+from mm_balance.study.trials import ERROR, ORIGIN, RETRY_OF, RUN, STATUS, all_trials, count_trials, counted_trials
 from mm_balance.study.worker import work
 from mm_balance.testing import tiny_data
 from mm_balance.tracking.runs import nested_runs, open_run
@@ -36,14 +36,14 @@ def never():
     return False
 
 
-def do(desk, stop=never, train=train):
-    return work(desk, tiny_data(), stop, device="cpu", label="cpu", train=train)
+def do(handle, stop=never, train=train):
+    return work(handle, tiny_data(), stop, device="cpu", label="cpu", train=train)
 
 
-def check_runs_agree(desk):
+def check_runs_agree(handle):
     """Every trial has one run with the status that belongs to its state, and nothing is RUNNING."""
-    runs = {run.run_id: run.read() for run in nested_runs(desk.parent, {"mm.study": desk.name})}
-    trials = all_trials(desk.study)
+    runs = {run.run_id: run.read() for run in nested_runs(handle.parent, {"mm.study": handle.name})}
+    trials = all_trials(handle.study)
     numbers = Counter(run.data.tags["mm.trial"] for run in runs.values())
     assert max(numbers.values()) == 1
     for trial in trials:
@@ -60,13 +60,13 @@ def check_runs_agree(desk):
 
 
 def test_a_study_gets_exactly_its_trials_and_continues_to_more(new_desk):
-    desk = new_desk(trials=4)
-    assert do(desk) == 4
-    assert do(desk) == 0
-    desk.study.set_user_attr("trials", 6)
+    handle = new_desk(trials=4)
+    assert do(handle) == 4
+    assert do(handle) == 0
+    handle.study.set_user_attr("trials", 6)
     assert do(find_study("mine", "auto")) == 2
-    assert count(all_trials(desk.study)).complete == 6
-    check_runs_agree(desk)
+    assert count_trials(all_trials(handle.study)).complete == 6
+    check_runs_agree(handle)
 
 
 def test_one_worker_draws_the_same_whether_it_was_cut_off_or_not(new_desk):
@@ -80,38 +80,38 @@ def test_one_worker_draws_the_same_whether_it_was_cut_off_or_not(new_desk):
 
 
 def test_a_trial_that_fails_is_one_trial_not_the_study(new_desk):
-    desk = new_desk(trials=4)
+    handle = new_desk(trials=4)
 
     def sometimes(config, data, run, stop, watch):
-        number = len(all_trials(desk.study)) - 1
+        number = len(all_trials(handle.study)) - 1
         if number == 1:
             raise MemoryError("no memory left")
         if number == 2:
             raise UserError("the training loss is no longer finite")
         return train(config, data, run, stop, watch)
 
-    do(desk, train=sometimes)
-    states = [trial.state for trial in all_trials(desk.study)]
+    do(handle, train=sometimes)
+    states = [trial.state for trial in all_trials(handle.study)]
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
-    assert all_trials(desk.study)[1].user_attrs[ERROR] == "MemoryError: no memory left"
-    failed = nested_runs(desk.parent, {"mm.trial": "2"})[0]
+    assert all_trials(handle.study)[1].user_attrs[ERROR] == "MemoryError: no memory left"
+    failed = nested_runs(handle.parent, {"mm.trial": "2"})[0]
     assert "no longer finite" in failed.read().data.tags["mm.error"]
     assert failed.artifact_names("") == ["error.txt"]
-    check_runs_agree(desk)
+    check_runs_agree(handle)
 
 
 def test_when_all_first_trials_fail_it_stops_and_says_why(new_desk):
     def broken(config, data, run, stop, watch):
         raise RuntimeError("wrong from the start")
 
-    desk = new_desk(trials=40)
+    handle = new_desk(trials=40)
     with pytest.raises(UserError, match=r"first 5 trials have all failed.*wrong from the start"):
-        do(desk, train=broken)
-    check_runs_agree(desk)
+        do(handle, train=broken)
+    check_runs_agree(handle)
 
 
 def test_a_stop_hands_the_trial_on_with_its_checkpoint(new_desk):
-    desk = new_desk(trials=3)
+    handle = new_desk(trials=3)
     stopped = []
 
     def interrupted(config, data, run, stop, watch):
@@ -126,42 +126,42 @@ def test_a_stop_hands_the_trial_on_with_its_checkpoint(new_desk):
         return train(config, data, run, stop, watch)
 
     with pytest.raises(Interrupted):
-        do(desk, train=interrupted)
-    assert count(all_trials(desk.study)).waiting == 1
-    do(desk, train=interrupted)
+        do(handle, train=interrupted)
+    assert count_trials(all_trials(handle.study)).waiting == 1
+    do(handle, train=interrupted)
     assert stopped[1:] == ["half-way"]
     assert not work_folder(stopped[0]).exists()
-    first, again, *_ = all_trials(desk.study)
+    first, again, *_ = all_trials(handle.study)
     assert again.user_attrs[RETRY_OF] == first.number
     assert again.params == first.params
-    assert count(all_trials(desk.study)).complete == 3
-    check_runs_agree(desk)
+    assert count_trials(all_trials(handle.study)).complete == 3
+    check_runs_agree(handle)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_an_objective_that_is_no_number_fails_on_both_sides_and_ends_no_worker(new_desk, bad):
-    desk = new_desk(trials=4, pruner="median")
+    handle = new_desk(trials=4, pruner="median")
 
     def sometimes(config, data, run, stop, watch):
-        if len(all_trials(desk.study)) == 2:
-            watch(Point(1, 0, {"val/accuracy": bad}))
+        if len(all_trials(handle.study)) == 2:
+            watch(MetricPoint(1, 0, {"val/accuracy": bad}))
             return {"val/accuracy": bad}
         return train(config, data, run, stop, watch)
 
-    assert do(desk, train=sometimes) == 4
-    states = [trial.state for trial in all_trials(desk.study)]
+    assert do(handle, train=sometimes) == 4
+    states = [trial.state for trial in all_trials(handle.study)]
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
-    assert f"val/accuracy is {bad}" in all_trials(desk.study)[1].user_attrs[ERROR]
-    assert all_trials(desk.study)[1].intermediate_values == {}
-    (run,) = nested_runs(desk.parent, {"mm.trial": "1"})
+    assert f"val/accuracy is {bad}" in all_trials(handle.study)[1].user_attrs[ERROR]
+    assert all_trials(handle.study)[1].intermediate_values == {}
+    (run,) = nested_runs(handle.parent, {"mm.trial": "1"})
     assert "the training has diverged" in run.read().data.tags["mm.error"]
-    check_runs_agree(desk)
+    check_runs_agree(handle)
 
 
 def test_when_all_first_trials_are_no_numbers_or_died_it_says_so(new_desk):
-    desk = new_desk(trials=40)
+    handle = new_desk(trials=40)
     with pytest.raises(UserError, match=r"first 5 trials have all failed; the last: .*val/accuracy is nan"):
-        do(desk, train=lambda *words: {"val/accuracy": float("nan")})
+        do(handle, train=lambda *words: {"val/accuracy": float("nan")})
     other = new_desk(trials=40, name="other")
     for _ in range(5):  # killed before they could say why
         other.study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
@@ -172,24 +172,24 @@ def test_when_all_first_trials_are_no_numbers_or_died_it_says_so(new_desk):
 @pytest.mark.parametrize("origin", [{}, {ORIGIN: "configured"}])
 def test_the_configured_trial_is_never_pruned(new_desk, origin):
     """Any other trial with these values is."""
-    desk = new_desk(trials=8, pruner="median")
+    handle = new_desk(trials=8, pruner="median")
     do_better = 7
-    values = dict.fromkeys(desk.settings.dimensions, 1.0)
+    values = dict.fromkeys(handle.settings.dimensions, 1.0)
 
     def graded(config, data, run, stop, watch):
-        quality = 0.1 if len(all_trials(desk.study)) == do_better else 0.9
-        for epoch in range(1, desk.settings.epochs + 1):
-            watch(Point(epoch, 0, {"val/accuracy": quality}))
+        quality = 0.1 if len(all_trials(handle.study)) == do_better else 0.9
+        for epoch in range(1, handle.settings.epochs + 1):
+            watch(MetricPoint(epoch, 0, {"val/accuracy": quality}))
         return {"val/accuracy": quality}
 
-    desk.study.set_user_attr("trials", 6)
-    do(desk, train=graded)
-    desk.study.enqueue_trial(values, user_attrs=origin)
-    desk.study.set_user_attr("trials", 7)
-    do(desk, train=graded)
-    last = all_trials(desk.study)[-1]
+    handle.study.set_user_attr("trials", 6)
+    do(handle, train=graded)
+    handle.study.enqueue_trial(values, user_attrs=origin)
+    handle.study.set_user_attr("trials", 7)
+    do(handle, train=graded)
+    last = all_trials(handle.study)[-1]
     assert last.state == (TrialState.COMPLETE if origin else TrialState.PRUNED)
-    started = configured_trial(desk)
+    started = configured_trial(handle)
     assert (started.number, started.values) == (6, [0.1]) if origin else started is None
 
 
@@ -201,23 +201,23 @@ def test_all_trials_begin_from_the_study_s_own_warm_up_whatever_else_is_trained_
     own = settings.config({}, device="cpu")
     first, second = open_run("first"), open_run("second")
     run_warmup(own, data, first, never)
-    desk = make_study("mine", "auto", replace(settings, warmups={"0": first.run_id}), open_run("study"), 1)
-    work(desk, data, never, device="cpu", label="cpu")
+    handle = make_study("mine", "auto", replace(settings, warmups={"0": first.run_id}), open_run("study"), 1)
+    work(handle, data, never, device="cpu", label="cpu")
     run_warmup(own, data, second, never)
     assert find_matching_warmup(own, data).run_id == second.run_id  # the newest of the fingerprint is now another one
-    desk.study.set_user_attr("trials", 2)
+    handle.study.set_user_attr("trials", 2)
     work(find_study("mine", "auto"), data, never, device="cpu", label="cpu")
-    tags = [run.read().data.tags for run in nested_runs(desk.parent, {"mm.stage": "trial"})]
+    tags = [run.read().data.tags for run in nested_runs(handle.parent, {"mm.stage": "trial"})]
     assert [item["mm.warmup_run"] for item in tags] == [first.run_id, first.run_id]
-    assert f"warmup_run={first.run_id}" in run_line(desk.settings.config({}), desk)
+    assert f"warmup_run={first.run_id}" in run_line(handle.settings.config({}), handle)
 
 
 def test_of_two_that_make_a_study_the_first_decides_on_its_warm_up(new_desk):
-    desk = new_desk(name="mine")
-    pinned = replace(desk.settings, warmups={"0": "another"})
+    handle = new_desk(name="mine")
+    pinned = replace(handle.settings, warmups={"0": "another"})
     second = make_study("mine", "auto", pinned, open_run("too late"), 5)
     assert second.settings.warmups == {}
-    assert second.parent.run_id == desk.parent.run_id
+    assert second.parent.run_id == handle.parent.run_id
     more = pin_warmups(second, {"1": "of seed 1"})
     assert pin_warmups(more, {"1": "too late", "2": "of seed 2"}).settings.warmups == {
         "1": "of seed 1",
@@ -228,7 +228,7 @@ def test_of_two_that_make_a_study_the_first_decides_on_its_warm_up(new_desk):
 
 def test_a_study_made_by_other_code_is_refused(new_desk, monkeypatch):
     new_desk(name="mine")
-    monkeypatch.setattr("mm_balance.study.desk.code_digest", lambda: "f" * 64)
+    monkeypatch.setattr("mm_balance.study.handle.code_digest", lambda: "f" * 64)
     with pytest.raises(UserError, match="was made with other training code"):
         find_study("mine", "auto")
 
@@ -240,39 +240,39 @@ def test_other_data_are_refused(new_desk):
 
 
 def test_pruned_trials_end_early_and_their_runs_say_so(new_desk):
-    desk = new_desk(trials=30, pruner="median")
+    handle = new_desk(trials=30, pruner="median")
 
     def slow(config, data, run, stop, watch):
         for epoch in range(1, 13):
             value = (1 - abs(config.gap_weight - 0.7) / 10) * epoch / 12
-            watch(Point(epoch, int(time.time() * 1000), {"val/accuracy": value}))
+            watch(MetricPoint(epoch, int(time.time() * 1000), {"val/accuracy": value}))
         return {"val/accuracy": value}
 
-    do(desk, train=slow)
-    standing = count(all_trials(desk.study))
+    do(handle, train=slow)
+    standing = count_trials(all_trials(handle.study))
     assert standing.finished == 30
     assert standing.pruned > 3
-    for trial in all_trials(desk.study):
+    for trial in all_trials(handle.study):
         if trial.state == TrialState.PRUNED:
             assert trial.user_attrs["epochs"] < 12
-            assert nested_runs(desk.parent, {"mm.trial": str(trial.number)})[0].read().info.status == "KILLED"
+            assert nested_runs(handle.parent, {"mm.trial": str(trial.number)})[0].read().info.status == "KILLED"
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp", "nsga2"])
 def test_every_sampler_draws_within_the_space(new_desk, sampler):
-    desk = new_desk(trials=13, sampler=sampler)
-    do(desk)
-    for trial in all_trials(desk.study):
-        assert all(desk.settings.dimensions[name].holds(value) for name, value in trial.params.items())
-    assert len({str(trial.params) for trial in all_trials(desk.study)}) == 13
+    handle = new_desk(trials=13, sampler=sampler)
+    do(handle)
+    for trial in all_trials(handle.study):
+        assert all(handle.settings.dimensions[name].holds(value) for name, value in trial.params.items())
+    assert len({str(trial.params) for trial in all_trials(handle.study)}) == 13
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "nsga2"])
 def test_two_objectives(new_desk, sampler):
-    desk = new_desk(trials=13, sampler=sampler, objective="val/accuracy,val/gap_mean_abs")
-    do(desk)
-    assert count(all_trials(desk.study)).complete == 13
-    front = desk.study.best_trials
+    handle = new_desk(trials=13, sampler=sampler, objective="val/accuracy,val/gap_mean_abs")
+    do(handle)
+    assert count_trials(all_trials(handle.study)).complete == 13
+    front = handle.study.best_trials
     assert all(
         not (other.values[0] > one.values[0] and other.values[1] < one.values[1]) for one in front for other in front
     )
@@ -285,17 +285,17 @@ def test_pruners_and_samplers_are_optunas():
     assert isinstance(make_sampler(settings_of(sampler="gp"), 3), optuna.samplers.GPSampler)
 
 
-def crowd(desk, workers, trials):
-    processes = [trivial_worker(desk) for _ in range(workers)]
+def crowd(handle, workers, trials):
+    processes = [trivial_worker(handle) for _ in range(workers)]
     said = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * workers, said
-    finished = all_trials(desk.study)
+    finished = all_trials(handle.study)
     assert len(finished) == trials
     assert {trial.state for trial in finished} == {TrialState.COMPLETE}
     assert len({trial.number for trial in finished}) == trials
     assert len({str(trial.params) for trial in finished}) == trials
     assert "lock" not in "".join(said).lower()
-    check_runs_agree(desk)
+    check_runs_agree(handle)
     return said
 
 
@@ -375,32 +375,32 @@ def test_another_machines_dead_worker_is_found_by_its_heartbeat_though_its_trial
 ):
     monkeypatch.setattr("mm_balance.study.storage.HEARTBEAT_SECONDS", 1)
     monkeypatch.setattr("mm_balance.study.storage.HEARTBEAT_GRACE_SECONDS", 3)
-    desk = new_desk(trials=1, storage=database)
+    handle = new_desk(trials=1, storage=database)
     with monkeypatch.context() as elsewhere:  # another cache folder: its locks cannot be seen, as on another machine
         elsewhere.setenv("MM_BALANCE_CACHE", str(tmp_path / "elsewhere"))
-        process = trivial_worker(desk, seconds=600)
+        process = trivial_worker(handle, seconds=600)
     last = time.monotonic() + 60
-    while time.monotonic() < last and not any(RUN in trial.user_attrs for trial in all_trials(desk.study)):
+    while time.monotonic() < last and not any(RUN in trial.user_attrs for trial in all_trials(handle.study)):
         time.sleep(0.1)
     process.kill()
     process.wait()
-    assert do(desk, stop=lambda: time.monotonic() > last + 30) == 1
-    first, again = all_trials(desk.study)
+    assert do(handle, stop=lambda: time.monotonic() > last + 30) == 1
+    first, again = all_trials(handle.study)
     assert (first.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert again.user_attrs[RETRY_OF] == first.number
     assert again.params == first.params
-    check_runs_agree(desk)
+    check_runs_agree(handle)
 
 
 @pytest.mark.slow
 def test_ten_random_kills_lose_nothing(new_desk):
-    desk = new_desk(trials=40)
+    handle = new_desk(trials=40)
     draw = random.Random(0)
-    processes = [trivial_worker(desk, seconds=0.15) for _ in range(3)]
+    processes = [trivial_worker(handle, seconds=0.15) for _ in range(3)]
     kills, last = 0, time.monotonic() + 400
-    while count(all_trials(desk.study)).finished < 40 and time.monotonic() < last:
+    while count_trials(all_trials(handle.study)).finished < 40 and time.monotonic() < last:
         time.sleep(draw.uniform(0.3, 1.5))
-        busy = [trial for trial in all_trials(desk.study) if trial.state == TrialState.RUNNING]
+        busy = [trial for trial in all_trials(handle.study) if trial.state == TrialState.RUNNING]
         if kills < 10 and busy:
             victim = draw.randrange(3)
             if processes[victim].poll() is None:
@@ -408,11 +408,11 @@ def test_ten_random_kills_lose_nothing(new_desk):
                 processes[victim].wait()
                 kills += 1
         for index, process in enumerate(processes):
-            if process.poll() is not None and count(all_trials(desk.study)).finished < 40:
-                processes[index] = trivial_worker(desk, seconds=0.15)
+            if process.poll() is not None and count_trials(all_trials(handle.study)).finished < 40:
+                processes[index] = trivial_worker(handle, seconds=0.15)
     for process in processes:
         process.wait(60)
     assert kills == 10
-    assert count(all_trials(desk.study)).finished == 40
-    assert len(counted_trials(all_trials(desk.study))) == 40
-    check_runs_agree(desk)
+    assert count_trials(all_trials(handle.study)).finished == 40
+    assert len(counted_trials(all_trials(handle.study))) == 40
+    check_runs_agree(handle)

@@ -5,9 +5,9 @@ import sys
 import time
 from dataclasses import asdict
 
-from mm_balance.engine.recorder import Point
+from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import Interrupted
-from mm_balance.study.desk import find_study
+from mm_balance.study.handle import find_study
 from mm_balance.study.worker import work
 from mm_balance.testing import tiny_data
 
@@ -28,7 +28,7 @@ def train(config, data, run, stop, watch):
             if stop():
                 raise Interrupted
         metrics = {"val/accuracy": value_of(config) * epoch / EPOCHS, "val/gap_mean_abs": config.gap_weight}
-        point = Point(epoch, int(time.time() * 1000), metrics)
+        point = MetricPoint(epoch, int(time.time() * 1000), metrics)
         run.log_points([point])
         watch(point)
     return metrics
@@ -36,5 +36,5 @@ def train(config, data, run, stop, watch):
 
 if __name__ == "__main__":
     name, storage = sys.argv[1:]
-    desk = find_study(name, storage)
-    print(work(desk, tiny_data(), lambda: False, device="cpu", label="cpu", train=train))
+    handle = find_study(name, storage)
+    print(work(handle, tiny_data(), lambda: False, device="cpu", label="cpu", train=train))

@@ -8,7 +8,7 @@ import pytest
 
 from mm_balance.errors import Interrupted
 from mm_balance.workflow import command
-from mm_balance.workflow.command import StopRequest, guarded
+from mm_balance.workflow.command import StopRequest, run_guarded
 
 
 @pytest.fixture
@@ -50,4 +50,4 @@ def test_a_stopped_command_has_the_shells_exit_status(stop, monkeypatch, raised,
     def body(words, request):
         raise raised
 
-    assert guarded(body, []) == status
+    assert run_guarded(body, []) == status

@@ -12,7 +12,7 @@ from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
 from mm_balance.study.settings import rounded
-from mm_balance.study.storage import is_alive
+from mm_balance.study.storage import worker_is_alive
 from mm_balance.tracking.runs import TrackedRun, nested_runs
 
 SETTINGS = "settings"
@@ -27,7 +27,7 @@ ERROR = "error"
 RETRY_OF = "retry_of"
 KILLS = "kills"
 ORIGIN = "origin"
-JOB = "job"
+CONFIRMATION = "confirmation"
 """User attributes of a trial: who has it and where; its MLflow run; epochs trained; why it failed; which trial it takes over and
 how often that was killed; ``configured`` for the trial with the values that the study began from; of a confirmation, what to train."""
 
@@ -41,7 +41,7 @@ STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialSta
 
 
 @dataclass(frozen=True)
-class Count:
+class TrialCounts:
     """Trials by what became of them; those that another one took over are not counted."""
 
     complete: int = 0
@@ -55,10 +55,10 @@ class Count:
         return self.complete + self.pruned + self.failed
 
 
-def count(trials: list[FrozenTrial]) -> Count:
+def count_trials(trials: list[FrozenTrial]) -> TrialCounts:
     """How a study stands."""
     counted = [trial.state for trial in counted_trials(trials)]
-    return Count(
+    return TrialCounts(
         *(
             counted.count(state)
             for state in (
@@ -83,7 +83,7 @@ def all_trials(study: Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False)
 
 
-def hand_on(study: Study, trial: FrozenTrial, *, killed: bool) -> bool:
+def requeue(study: Study, trial: FrozenTrial, *, killed: bool) -> bool:
     """Put a failed trial in the queue again, to go on from its checkpoint.
 
     Args:
@@ -97,7 +97,7 @@ def hand_on(study: Study, trial: FrozenTrial, *, killed: bool) -> bool:
     kills = trial.user_attrs.get(KILLS, 0) + killed
     if kills > MOST_KILLS:
         return False
-    kept = {name: trial.user_attrs[name] for name in (ORIGIN, JOB) if name in trial.user_attrs}
+    kept = {name: trial.user_attrs[name] for name in (ORIGIN, CONFIRMATION) if name in trial.user_attrs}
     study.enqueue_trial(trial.params, user_attrs={**kept, RETRY_OF: trial.number, KILLS: kills})
     return True
 
@@ -109,7 +109,7 @@ def fail_runs(study: Study, parent: TrackedRun, number: int, reason: str) -> Non
         run.terminate(STATUS[TrialState.FAIL])
 
 
-def give_up_dead(study: Study, parent: TrackedRun, alive: Callable[[str], bool] | None = None) -> list[int]:
+def fail_dead_trials(study: Study, parent: TrackedRun, alive: Callable[[str], bool] | None = None) -> list[int]:
     """Fail the trials whose workers have died, and hand them on. To be called under the claim.
 
     Workers of this machine are known by their locks, those of others by the heartbeat of the storage, where it has one; Optuna
@@ -119,7 +119,7 @@ def give_up_dead(study: Study, parent: TrackedRun, alive: Callable[[str], bool] 
         The numbers of those found by their locks.
     """
     fail_stale_trials(study)
-    lives = alive or (lambda identity: is_alive(study.study_name, identity))
+    lives = alive or (lambda identity: worker_is_alive(study.study_name, identity))
     found = []
     for trial in all_trials(study):
         if trial.state != TrialState.RUNNING:
@@ -128,14 +128,14 @@ def give_up_dead(study: Study, parent: TrackedRun, alive: Callable[[str], bool] 
         if lives(owner) if owner is not None else _young(trial):
             continue
         study.tell(trial.number, state=TrialState.FAIL)
-        give_up(study, trial, parent)
+        requeue_or_fail(study, trial, parent)
         found.append(trial.number)
     return found
 
 
-def give_up(study: Study, trial: FrozenTrial, parent: TrackedRun) -> None:
+def requeue_or_fail(study: Study, trial: FrozenTrial, parent: TrackedRun) -> None:
     """What follows when the worker of a trial, failed by now, has died."""
-    again = hand_on(study, trial, killed=True)
+    again = requeue(study, trial, killed=True)
     told = "it goes on as another trial" if again else "it had been killed before and stays failed"
     fail_runs(study, parent, trial.number, f"the worker process died; {told}")
 

@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial
 
 import mm_balance
 from mm_balance.errors import UserError
-from mm_balance.study.ledger import PARENT_RUN, SETTINGS, TRIALS, give_up
 from mm_balance.study.settings import Settings
-from mm_balance.study.storage import Claim, locate, open_storage, shown
+from mm_balance.study.storage import StudyLock, locate, open_storage, shown
+from mm_balance.study.trials import PARENT_RUN, SETTINGS, TRIALS, requeue_or_fail
 from mm_balance.tracking.runs import TrackedRun, existing_run
 from mm_balance.workflow.provenance import code_digest
 
@@ -32,21 +32,21 @@ warnings.filterwarnings(
 
 
 @dataclass
-class Desk:
+class StudyHandle:
     """An open study.
 
     Attributes:
         study: Optuna's.
         settings: what it is.
         parent: its MLflow run.
-        claim: the lock for handing out trials.
+        lock: the lock for handing out trials.
         location: of its storage.
     """
 
     study: optuna.Study
     settings: Settings
     parent: TrackedRun
-    claim: Claim
+    lock: StudyLock
     location: str
 
     @property
@@ -59,7 +59,7 @@ class Desk:
         return self.study.user_attrs[TRIALS]
 
 
-def find_study(study_name: str, storage: str) -> Desk | None:
+def find_study(study_name: str, storage: str) -> StudyHandle | None:
     """The study of that name; None where the storage has none.
 
     Raises:
@@ -88,10 +88,10 @@ def find_study(study_name: str, storage: str) -> Desk | None:
             "would not compare; go on with that code, or give another study_name"
         )
     parent = existing_run(attributes[PARENT_RUN], f"study {study_name}: its run")
-    return _desk(study, settings, parent, store, location)
+    return _handle(study, settings, parent, store, location)
 
 
-def make_study(study_name: str, storage: str, settings: Settings, parent: TrackedRun, trials: int) -> Desk:
+def make_study(study_name: str, storage: str, settings: Settings, parent: TrackedRun, trials: int) -> StudyHandle:
     """A new study. Of several processes that make one of the same name at once, all get that of the first.
 
     Raises:
@@ -106,7 +106,7 @@ def make_study(study_name: str, storage: str, settings: Settings, parent: Tracke
         sampler=RandomSampler(),
         load_if_exists=True,
     )
-    with Claim(store, location, study_name):
+    with StudyLock(store, location, study_name):
         study.set_user_attr(TRIALS, trials)
         if SETTINGS in study.user_attrs:
             settings = Settings.from_json(study.user_attrs[SETTINGS])
@@ -115,19 +115,21 @@ def make_study(study_name: str, storage: str, settings: Settings, parent: Tracke
             study.set_metric_names(list(settings.objectives))
             study.set_user_attr(PARENT_RUN, parent.run_id)
             study.set_user_attr(SETTINGS, settings.to_json())
-    return _desk(study, settings, parent, store, location)
+    return _handle(study, settings, parent, store, location)
 
 
-def pin_warmups(desk: Desk, warmups: Mapping[str, str]) -> Desk:
+def pin_warmups(handle: StudyHandle, warmups: Mapping[str, str]) -> StudyHandle:
     """The study with warm-up runs, seed (as text) -> id, for seeds that it had none for; those that it has stay."""
-    settings = replace(desk.settings, warmups={**warmups, **desk.settings.warmups})
-    desk.study.set_user_attr(SETTINGS, settings.to_json())
-    return replace(desk, settings=settings)
+    settings = replace(handle.settings, warmups={**warmups, **handle.settings.warmups})
+    handle.study.set_user_attr(SETTINGS, settings.to_json())
+    return replace(handle, settings=settings)
 
 
-def _desk(study: optuna.Study, settings: Settings, parent: TrackedRun, store: BaseStorage, location: str) -> Desk:
+def _handle(
+    study: optuna.Study, settings: Settings, parent: TrackedRun, store: BaseStorage, location: str
+) -> StudyHandle:
     study.pruner = make_pruner(settings)
-    return Desk(study, settings, parent, Claim(store, location, study.study_name), location)
+    return StudyHandle(study, settings, parent, StudyLock(store, location, study.study_name), location)
 
 
 def make_pruner(settings: Settings) -> BasePruner:
@@ -157,4 +159,4 @@ def make_sampler(settings: Settings, drawn: int) -> BaseSampler:
 
 
 def _on_stale(study: optuna.Study, trial: FrozenTrial) -> None:
-    give_up(study, trial, existing_run(study.user_attrs[PARENT_RUN], f"study {study.study_name}: its run"))
+    requeue_or_fail(study, trial, existing_run(study.user_attrs[PARENT_RUN], f"study {study.study_name}: its run"))

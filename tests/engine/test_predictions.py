@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mm_balance.engine.survey import refit_metrics, refit_probabilities, truth_metrics
+from mm_balance.engine.predictions import fit_gaps_from_probabilities, gap_fit_metrics, truth_metrics
 
 AUDIO = torch.tensor([0.9, 0.8, 0.1, 0.9, 0.7, 0.2, 0.9, 0.8, 0.9, 0.6], dtype=torch.float64)
 VISUAL = torch.tensor([0.8, 0.2, 0.9, 0.9, 0.7, 0.6, 0.1, 0.7, 0.9, 0.5], dtype=torch.float64)
@@ -13,14 +13,14 @@ CORRUPTED = ["", "visual", "audio", "", "", "audio", "visual", "", "", ""]
 
 def make():
     labels = torch.zeros(10, dtype=torch.int64)
-    return refit_probabilities({"audio": AUDIO, "visual": VISUAL}, FUSED, labels, 3, "two", samples_digest="")
+    return fit_gaps_from_probabilities({"audio": AUDIO, "visual": VISUAL}, FUSED, labels, 3, "two", samples_digest="")
 
 
 def test_gaps_and_their_statistics():
     refit = make()
     gaps = [0.1, 0.6, -0.8, 0.0, 0.0, -0.4, 0.8, 0.1, 0.0, 0.1]
     assert refit.gaps.tolist() == pytest.approx(gaps)
-    metrics = refit_metrics(refit)
+    metrics = gap_fit_metrics(refit)
     assert metrics["gap/mean"] == pytest.approx(0.05)
     assert metrics["gap/mean_abs"] == pytest.approx(0.29)
     assert metrics["gmm/balanced_weight"] + metrics["gmm/imbalanced_weight"] == pytest.approx(1.0)

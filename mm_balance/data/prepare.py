@@ -20,14 +20,14 @@ from mm_balance.data.manifest import (
     GROUP,
     SPLITS,
     Columns,
-    Rejected,
     Row,
-    carve_validation,
+    RowErrors,
     check_enough,
     check_groups,
     drop_unknown_labels,
     find_files,
     read_rows,
+    split_off_validation,
 )
 from mm_balance.data.readers import check_protocol, read_raw, write_manifest
 from mm_balance.data.recipe import PICTURE, SOUND, FileOptions
@@ -47,7 +47,7 @@ BUILT_IN = Columns({"audio": SOUND, "visual": PICTURE}, {"audio": False, "visual
 
 
 @dataclass(frozen=True)
-class Work:
+class DecodeSettings:
     """How to decode what is not decoded yet.
 
     Attributes:
@@ -70,7 +70,7 @@ def load_manifest(
     seed: int,
     on_error: str,
     options: FileOptions,
-    work: Work,
+    work: DecodeSettings,
 ) -> MultimodalData:
     """The data set that a manifest describes: read, checked, decoded into a store (once), and opened.
 
@@ -90,13 +90,13 @@ def load_manifest(
         UserError: the manifest cannot be read; a bad row under ``fail``; a group in two splits; one class or an empty
             split (after skipping); no room on the disk.
     """
-    rejected = Rejected()
+    rejected = RowErrors()
     rows = drop_unknown_labels(read_rows(path, modalities, rejected), rejected)
     rows, columns, clips = find_files(path.parent, rows, modalities, rejected)
     rejected.stop_if_any(path, on_error)
     check_groups(path, rows)
     if not any(row.split == "val" for row in rows):
-        carve_validation(path, rows, seed)
+        split_off_validation(path, rows, seed)
     check_enough(path, rows)
     recipe = options.stored(moving=any(columns.moving.values()))
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
@@ -127,7 +127,9 @@ def load_manifest(
     )
 
 
-def prepare_raw(name: str, source: Path, *, protocol: str, on_error: str, options: FileOptions, work: Work) -> None:
+def prepare_raw(
+    name: str, source: Path, *, protocol: str, on_error: str, options: FileOptions, work: DecodeSettings
+) -> None:
     """A raw download as manifest and store under ``data_dir``; does nothing where that is done.
 
     Raises:
@@ -140,7 +142,7 @@ def prepare_raw(name: str, source: Path, *, protocol: str, on_error: str, option
     manifest = _manifest(name, protocol, work)
     manifest.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(raw, manifest)
-    rejected = Rejected()
+    rejected = RowErrors()
     for line in raw.missing:
         rejected.say(line)
     rows = read_rows(manifest, tuple(BUILT_IN.kinds), rejected)
@@ -172,7 +174,7 @@ def load_prepared(
     seed: int,
     on_error: str,
     options: FileOptions,
-    work: Work,
+    work: DecodeSettings,
 ) -> MultimodalData:
     """A data set that ``prepare_raw`` has prepared. The raw download need not be there any more.
 
@@ -198,14 +200,14 @@ def load_prepared(
             f"{len(described['skipped'])} clip(s) of {name} could not be prepared: {'; '.join(described['skipped'][:3])}; put "
             "them right and prepare again, or train without them by on_error=skip"
         )
-    rejected = Rejected()
+    rejected = RowErrors()
     rows = read_rows(manifest, modalities, rejected)
     store = open_store(folder)
     lines = store.places("sample")
     rows = [row for row in rows if row.sample in lines]
     check_groups(manifest, rows)
     if not any(row.split == "val" for row in rows):
-        carve_validation(manifest, rows, seed)
+        split_off_validation(manifest, rows, seed)
     rows = drop_unknown_labels(rows, rejected)
     check_enough(manifest, rows)
     columns = Columns({name: BUILT_IN.kinds[name] for name in modalities}, BUILT_IN.moving)
@@ -224,7 +226,7 @@ def load_prepared(
     )
 
 
-def _manifest(name: str, protocol: str, work: Work) -> Path:
+def _manifest(name: str, protocol: str, work: DecodeSettings) -> Path:
     return work.data_dir / name / f"manifest-{protocol}.csv"
 
 

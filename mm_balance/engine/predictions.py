@@ -14,13 +14,13 @@ from mm_balance.functional.metrics import binary_auc
 from mm_balance.functional.mixture import fit_mixture
 from mm_balance.methods import Method
 from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Output, Refit, Survey
+from mm_balance.types import GapFit, Output, SplitPredictions
 
 EVALUATION_BATCH = 256
 
 
 @torch.no_grad()
-def survey(
+def predict_split(
     model: MultimodalNetwork,
     method: Method,
     split: Split,
@@ -28,7 +28,7 @@ def survey(
     *,
     features: bool = False,
     coalitions: bool = False,
-) -> Survey:
+) -> SplitPredictions:
     """Predictions for every sample of ``split``, in index order, in eval mode, float32, on the CPU.
 
     The model's training mode is put back afterwards; no random number is drawn.
@@ -43,7 +43,7 @@ def survey(
     parts = [_seen(method.predict(model, batch), model, features, coalitions) for batch in batches]
     model.train(was_training)
     joined = {name: torch.cat([part[name] for part in parts]).float().cpu() for name in parts[0]}
-    return Survey(
+    return SplitPredictions(
         labels=split.labels,
         fused=joined["fused",],
         unimodal={name: joined["unimodal", name] for name in model.modalities},
@@ -64,12 +64,12 @@ def _seen(output: Output, model: MultimodalNetwork, features: bool, coalitions: 
     return found
 
 
-def refit(seen: Survey, epoch: int, kind: str) -> Refit:
+def fit_gaps(seen: SplitPredictions, epoch: int, kind: str) -> GapFit:
     """Gap of every sample (Eq. 6), mixture (Eq. 8) and posterior (Eq. 9) of a survey."""
     probabilities = {
         name: true_class_probability(logits.double(), seen.labels) for name, logits in seen.unimodal.items()
     }
-    return refit_probabilities(
+    return fit_gaps_from_probabilities(
         probabilities,
         true_class_probability(seen.fused.double(), seen.labels),
         seen.labels,
@@ -79,7 +79,7 @@ def refit(seen: Survey, epoch: int, kind: str) -> Refit:
     )
 
 
-def refit_probabilities(
+def fit_gaps_from_probabilities(
     probabilities: dict[str, Tensor],
     fused_probability: Tensor,
     labels: Tensor,
@@ -87,11 +87,11 @@ def refit_probabilities(
     kind: str,
     *,
     samples_digest: str,
-) -> Refit:
+) -> GapFit:
     """The same from true-class probabilities, each ``(samples,)``: another mixture kind for an old survey."""
     gaps = gap_from_probabilities(probabilities)
     mixture = fit_mixture(gaps, kind=kind)
-    return Refit(
+    return GapFit(
         epoch=epoch,
         samples_digest=samples_digest,
         labels=labels,
@@ -103,7 +103,7 @@ def refit_probabilities(
     )
 
 
-def refit_metrics(fit: Refit) -> dict[str, float]:
+def gap_fit_metrics(fit: GapFit) -> dict[str, float]:
     """The numbers of a refit under their metric names (``mm_balance.names.REFIT_METRICS``)."""
     mixture = fit.mixture
     values = {
@@ -126,7 +126,7 @@ def refit_metrics(fit: Refit) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
-def truth_metrics(fit: Refit, corrupted: Sequence[str]) -> dict[str, float]:
+def truth_metrics(fit: GapFit, corrupted: Sequence[str]) -> dict[str, float]:
     """How well gap, posterior and loss find the samples that were corrupted on purpose.
 
     Args:

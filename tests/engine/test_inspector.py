@@ -3,7 +3,7 @@
 import pytest
 
 from mm_balance.engine import loop
-from mm_balance.engine.step import Stepper, build_optimizer
+from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.methods import METHODS
 from mm_balance.testing import CPU, tiny_data, tiny_stage
 
@@ -12,7 +12,7 @@ def rates_of_copies(stage, clock):
     """The learning rate at each step of each copy that the method trains before an epoch, one list for each copy."""
     rates = []
 
-    class Spy(Stepper):
+    class Spy(EngineOptimizerStep):
         def step(self):
             rates[-1].append(self.optimizer.param_groups[0]["lr"])
             super().step()
@@ -22,7 +22,7 @@ def rates_of_copies(stage, clock):
         made = build_optimizer("sgd", network.parameters(), learning_rate=99.0, momentum=0.0, weight_decay=0.0)
         return Spy(made, CPU, "float32")
 
-    stage.new_stepper = spying
+    stage.new_optimizer_step = spying
     loop.plan_epoch(stage, loop.Progress(), clock, lambda: False)
     return rates
 
@@ -50,9 +50,9 @@ def test_copies_of_the_network_train_on_at_the_rates_of_the_coming_epochs():
 def test_a_copy_that_outlives_the_stage_keeps_its_last_rate():
     stage = stage_of("concat", {}, epochs=4)
 
-    def refresh(model, look, clock):
-        look.trained_copy(lambda network, batch: network(batch.inputs).fused.square().mean(), 4)
-        return loop.Plan()
+    def refresh(model, inspector, clock):
+        inspector.train_copy(lambda network, batch: network(batch.inputs).fused.square().mean(), 4)
+        return loop.EpochPlan()
 
     stage.method.refresh = refresh
     expected = [rate for rate in (0.5, 0.25 * 0.5, 0.25 * 0.5, 0.25 * 0.5) for _ in range(2)]

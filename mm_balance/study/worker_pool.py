@@ -14,10 +14,10 @@ from pathlib import Path
 import mm_balance
 from mm_balance.config import Config, entry_point_options, format_value
 from mm_balance.errors import UserError
-from mm_balance.study.desk import Desk
 from mm_balance.study.devices import Slot
-from mm_balance.study.ledger import all_trials, count
+from mm_balance.study.handle import StudyHandle
 from mm_balance.study.storage import new_identity, study_folder
+from mm_balance.study.trials import all_trials, count_trials
 from mm_balance.study.worker import IDENTITY_VARIABLE, LAUNCHER_VARIABLE
 from mm_balance.tracking.runs import TrackedRun, child_environment
 
@@ -28,12 +28,12 @@ LOG_TAIL = 2000
 
 
 @dataclass
-class Seat:
+class WorkerProcess:
     """A slot and the process that has it now.
 
     Attributes:
         slot: device, cores.
-        log: file of what the processes of this seat print.
+        log: file of what the processes of this worker print.
         process: the present one.
         identity: its name in the ledger.
     """
@@ -45,19 +45,19 @@ class Seat:
 
 
 @dataclass
-class Crew:
+class WorkerPool:
     """The workers of one study on this machine.
 
     Args:
-        desk: the study.
+        handle: the study.
         slots: one worker each.
         restarts: how many workers that died may be replaced, in all.
     """
 
-    desk: Desk
+    handle: StudyHandle
     slots: Sequence[Slot]
     restarts: int
-    seats: list[Seat] = field(default_factory=list)
+    workers: list[WorkerProcess] = field(default_factory=list)
     died: int = 0
 
     def work(self, stop: Callable[[], bool], look: Callable[[], None]) -> None:
@@ -67,7 +67,7 @@ class Crew:
             UserError: a worker met a mistake that the user can put right; or more died than may be replaced.
         """
         try:
-            self.seats = [self._seat(index, slot) for index, slot in enumerate(self.slots)]
+            self.workers = [self._start(index, slot) for index, slot in enumerate(self.slots)]
             while not stop() and not self._done():
                 self._replace_dead()
                 look()
@@ -78,38 +78,38 @@ class Crew:
 
     def dismiss(self) -> None:
         """End all workers: a signal, time to save, then no more asking."""
-        processes = [seat.process for seat in self.seats]
+        processes = [worker.process for worker in self.workers]
         if self._done():  # they find that out themselves
             _wait(processes, GRACE_SECONDS)
         end(processes)
 
     def _done(self) -> bool:
-        return count(all_trials(self.desk.study)).finished >= self.desk.wanted
+        return count_trials(all_trials(self.handle.study)).finished >= self.handle.wanted
 
     def _replace_dead(self) -> None:
-        for index, seat in enumerate(self.seats):
-            status = seat.process.poll()
+        for index, worker in enumerate(self.workers):
+            status = worker.process.poll()
             if status is None or self._done():
                 continue
-            if status == 1 and (told := last_error(seat.log)):
+            if status == 1 and (told := last_error(worker.log)):
                 raise UserError(told)
             self.died += 1
             how = f"signal {-status}" if status < 0 else f"status {status}"
             if self.died > self.restarts:
                 raise UserError(
-                    f"worker {seat.slot.label} ended with {how}, and {self.restarts} have been replaced already "
-                    f"(worker_restarts); its last words: {_tail(seat.log) or 'none'}"
+                    f"worker {worker.slot.label} ended with {how}, and {self.restarts} have been replaced already "
+                    f"(worker_restarts); its last words: {_tail(worker.log) or 'none'}"
                 )
-            print(f"mm-balance: worker {seat.slot.label} ended with {how}; starting another", file=sys.stderr)
-            self.seats[index] = self._seat(index, seat.slot)
+            print(f"mm-balance: worker {worker.slot.label} ended with {how}; starting another", file=sys.stderr)
+            self.workers[index] = self._start(index, worker.slot)
 
-    def _seat(self, index: int, slot: Slot) -> Seat:
+    def _start(self, index: int, slot: Slot) -> WorkerProcess:
         identity = new_identity()
-        log = study_folder(self.desk.name) / f"worker-{index}.log"
-        words = ["--study_name", self.desk.name, "--storage", self.desk.location, "--device", slot.device]
+        log = study_folder(self.handle.name) / f"worker-{index}.log"
+        words = ["--study_name", self.handle.name, "--storage", self.handle.location, "--device", slot.device]
         environment = {IDENTITY_VARIABLE: identity, LAUNCHER_VARIABLE: str(os.getpid()), "TQDM_DISABLE": "1"}
-        environment |= child_environment(self.desk.parent)
-        return Seat(slot, log, start("worker", words, slot, environment, log), identity)
+        environment |= child_environment(self.handle.parent)
+        return WorkerProcess(slot, log, start("worker", words, slot, environment, log), identity)
 
 
 def start(
@@ -128,7 +128,7 @@ def start(
         return subprocess.Popen(command, env=known, stdout=file, stderr=file, start_new_session=True)
 
 
-def make_warmups(
+def train_warmups(
     configs: Sequence[Config], slots: Sequence[Slot], parent: TrackedRun, stop: Callable[[], bool], folder: Path
 ) -> None:
     """Train warm-up runs in the experiment of ``parent``, as many at a time as there are slots.

@@ -15,7 +15,7 @@ from matplotlib.ticker import NullFormatter
 from mm_balance.figures.style import STYLE
 
 
-def draw_foreign(draw: Callable[[], Any], size: tuple[float, float] = (9.0, 5.5)) -> Figure:
+def restyle(draw: Callable[[], Any], size: tuple[float, float] = (9.0, 5.5)) -> Figure:
     """The figure that ``draw`` makes with pyplot (it returns axes, or an array of them), taken out of pyplot's hands.
 
     Args:

@@ -7,9 +7,9 @@ import pytest
 import soundfile
 import torch
 
-from mm_balance.data import BatchLoader, FileOptions, Work, load_data, load_manifest, prepare_raw
-from mm_balance.data.clips import AUDIOSET, IMAGENET
+from mm_balance.data import BatchLoader, DecodeSettings, FileOptions, load_data, load_manifest, prepare_raw
 from mm_balance.data.dataset import channel_statistics
+from mm_balance.data.prepare import AUDIOSET, IMAGENET
 from mm_balance.errors import UserError
 from tests.data.media import tone, write_video
 from tests.data.raw import cremad_clips, make_ave, make_cremad
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def work(tmp_path, **options):
-    return Work(tmp_path / "data", **{"workers": 1, "progress": False, **options})
+    return DecodeSettings(tmp_path / "data", **{"workers": 1, "progress": False, **options})
 
 
 def load(name, tmp_path, *, protocol="published", on_error="skip", modalities=("audio", "visual"), **options):
