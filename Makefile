@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast ui check format bench mlproject glossary methods leaderboard studies first-result clean
+.PHONY: help install demo test test-fast ui check format bench glossary methods leaderboard studies first-result clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,9 +44,6 @@ format: install ## let ruff format and mend
 
 bench: install ## benchmarks: training, survey, mixture fit, tracking
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks.run
-
-mlproject: install ## write MLproject from the declared parameters
-	$(BIN)/python -m mm_balance.config.mlproject > MLproject
 
 glossary: install ## write docs/glossary.md from the declared parameters and names
 	$(BIN)/python -m analysis.glossary > docs/glossary.md

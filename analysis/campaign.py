@@ -16,8 +16,10 @@ from mm_balance.config import Config
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Diverged, UserError
 from mm_balance.tracking.runs import TrackedRun, open_run, prepare_store
-from mm_balance.workflow.runners import find_matching_warmup, run_evaluate, run_warmup
+from mm_balance.workflow.plans import warmup_plan
+from mm_balance.workflow.runs import run_evaluation, run_stage
 from mm_balance.workflow.stage import StageResult
+from mm_balance.workflow.warmups import find_matching_warmup
 
 TUNING_SEED = 1000
 THREADS = 1
@@ -112,9 +114,9 @@ def train_warmup(config: Config, data: MultimodalData) -> Done:
     """The warm-up of ``config``, where there is none yet that is interchangeable with it, in this experiment or another."""
     if find_matching_warmup(config, data) is not None:
         return Done(ALREADY)
-    run = open_run(f"warmup seed {config.seed}")
+    run = open_run(f"warmup seed {config.run.seed}")
     try:
-        result = run_warmup(config, data, run, never)
+        result = run_stage(warmup_plan(config), data, run, never)
     except Diverged:
         run.terminate("FAILED")
         return Done(DIVERGED)
@@ -164,7 +166,7 @@ def train_row(
             f"{task.row} seed {task.seed}: run {run.run_id} was trained with other settings than were asked for"
         )
     if test:
-        tested = run_evaluate(run, "test", data, open_run(f"evaluate {task.row} seed {task.seed}", parent=run), "cpu")
+        tested = run_evaluation(run, "test", data, open_run(f"evaluate {task.row} seed {task.seed}", parent=run), "cpu")
         line += f", test {tested['test/accuracy']:.4f}"
     run.set_tags({ROW_TAG: task.row})  # last: only a run that is complete counts
     return Done(line, settings)

@@ -12,22 +12,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from analysis import campaign
 from analysis.tables import collect, write_result
 from analysis.tuning import Grid, Trial, Tuning, tune
-from mm_balance.config import Config, format_value, option_of, resolve
-from mm_balance.methods import find_method, parse_options
+from mm_balance.config import ADAPTIVE_METHOD, Config, format_value, options, resolve
+from mm_balance.methods import find_method
 from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.plans import trial_plan
 from mm_balance.workflow.provenance import expected_settings
-from mm_balance.workflow.runners import run_stage2, run_train
+from mm_balance.workflow.runs import run_stage
 from mm_balance.workflow.setup import read_data
-from mm_balance.workflow.stage import STAGE2_METHOD, StageResult
+from mm_balance.workflow.stage import StageResult
 
 EXPERIMENT = "first-result"
-UNIMODAL_WEIGHT = Grid(option_of("unimodal_weight"), (0.5, 1.0, 2.0))
+UNIMODAL_WEIGHT = Grid(options()["unimodal_weight"], (0.5, 1.0, 2.0))
 ADAM = {"optimizer": "adam", "learning_rate": 0.001}
 
 
@@ -89,7 +90,7 @@ def main() -> None:
         return {method: [campaign.score_of(task.row, done[task]) for task in items] for method, items in tasks.items()}
 
     # The rate is not searched: a grid of one value.
-    rates = Grid(option_of("learning_rate"), (resolve({"preset": given.preset}).learning_rate,))
+    rates = Grid(options()["learning_rate"], (resolve({"preset": given.preset}).optimization.learning_rate,))
     tuning = tune(dict.fromkeys(TUNED.values(), UNIMODAL_WEIGHT), rates, score)
     tuned = [
         Task(seed, _items({"unimodal_weight": tuning.best(method).setting, "preset": given.preset}), name, method)
@@ -138,16 +139,15 @@ def _run_all(tasks: list[Task], processes: int) -> dict[Task, str]:
 def configuration(task: Task) -> Config:
     """What a task trains with; another method than ours is a stage of `train`, on the same footing."""
     settings = {**dict(task.settings), "seed": task.seed, "device": "cpu"}
-    if task.method in ("", STAGE2_METHOD):
+    if task.method in ("", ADAPTIVE_METHOD):
         return resolve(settings)
     own = {item.name for item in fields(find_method(task.method).Options)}
-    options = {name: value for name, value in settings.items() if name in own}
+    chosen = {name: value for name, value in settings.items() if name in own}
     plain = resolve({name: value for name, value in settings.items() if name not in own})
-    return replace(
-        plain,
+    return plain.replace(
         method=task.method,
-        method_options=",".join(f"{name}={format_value(value)}" for name, value in options.items()) or None,
-        epochs=plain.adaptive_epochs,
+        method_options=",".join(f"{name}={format_value(value)}" for name, value in chosen.items()) or None,
+        epochs=plain.adaptive.adaptive_epochs,
     )
 
 
@@ -157,14 +157,11 @@ def run_task(task: Task) -> campaign.Done:
     data = read_data(config)
     if not task.row:
         return campaign.train_warmup(config, data)
-    ours = task.method == STAGE2_METHOD
-    given = parse_options(task.method, find_method(task.method).Options, config.method_options)
-    entry_point, options = ("adaptive", asdict(config)) if ours else ("train", given)
-    settings = expected_settings(config, data, entry_point, task.method, options, after_warmup=True)
+    plan = trial_plan(config, after_warmup=True)
+    settings = expected_settings(plan, data, after_warmup=True)
 
     def train(run: TrackedRun) -> StageResult:
-        stage = run_stage2 if ours else run_train
-        return stage(config, data, run, campaign.never, campaign.started_warmup(config, data))
+        return run_stage(plan, data, run, campaign.never, campaign.started_warmup(config, data))
 
     return campaign.train_row(task, data, settings, train, test=task.test)
 

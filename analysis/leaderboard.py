@@ -24,13 +24,14 @@ import pandas as pd
 from analysis import campaign
 from analysis.tables import spread, table_runs
 from analysis.tuning import Grid, Space, Trial, Tuning, Words, tune
-from mm_balance.config import Config, option_of, resolve
+from mm_balance.config import Config, options, resolve
 from mm_balance.methods import METHODS
-from mm_balance.methods.options import declared_options, parse_options
+from mm_balance.methods.options import declared_options
 from mm_balance.tracking.query import read_run
 from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.plans import train_plan
 from mm_balance.workflow.provenance import expected_settings
-from mm_balance.workflow.runners import run_train
+from mm_balance.workflow.runs import run_stage
 from mm_balance.workflow.setup import read_data
 from mm_balance.workflow.stage import StageResult
 
@@ -94,8 +95,8 @@ def main() -> None:
     """Tune, train what is missing, collect, write the table."""
     given = campaign.begin(__doc__, EXPERIMENT, 3, methods=",".join(METHODS))
     methods = given.methods.split(",")
-    base = resolve({"preset": given.preset}).learning_rate
-    rates = Grid(option_of("learning_rate"), (base / 2, base, 2 * base))
+    base = resolve({"preset": given.preset}).optimization.learning_rate
+    rates = Grid(options()["learning_rate"], (base / 2, base, 2 * base))
 
     def task(method: str, trial: Trial, seed: int, row: str, *, test: bool) -> Task:
         return Task(seed, given.preset, trial.rate, method, method_options(method, trial), row, test)
@@ -143,13 +144,13 @@ def configuration(task: Task) -> Config:
     preset = resolve({"preset": task.preset})
     values = {
         "preset": task.preset, "seed": task.seed, "device": "cpu", "learning_rate": task.rate,
-        "learning_rate_hold": preset.warmup_epochs,
+        "learning_rate_hold": preset.warmup.warmup_epochs,
     }  # fmt: skip
     if task.method:
         # The warm-up's epochs count.
-        before = preset.warmup_epochs if METHODS[task.method].needs_warmup else 0
+        before = preset.warmup.warmup_epochs if METHODS[task.method].needs_warmup else 0
         values |= {
-            "method": task.method, "method_options": task.options or None, "epochs": preset.epochs - before
+            "method": task.method, "method_options": task.options or None, "epochs": preset.train.epochs - before
         }  # fmt: skip
     return resolve(values)
 
@@ -161,12 +162,12 @@ def run_task(task: Task) -> campaign.Done:
     if not task.method:
         return campaign.train_warmup(config, data)
     method = METHODS[task.method]
-    options = parse_options(task.method, method.Options, config.method_options)
-    settings = expected_settings(config, data, "train", task.method, options, after_warmup=method.needs_warmup)
+    plan = train_plan(config)
+    settings = expected_settings(plan, data, after_warmup=method.needs_warmup)
 
     def train(run: TrackedRun) -> StageResult:
         warmup = campaign.started_warmup(config, data) if method.needs_warmup else None
-        return run_train(config, data, run, campaign.never, warmup)
+        return run_stage(plan, data, run, campaign.never, warmup)
 
     return campaign.train_row(task, data, settings, train, test=task.test)
 

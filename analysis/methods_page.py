@@ -68,13 +68,13 @@ def allowed_values(option: Option) -> str:
     """What may be written for a parameter or option, as markdown."""
     if option.choices:
         return ", ".join(f"`{word}`" for word in option.choices)
-    if option.kind is str:
+    if option.type is str:
         return "text"
-    if option.kind is bool:
+    if option.type is bool:
         return "`true`, `false`"
     low = "" if option.minimum is None else f"{'>' if option.exclusive else '>='} {option.minimum:g}"
     high = "" if option.maximum is None else f"<= {option.maximum:g}"
-    return f"{option.kind.__name__} {', '.join(part for part in (low, high) if part)}".strip()
+    return f"{option.type.__name__} {', '.join(part for part in (low, high) if part)}".strip()
 
 
 if __name__ == "__main__":

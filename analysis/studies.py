@@ -20,6 +20,7 @@ from typing import Any
 
 from analysis import campaign
 from mm_balance import names
+from mm_balance.commands import COMMANDS
 from mm_balance.errors import UserError
 from mm_balance.study.command import study_name
 from mm_balance.tracking.query import RunRecord, find_runs
@@ -35,7 +36,7 @@ def main() -> None:
     rows = []
     for search in SEARCHES:
         words = study_words(search, given.trials, given.seeds, given.preset, given.processes)
-        name = study_name(words)
+        name = study_name(COMMANDS["study"].parse(words))
         if not _found(name, given.trials, given.seeds):
             subprocess.run([sys.executable, "-m", "entrypoints.study", *words], check=True)
         rows.append(study_row(_found(name, given.trials, given.seeds)[0]))

@@ -72,7 +72,7 @@ class Grid:
         return (replace(self, values=tuple(sorted([*self.values, *new]))), new) if new else (self, [])
 
     def _number(self, value: float) -> float:
-        return round(value) if self.option.kind is int else float(f"{value:.{DIGITS}g}")
+        return round(value) if self.option.type is int else float(f"{value:.{DIGITS}g}")
 
     def _allowed(self, value: float) -> bool:
         try:

@@ -21,13 +21,14 @@ import torch
 
 import entrypoints  # noqa: F401 - their settings of memory
 from benchmarks.timing import median_seconds
-from mm_balance.data import BatchLoader, DecodeSettings, FileOptions, load_manifest
+from mm_balance.config import InputConfig
+from mm_balance.data import BatchLoader, DecodeSettings, load_manifest
 from mm_balance.data.store import build_store
 from mm_balance.models import MultimodalNetwork
 
 CLIPS = 192
 BATCH = 64
-OPTIONS = FileOptions(
+OPTIONS = InputConfig(
     recipe="stft257", clip_seconds=3.0, audio_fit="tile", resampler="soxr_hq", audio_normalization="none", image_size=224,
     frames=1, frames_per_second=1.0, frame_choice="random", augment="resized_crop_flip", visual_normalization="imagenet",
 )  # fmt: skip
@@ -126,7 +127,7 @@ def store_rows(folder: Path, official: float) -> list[tuple[str, float, str]]:
     """Batches from the store, and a plain copy of as many bytes."""
     work = DecodeSettings(folder / "data", workers=1, progress=False)
     data = load_manifest(
-        folder / "jpg.csv", modalities=("audio", "visual"), seed=0, on_error="fail", options=OPTIONS, work=work
+        folder / "jpg.csv", modalities=("audio", "visual"), seed=0, on_error="fail", input_config=OPTIONS, work=work
     )
     train = data.splits["train"]
     network = MultimodalNetwork(data.specs, 6, encoder="resnet_narrow", fusion="concat")

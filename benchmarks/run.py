@@ -26,7 +26,8 @@ from mm_balance.engine.recorder import MetricPoint
 from mm_balance.figures import mixture_density, save_png
 from mm_balance.functional.mixture import fit_mixture
 from mm_balance.types import Clock
-from mm_balance.workflow.stage import StagePlan, build_stage
+from mm_balance.workflow.plans import StagePlan
+from mm_balance.workflow.stage import build_stage
 
 
 def main() -> None:
@@ -62,20 +63,29 @@ def training_rows(data) -> list[tuple[str, float, str]]:
     config = resolve({})
     rows = []
     for method in ("concat", "concat_unimodal", "gap_mixture"):
-        plan = StagePlan(method, {}, epochs=1, refit_every=1, mixture="two", learning_rate=config.learning_rate)
-        stage = build_stage(config, data, plan, title="bench")
+        plan = StagePlan(
+            config, "train", method, {}, epochs=1, refit_every=1, mixture="two",
+            learning_rate=config.optimization.learning_rate,
+        )  # fmt: skip
+        stage = build_stage(plan, data, title="bench")
         seen = predict_split(stage.model, stage.method, data.splits["train"], stage.device)
         progress = loop.Progress(gap_fit=fit_gaps(seen, 0, "two"))
         loop.plan_epoch(stage, progress, Clock(0, 0, 1), lambda: False)
         stage.model.train()
-        batches = list(BatchLoader(data.splits["train"], config.batch_size).epoch(0, stage.device))[:20]
+        batches = list(BatchLoader(data.splits["train"], config.optimization.batch_size).epoch(0, stage.device))[:20]
 
         def steps(stage=stage, batches=batches) -> None:
             for batch in batches:
                 stage.method.update(stage.model, batch, stage.optimizer_step, Clock(0, 0, 1))
 
         samples = sum(len(batch.labels) for batch in batches)
-        rows.append((f"train `{method}`, batch {config.batch_size}", samples / median_seconds(steps, 5), "samples/s"))
+        rows.append(
+            (
+                f"train `{method}`, batch {config.optimization.batch_size}",
+                samples / median_seconds(steps, 5),
+                "samples/s",
+            )
+        )
     split = data.splits["train"]
     seconds = median_seconds(lambda: predict_split(stage.model, stage.method, split, stage.device), 3)
     return [*rows, ("survey of the training split", len(split) / seconds, "samples/s")]

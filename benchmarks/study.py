@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -73,21 +72,21 @@ def time_study(trials: int, preset: str, pruner: str) -> tuple[float, dict[str, 
 
 def time_overhead(trials: int) -> float:
     """Seconds of a trial that trains nothing but says all that a real one says of itself: one worker, a journal file."""
-    from mm_balance.config import StudyConfig, fill
+    from mm_balance.config import StudyConfig, apply_preset
     from mm_balance.data import MultimodalData
     from mm_balance.engine.recorder import MetricPoint
     from mm_balance.study.handle import make_study
     from mm_balance.study.settings import new_settings
-    from mm_balance.study.worker import work
+    from mm_balance.study.worker import run_worker
     from mm_balance.testing import tiny_data
     from mm_balance.tracking.environment import environment
     from mm_balance.tracking.runs import open_run
 
     def train(config, data: MultimodalData, run, stop, watch):
-        run.log_config(asdict(config))
+        run.log_config(config.values())
         run.log_data(data, "training")
         run.log_json(environment(), "environment.json")
-        metrics = {"val/accuracy": 1 - abs(config.gap_weight - 0.7) / 10}
+        metrics = {"val/accuracy": 1 - abs(config.gap_mixture.gap_weight - 0.7) / 10}
         for epoch in range(12):
             point = MetricPoint(
                 epoch, int(time.time() * 1000), {**metrics, **{f"val/filler_{index}": 0.0 for index in range(20)}}
@@ -98,11 +97,11 @@ def time_overhead(trials: int) -> float:
 
     data = tiny_data()
     study = StudyConfig(space=None, search="anneal_and_weights", pruner="none")
-    settings = new_settings(study, fill({"method": "gap_mixture"}), threads=1, data_digest=data.digest, given=set())
+    settings = new_settings(study, apply_preset({}), threads=1, data_digest=data.digest, given=set())
     name = f"overhead-{int(time.time())}"
     handle = make_study(name, "auto", settings, open_run(f"study {name}"), trials)
     started = time.perf_counter()
-    work(handle, data, lambda: False, device="cpu", label="cpu", train=train)
+    run_worker(handle, data, lambda: False, device="cpu", label="cpu", train=train)
     return (time.perf_counter() - started) / trials
 
 
@@ -115,15 +114,16 @@ def _one_thread() -> None:
 def _full_run(confirmation: tuple[str, int, float]) -> None:
     from mm_balance.config import resolve
     from mm_balance.tracking.runs import open_run
-    from mm_balance.workflow.runners import run_stage2, run_warmup
+    from mm_balance.workflow.plans import adaptive_plan, warmup_plan
+    from mm_balance.workflow.runs import run_stage
     from mm_balance.workflow.setup import read_data
 
     preset, seed, weight = confirmation
     config = resolve({"preset": preset, "seed": seed, "gap_weight": weight, "device": "cpu"})
     data = read_data(config)
     warmup = open_run(f"full {seed} warm-up")
-    run_warmup(config, data, warmup, lambda: False)
-    run_stage2(config, data, open_run(f"full {seed}"), lambda: False, warmup)
+    run_stage(warmup_plan(config), data, warmup, lambda: False)
+    run_stage(adaptive_plan(config), data, open_run(f"full {seed}"), lambda: False, warmup)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import sys
 
-from mm_balance.workflow.command import command
+from mm_balance.commands import run_command
 
 if __name__ == "__main__":
-    sys.exit(command("prepare"))
+    sys.exit(run_command("prepare"))

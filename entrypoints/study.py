@@ -2,7 +2,7 @@
 
 import sys
 
-from mm_balance.study.command import study
+from mm_balance.commands import run_command
 
 if __name__ == "__main__":
-    sys.exit(study())
+    sys.exit(run_command("study"))

@@ -15,7 +15,7 @@ from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
 from mm_balance.testing import MethodConformance
 from mm_balance.types import Batch, Clock, LossOutput
-from mm_balance.workflow.command import command
+from mm_balance.commands import run_command
 
 
 @dataclass(frozen=True)
@@ -50,4 +50,4 @@ class TestSmoothed(MethodConformance):
 
 
 if __name__ == "__main__":
-    sys.exit(command("train", ["--method", "smoothed", *sys.argv[1:]]))
+    sys.exit(run_command("train", ["--method", "smoothed", *sys.argv[1:]]))

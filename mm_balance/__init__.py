@@ -1,12 +1,19 @@
 """MM-Balance: measure and mend multimodal imbalance.
 
-What people with their own training loop need; importing it loads neither MLflow nor Optuna.
+What people with their own training loop need. Everything is loaded on first use: ``import mm_balance`` loads no PyTorch, and nothing
+here loads MLflow or Optuna.
 """
 
-from mm_balance.functional.adaptive import AdaptiveLoss, LossWeights, adaptive_loss
-from mm_balance.functional.gap import modality_gap
-from mm_balance.functional.mixture import Mixture, fit_mixture
-from mm_balance.methods import METHODS
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mm_balance.functional.adaptive import AdaptiveLoss, LossWeights, adaptive_loss
+    from mm_balance.functional.gap import modality_gap
+    from mm_balance.functional.mixture import Mixture, fit_mixture
+    from mm_balance.methods import METHODS
 
 __version__ = "0.1.0"
 
@@ -20,3 +27,23 @@ __all__ = [
     "fit_mixture",
     "modality_gap",
 ]
+
+_MODULES = {
+    "METHODS": "mm_balance.methods",
+    "AdaptiveLoss": "mm_balance.functional.adaptive",
+    "LossWeights": "mm_balance.functional.adaptive",
+    "Mixture": "mm_balance.functional.mixture",
+    "adaptive_loss": "mm_balance.functional.adaptive",
+    "fit_mixture": "mm_balance.functional.mixture",
+    "modality_gap": "mm_balance.functional.gap",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -143,15 +143,15 @@ def settings_at_the_ends(options: type) -> Iterator[dict[str, Any]]:
     Where the least value itself is excluded, one just above it.
     """
     for option in declared_options(options).values():
-        values = [*option.choices, *((True, False) if option.kind is bool else ())]
+        values = [*option.choices, *((True, False) if option.type is bool else ())]
         if option.search is not None:
             searched = declared_dimension(option, None)
             values += searched.choices or (searched.low, searched.high)
         if option.minimum is not None:
-            just_above = 1 if option.kind is int else 1e-6
-            values.append(option.kind(option.minimum + just_above * option.exclusive))
+            just_above = 1 if option.type is int else 1e-6
+            values.append(option.type(option.minimum + just_above * option.exclusive))
         if option.maximum is not None:
-            values.append(option.kind(option.maximum))
+            values.append(option.type(option.maximum))
         yield from ({option.name: value} for value in dict.fromkeys(values))
 
 

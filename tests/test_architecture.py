@@ -10,14 +10,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mm_balance"
 
 LAYERS = [
-    {"errors", "names", "seeding"},
+    {"errors", "names", "seeding", "memory"},
     {"types", "functional"},
     {"config"},
     {"data", "models"},
     {"methods"},
     {"engine", "figures"},
     {"tracking", "testing"},
-    {"workflow", "study"},
+    {"workflow"},
+    {"study"},
+    {"commands"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ROOMS = {
@@ -65,8 +67,12 @@ def test_every_room_has_a_level():
     assert rooms - {"__init__", "presets"} <= set(LEVEL)
 
 
-def test_importing_the_package_loads_neither_mlflow_nor_optuna():
-    code = "import sys, mm_balance; print([name for name in ('mlflow', 'optuna', 'matplotlib') if name in sys.modules])"
+def test_configuration_and_commands_load_nothing_heavy_and_the_python_surface_no_mlflow_or_optuna():
+    heavy = "('mlflow', 'optuna', 'matplotlib', 'torch', 'sklearn')"
+    code = (
+        f"import sys, mm_balance.config, mm_balance.commands; first = [name for name in {heavy} if name in sys.modules]\n"
+        f"from mm_balance import *; print(first + [name for name in ('mlflow', 'optuna', 'matplotlib') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -77,8 +83,3 @@ def test_the_loop_names_no_method():
     for path in (PACKAGE / "engine").glob("*.py"):
         text = path.read_text("utf-8")
         assert not [name for name in METHODS if f'"{name}"' in text], path.name
-
-
-def test_configuration_is_free_of_torch():
-    for path in (PACKAGE / "config").glob("*.py"):
-        assert not [name for name in imports(path) if name.split(".")[0] == "torch"]

@@ -1,16 +1,16 @@
 """Parameters: what the command line accepts, what it refuses and how, and what presets may do."""
 
-from dataclasses import asdict
+import subprocess
+import sys
 
 import pytest
 
+from mm_balance.commands import COMMANDS
 from mm_balance.config import (
     AUTO,
-    ENTRY_POINTS,
-    entry_point_options,
+    GROUPS,
     format_value,
     options,
-    parse_arguments,
     parse_value,
     resolve,
     restore,
@@ -20,13 +20,18 @@ from mm_balance.config import (
 from mm_balance.errors import UserError
 
 
-def test_defaults_resolve_for_every_entry_point():
-    for entry_point in ENTRY_POINTS:
-        given = parse_arguments(entry_point, [])
-        config = resolve({name: value for name, value in given.items() if name in options()})
-        assert config.batch_size == 32
-        assert config.encoder == "resnet_narrow"
-        assert config.adaptive_learning_rate == config.learning_rate
+def test_defaults_resolve_for_every_command():
+    for command in COMMANDS.values():
+        assert command.parse([]) == {}
+        config = command.resolve({})
+        assert config.optimization.batch_size == 32
+        assert config.model.encoder == "resnet_narrow"
+        assert config.adaptive.adaptive_learning_rate == config.optimization.learning_rate
+
+
+def test_only_what_was_given_counts_as_given():
+    words = ["--seed", "0", "--gap_weight=0.5", "--learning_rate", "auto", "--resume_run", "auto"]
+    assert COMMANDS["main"].parse(words) == {"seed": 0, "gap_weight": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -42,7 +47,8 @@ def test_defaults_resolve_for_every_entry_point():
         (["--seed", "1.5"], ["seed=1.5", "whole number"]),
         (["--batch_size", "1"], ["batch_size=1", "at least 2"]),
         (["--corruption", "0.6"], ["corruption=0.6", "at most 0.5"]),
-        (["--fusion", "auto"], ["fusion=auto"]),
+        (["--dataset", "cremda"], ["dataset=cremda is not known", "did you mean cremad?"]),
+        (["--preset", "nowhere.yaml"], ["preset=nowhere.yaml: no such file"]),
         (["--gap_weight", "-1"], ["gap_weight=-1", "at least 0"]),
         (["--gap_weigth", "1"], ["unknown parameter `gap_weigth`", "did you mean gap_weight?"]),
         (["--gap"], ["unknown parameter `gap`"]),
@@ -50,7 +56,7 @@ def test_defaults_resolve_for_every_entry_point():
 )
 def test_bad_values_are_refused_in_one_line_that_names_them(arguments, words):
     with pytest.raises(UserError) as raised:
-        parse_arguments("main", arguments)
+        COMMANDS["main"].parse(arguments)
     assert "\n" not in str(raised.value)
     for word in words:
         assert word in str(raised.value)
@@ -74,29 +80,55 @@ def test_combinations_that_cannot_work_are_refused(given, words):
 
 
 def test_an_explicit_value_beats_the_preset():
-    assert resolve({}).warmup_epochs == 6
-    assert resolve({"warmup_epochs": 2}).warmup_epochs == 2
-    assert resolve({"preset": "quick"}).warmup_epochs == 2
-    assert resolve({"preset": "quick", "warmup_epochs": 3}).warmup_epochs == 3
+    assert resolve({}).warmup.warmup_epochs == 6
+    assert resolve({"warmup_epochs": 2}).warmup.warmup_epochs == 2
+    assert resolve({"preset": "quick"}).warmup.warmup_epochs == 2
+    assert resolve({"preset": "quick", "warmup_epochs": 3}).warmup.warmup_epochs == 3
 
 
 def test_balanced_fusion_weight_follows_the_loss_form():
-    assert resolve({}).balanced_fusion_weight == 0.0
-    assert resolve({"loss_form": "abstract_v2"}).balanced_fusion_weight == 1.0
-    assert resolve({"loss_form": "abstract_v2", "balanced_fusion_weight": 0.25}).balanced_fusion_weight == 0.25
+    assert resolve({}).gap_mixture.balanced_fusion_weight == 0.0
+    assert resolve({"loss_form": "abstract_v2"}).gap_mixture.balanced_fusion_weight == 1.0
+    assert (
+        resolve({"loss_form": "abstract_v2", "balanced_fusion_weight": 0.25}).gap_mixture.balanced_fusion_weight == 0.25
+    )
+
+
+def test_an_explicit_value_beats_a_preset_where_it_is_the_declared_default_too(tmp_path):
+    path = tmp_path / "best.yaml"
+    path.write_text("gap_weight: 2.0\nmethod: ogm\nseed: 7\n")
+    parse = COMMANDS["main"].parse
+    for words, expected in ((["--gap_weight", "0.5"], 0.5), (["--gap_weight", "0.6"], 0.6), ([], 2.0)):
+        config = COMMANDS["main"].resolve(parse(["--preset", str(path), *words]))
+        assert config.gap_mixture.gap_weight == expected
+        assert (config.run.seed, config.method.method) == (7, "ogm")
+    assert resolve({"preset": str(path), "seed": 0}).run.seed == 0
+
+
+def test_a_command_s_default_is_below_the_preset_and_what_it_does_not_take_is_above(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("method: ogm\n")
+    given = {"preset": str(path)}
+    assert COMMANDS["train"].resolve({}).method.method == "concat"
+    assert COMMANDS["train"].resolve(given).method.method == "ogm"
+    assert COMMANDS["main"].resolve({}).method.method == "gap_mixture"
+    assert COMMANDS["adaptive"].resolve(given).method.method == "gap_mixture"
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("seed: 3", "sets seed, which no preset may set"),
-        ("nonsense: 3", "sets nonsense"),
-        ("batch_size: many", "batch_size=many"),
+        ("nonsense: 3", "sets nonsense, which is no parameter"),
+        ("gap_weigth: 3", "did you mean gap_weight"),
+        ("resume_run: abc", "resume_run, which belongs on the command line"),
+        ("preset: quick", "preset, which belongs on the command line"),
+        ("batch_size: many", "mine.yaml: batch_size=many"),
+        ("gap_weight: -1", "mine.yaml: gap_weight=-1"),
         ("- 1", "mapping"),
         ("a: [", "not YAML"),
     ],
 )
-def test_a_preset_may_only_set_what_is_auto(tmp_path, text, words):
+def test_mistakes_in_a_preset_are_refused(tmp_path, text, words):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=words):
@@ -105,26 +137,19 @@ def test_a_preset_may_only_set_what_is_auto(tmp_path, text, words):
 
 def test_a_preset_file_lies_on_top_of_the_data_sets_own(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("batch_size: 16\nlearning_rate: 1e-2\n")
+    path.write_text("batch_size: 16\nlearning_rate: 1e-2\nanneal: linear\ntrials: 3\n")
     config = resolve({"preset": str(path)})
-    assert (config.batch_size, config.learning_rate, config.warmup_epochs) == (16, 0.01, 6)
+    assert (config.optimization.batch_size, config.optimization.learning_rate) == (16, 0.01)
+    assert (config.warmup.warmup_epochs, config.gap_mixture.anneal) == (6, "linear")
 
 
-def test_the_tuned_part_of_a_preset_sets_what_still_has_its_default(tmp_path):
-    path = tmp_path / "best.yaml"
-    path.write_text("batch_size: 16\ntuned:\n  gap_weight: 0.25\n  anneal: linear\n  method_options: alpha=0.5\n")
-    config = resolve({"preset": str(path), "anneal": "constant"})
-    assert (config.batch_size, config.gap_weight, config.anneal) == (16, 0.25, "constant")
-    assert config.method_options == "alpha=0.5"
-    assert restore(asdict(config)) == config
-    for text, words in (
-        ("tuned:\n  seed: 3", "tuned sets seed, which is no parameter of training"),
-        ("tuned:\n  gap_weight: -1", "gap_weight=-1"),
-        ("tuned: 3", "tuned is a mapping"),
-    ):
-        path.write_text(text)
-        with pytest.raises(UserError, match=words):
-            resolve({"preset": str(path)})
+def test_options_of_the_paper_s_method_are_parameters_and_may_be_given_as_text():
+    loss = resolve({"method": "gap_mixture", "method_options": "gap_weight=2.0,loss_form=abstract_v2"}).gap_mixture
+    assert (loss.gap_weight, loss.loss_form, loss.balanced_fusion_weight) == (2.0, "abstract_v2", 1.0)
+    with pytest.raises(UserError, match="gap_weight is given twice"):
+        resolve({"gap_weight": 1.0, "method_options": "gap_weight=2.0"})
+    with pytest.raises(UserError, match="gap_weight is an option of gap_mixture, not of method=ogm"):
+        resolve({"method": "ogm", "gap_weight": 1.0})
 
 
 def test_a_saved_configuration_comes_back_without_its_preset_and_with_what_is_new(tmp_path):
@@ -132,7 +157,7 @@ def test_a_saved_configuration_comes_back_without_its_preset_and_with_what_is_ne
     path.write_text("batch_size: 16\n")
     config = resolve({"preset": str(path), "seed": 3})
     path.unlink()
-    saved = asdict(config)
+    saved = config.values()
     assert restore(saved) == config
     del saved["posterior_source"]  # as if it had been made before that parameter existed
     assert restore(saved) == config
@@ -157,11 +182,11 @@ def test_the_parameters_that_a_warm_up_depends_on_and_no_more():
 
 def test_what_may_change_when_a_run_is_continued_is_declared():
     assert {name for name, item in options().items() if item.may_grow} == {"warmup_epochs", "adaptive_epochs", "epochs"}
-    machine = {name for name, item in options().items() if item.of_the_machine}
+    machine = {name for name, item in options().items() if item.machine}
     assert machine == {"data_dir", "preset", "workers", "device", "resume_run"}
     asked = study_options()
     assert {name for name, item in asked.items() if item.may_grow} == {"trials", "confirm_seeds"}
-    assert {name for name, item in asked.items() if item.of_the_machine} == {
+    assert {name for name, item in asked.items() if item.machine} == {
         "workers", "devices", "storage", "worker_restarts",
     }  # fmt: skip
 
@@ -171,4 +196,45 @@ def test_every_option_is_documented_and_its_default_allowed():
         assert option.help
         assert option.default in ("auto", "none") or parse_value(option, format_value(option.default)) == option.default
         assert not option.choices or option.default in (*option.choices, "auto")
-    assert all(entry_point_options(name) for name in ENTRY_POINTS)
+    assert all(command.parameters for command in COMMANDS.values())
+
+
+def test_a_parameter_s_name_is_its_own_in_all_groups():
+    assert len(options()) == sum(len(members.__dataclass_fields__) for members in GROUPS.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (["main", "--help"], 0, "changed most:"),
+        (["study", "--help"], 0, "changed most:"),
+        (["train", "--help"], 0, "--method NAME --help"),
+        (["main", "--sed", "1"], 1, "did you mean seed?"),
+        (["main", "--learning_rate", "abc"], 1, "not a number"),
+        (["train", "--dataset", "cremda"], 1, "did you mean cremad?"),
+        (["evaluate"], 1, "run_id is missing"),
+        (["worker"], 1, "study_name is missing"),
+    ],
+)
+def test_help_and_mistakes_load_no_heavy_library(words, status, text):
+    code = (
+        "import sys; from mm_balance.commands import run_command\n"
+        "try: status = run_command(sys.argv[1], sys.argv[2:])\n"
+        "except SystemExit as ended: status = ended.code\n"
+        "heavy = ('torch', 'mlflow', 'optuna', 'sklearn', 'numpy', 'pandas')\n"
+        "print(status, [name for name in heavy if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert text in done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1] == f"{status} []"
+
+
+def test_help_is_one_line_of_usage_then_the_most_used_and_digits_only_last(capsys):
+    with pytest.raises(SystemExit):
+        COMMANDS["main"].parse(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "usage: python -m entrypoints.main [--PARAMETER VALUE ...]"
+    assert lines[1] == ""
+    titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert titles[:2] == ["options:", "changed most:"]
+    assert titles[-1] == "the embedded data set `digits` only:"

@@ -1,46 +1,48 @@
 """The public surface, frozen: a change here is deliberate and goes into CHANGELOG.md."""
 
 from mm_balance import names
-from mm_balance.config import entry_point_options, options, study_options
+from mm_balance.commands import COMMANDS
+from mm_balance.config import options, study_options
 
 COMMON = """dataset data_dir preset modalities visual_difficulty corruption train_fraction protocol recipe clip_seconds audio_fit
 resampler audio_normalization image_size frames frames_per_second frame_choice augment visual_normalization on_error
 encoder fusion batch_size learning_rate learning_rate_schedule learning_rate_hold learning_rate_step learning_rate_decay optimizer
-momentum weight_decay selection seed device precision deterministic resume_run""".split()
+momentum weight_decay seed device precision deterministic resume_run""".split()
 WARMUP = ["warmup_epochs", "warmup_unimodal_weight"]
-STAGE2 = """adaptive_epochs refit_every adaptive_learning_rate optimizer_state mixture loss_form unimodal_weight gap_weight
-shift_weight hard_weight balanced_fusion_weight posterior_weighting posterior_source gap_gradient anneal anneal_start
-anneal_end""".split()
+LOSS = """loss_form unimodal_weight gap_weight shift_weight hard_weight balanced_fusion_weight posterior_weighting
+posterior_source gap_gradient anneal anneal_start anneal_end""".split()
+STAGE = ["refit_every", "mixture", "optimizer_state", "selection"]
+ADAPTIVE = [*STAGE, "adaptive_epochs", "adaptive_learning_rate", *LOSS]
 STUDY = """study_name search space trials objective sampler pruner workers devices storage worker_restarts
 confirm_seeds""".split()
 
 
-def test_entry_points_and_their_parameters():
-    assert list(entry_point_options("main")) == [*COMMON, *WARMUP, *STAGE2]
-    assert list(entry_point_options("warmup")) == [*COMMON, *WARMUP]
-    assert list(entry_point_options("adaptive")) == [*COMMON, "warmup_run", *STAGE2]
-    assert list(entry_point_options("train")) == [
-        *COMMON, "warmup_run", "method", "method_options", "epochs", "refit_every", "optimizer_state", "mixture",
-    ]  # fmt: skip
-    assert list(entry_point_options("evaluate")) == ["data_dir", "device", "run_id", "split", "probe"]
-    assert (
-        list(entry_point_options("prepare"))
-        == """dataset data_dir preset modalities protocol recipe clip_seconds audio_fit
+def taken(command):
+    return set(COMMANDS[command].parameters)
+
+
+def test_commands_and_their_parameters():
+    assert list(COMMANDS) == ["main", "warmup", "adaptive", "train", "evaluate", "prepare", "study", "worker"]
+    assert taken("main") == {*COMMON, *WARMUP, *ADAPTIVE, "method", "method_options"}
+    assert taken("warmup") == {*COMMON, *WARMUP}
+    assert taken("adaptive") == {*COMMON, "warmup_run", *ADAPTIVE}
+    assert taken("train") == {*COMMON, "warmup_run", "method", "method_options", "epochs", *STAGE}
+    assert taken("evaluate") == {"data_dir", "device", "run_id", "split", "probe"}
+    assert taken("prepare") == set(
+        """dataset data_dir preset modalities protocol recipe clip_seconds audio_fit
     resampler audio_normalization image_size frames_per_second augment on_error source workers""".split()
     )
 
 
 def test_studies_take_all_training_parameters_and_their_own():
-    taken = list(entry_point_options("study"))
-    trained = [*COMMON, *WARMUP, "warmup_run", "method", "method_options", "epochs", *STAGE2]
-    assert taken == [*(name for name in trained if name not in ("device", "resume_run")), *STUDY]
-    assert list(entry_point_options("worker")) == ["device", "study_name", "storage"]
+    trained = {*COMMON, *WARMUP, "warmup_run", "method", "method_options", "epochs", *ADAPTIVE}
+    assert taken("study") == {*(trained - {"device", "resume_run"}), *STUDY}
+    assert taken("worker") == {"device", "study_name", "storage"}
     assert {name: option.default for name, option in study_options().items()} == {
         "study_name": "auto", "search": "anneal_and_weights", "space": "none", "trials": 40, "objective": "auto",
         "sampler": "tpe", "pruner": "hyperband", "workers": "auto", "devices": "auto", "storage": "auto",
         "worker_restarts": 3, "confirm_seeds": 0,
     }  # fmt: skip
-    assert entry_point_options("study")["method"].default == "gap_mixture"
     assert study_options()["search"].choices == (
         "anneal", "weights", "anneal_and_weights", "form", "optimizer", "method", "space"
     )  # fmt: skip
@@ -62,10 +64,11 @@ def test_defaults():
         "mixture": "two", "loss_form": "reconstructed", "unimodal_weight": 1.0, "gap_weight": 0.5, "shift_weight": 0.5,
         "hard_weight": 1.0, "posterior_weighting": "posterior", "posterior_source": "refit", "gap_gradient": "both",
         "anneal": "cosine", "anneal_start": 1.0, "anneal_end": 0.1, "run_id": "none", "split": "test",
-        "learning_rate_hold": 0, "protocol": "published", "resampler": "soxr_hq", "source": "none", "method": "concat",
+        "learning_rate_hold": 0, "protocol": "published", "resampler": "soxr_hq", "source": "none", "method": "gap_mixture",
         "method_options": "none", "probe": False, "deterministic": False,
     }  # fmt: skip
     assert {name: value for name, value in defaults.items() if value != "auto"} == fixed
+    assert COMMANDS["train"].defaults == {"method": "concat"}
 
 
 def test_choices():

@@ -1,45 +1,51 @@
-"""Parameters: declared once in ``options``, read by ``parse``, filled from presets by ``resolve``."""
+"""Parameters: declared once in ``parameters`` and ``study``, read by ``parse``, completed from presets by ``resolve``."""
 
-from mm_balance.config.entry_points import ENTRY_POINTS, entry_point_options
-from mm_balance.config.options import AUTO, NONE, Config, Option, option_of, options
-from mm_balance.config.parse import format_value, parse_arguments, parse_value
-from mm_balance.config.resolve import (
-    SEEN_BY_THE_NETWORK,
-    balanced_fusion_weight,
-    fill,
-    finish,
-    read_preset,
-    resolve,
-    restore,
+from mm_balance.config.option import AUTO, NONE, MethodOptions, Option, declared_in, param
+from mm_balance.config.parameters import (
+    ADAPTIVE_METHOD,
+    GROUPS,
+    STAGES,
+    Config,
+    GapMixtureOptions,
+    InputConfig,
+    options,
+    stage_options,
     warmup_parameters,
 )
+from mm_balance.config.parse import format_value, parse_arguments, parse_method_options, parse_value
+from mm_balance.config.resolve import apply_preset, read_preset, resolve, restore, validate
 from mm_balance.config.search import SEARCHES, Dimension, declared_dimension, search_space
 from mm_balance.config.study import StudyConfig, study_options
 
 __all__ = [
+    "ADAPTIVE_METHOD",
     "AUTO",
-    "ENTRY_POINTS",
+    "GROUPS",
     "NONE",
     "SEARCHES",
-    "SEEN_BY_THE_NETWORK",
+    "STAGES",
     "Config",
     "Dimension",
+    "GapMixtureOptions",
+    "InputConfig",
+    "MethodOptions",
     "Option",
     "StudyConfig",
-    "balanced_fusion_weight",
+    "apply_preset",
     "declared_dimension",
-    "entry_point_options",
-    "fill",
-    "finish",
+    "declared_in",
     "format_value",
-    "option_of",
     "options",
+    "param",
     "parse_arguments",
+    "parse_method_options",
     "parse_value",
     "read_preset",
     "resolve",
     "restore",
     "search_space",
+    "stage_options",
     "study_options",
+    "validate",
     "warmup_parameters",
 ]

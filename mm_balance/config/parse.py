@@ -6,11 +6,10 @@ import argparse
 import difflib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from mm_balance.config.entry_points import ENTRY_POINT_HELP, entry_point_options
-from mm_balance.config.options import AUTO, NONE, Option
+from mm_balance.config.option import AUTO, NONE, Option
 from mm_balance.errors import UserError
 
 
@@ -18,7 +17,7 @@ def parse_value(option: Option, text: str) -> Any:
     """The typed value of ``text``.
 
     Returns:
-        A value of ``option.kind``; ``"auto"`` where that is allowed and given; ``None`` for an allowed ``none``.
+        A value of ``option.type``; ``"auto"`` where that is allowed and given; ``None`` for an allowed ``none``.
 
     Raises:
         UserError: not a number, not finite, out of range, not a choice, or empty; the message names the parameter,
@@ -31,18 +30,18 @@ def parse_value(option: Option, text: str) -> Any:
         return None
     if not text:
         raise UserError(f"{option.name} is empty; {_allowed(option)}")
-    if option.kind is str:
+    if option.type is str:
         if option.choices and text not in option.choices:
             raise UserError(
                 f"{option.name}={text} is not known; {_allowed(option)}{did_you_mean(text, option.choices)}"
             )
         return text
-    if option.kind is bool:
+    if option.type is bool:
         if text not in ("true", "false"):
             raise UserError(f"{option.name}={text} is neither true nor false")
         return text == "true"
     try:
-        value = option.kind(text)
+        value = option.type(text)
     except ValueError:
         raise UserError(f"{option.name}={text} is not {_noun(option)}; {_allowed(option)}") from None
     if not math.isfinite(value) or not _in_range(option, value):
@@ -61,37 +60,93 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
-def parse_arguments(entry_point: str, arguments: Sequence[str], epilog: str = "") -> dict[str, Any]:
-    """The values given on the command line (declared defaults where nothing was given), by parameter name.
+def parse_arguments(
+    command: str,
+    words: Sequence[str],
+    declared: Mapping[str, Option],
+    *,
+    help: str,
+    often: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    epilog: str = "",
+) -> dict[str, Any]:
+    """The values that were given on the command line, by parameter name; ``auto`` counts as not given.
 
     Args:
-        entry_point: whose parameters.
-        arguments: without the program's name.
+        command: its name.
+        words: without the program's name.
+        declared: the parameters that it takes.
+        help: one sentence about it.
+        often: the parameters that are changed most; ``--help`` lists them first.
+        defaults: where the command's defaults differ from the declared ones.
         epilog: what ``--help`` says below the parameters.
 
     Raises:
         UserError: an unknown parameter, or a bad value.
     """
-    declared = entry_point_options(entry_point)
+    program = f"python -m entrypoints.{command}"
     parser = _Parser(
-        prog=f"python -m entrypoints.{entry_point}",
-        description=ENTRY_POINT_HELP[entry_point],
+        prog=program,
+        usage=f"{program} [--PARAMETER VALUE ...]",
+        description=f"{help} As a project: mlflow run . --env-manager local -e {command} -P PARAMETER=VALUE ...",
         epilog=epilog,
+        argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=120),
     )
-    for option in declared.values():
-        parser.add_argument(
-            f"--{option.name}",
-            default=format_value(_none_word(option)),
-            metavar="|".join(option.choices) or option.kind.__name__.upper(),
-            help=f"{option.help} (default: {format_value(_none_word(option))})".replace("%", "%%"),
-        )
-    given, unknown = parser.parse_known_args(list(arguments))
+    for title, members in _help_groups(declared, often).items():
+        group = parser.add_argument_group(title)
+        for option in members:
+            group.add_argument(
+                f"--{option.name}",
+                metavar="VALUE",
+                help=_help_line(option, (defaults or {}).get(option.name, option.unset)).replace("%", "%%"),
+            )
+    given, unknown = parser.parse_known_args(list(words))
     if unknown:
         name = unknown[0].split("=")[0].lstrip("-")
-        raise UserError(f"unknown parameter `{name}` of {entry_point}{did_you_mean(name, tuple(declared))}")
-    return {name: parse_value(option, getattr(given, name)) for name, option in declared.items()}
+        raise UserError(f"unknown parameter `{name}` of {command}{did_you_mean(name, tuple(declared))}")
+    texts = {name: text for name, text in vars(given).items() if text.strip() != AUTO}
+    return {name: parse_value(option, texts[name]) for name, option in declared.items() if name in texts}
+
+
+def _help_groups(declared: Mapping[str, Option], often: Sequence[str]) -> dict[str, list[Option]]:
+    """Title -> parameters: first those that are changed most, then group by group."""
+    groups = {"changed most": [declared[name] for name in often]} if often else {}
+    for name, option in declared.items():
+        if name not in often:
+            groups.setdefault(option.title, []).append(option)
+    return groups
+
+
+def _help_line(option: Option, default: Any) -> str:
+    """Meaning, allowed words, default."""
+    choices = f" ({'|'.join(option.choices)})" if option.choices else ""
+    return f"{option.help}{choices} [{format_value(default)}]"
+
+
+def parse_method_options(method: str, declared: Mapping[str, Option], text: str | None) -> dict[str, Any]:
+    """Typed values of ``name=value,name=value``, the options of ``method``.
+
+    Raises:
+        UserError: an option that the method lacks, given twice, without a value, or with one that is not allowed.
+    """
+    values: dict[str, Any] = {}
+    for part in (text or "").split(","):
+        if not part.strip():
+            continue
+        name, sign, value = (piece.strip() for piece in part.partition("="))
+        if not sign:
+            raise UserError(f"method_options: {name!r} has no value; write them like name=value,name=value")
+        if name not in declared:
+            known = ", ".join(declared) or "none"
+            raise UserError(
+                f"method_options: {method} has no option {name!r}{did_you_mean(name, tuple(declared))}; it has: {known}"
+            )
+        if name in values:
+            raise UserError(f"method_options: {name} is given twice")
+        values[name] = parse_value(declared[name], value)
+    return values
 
 
 class _Parser(argparse.ArgumentParser):
@@ -104,10 +159,6 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(status)
 
 
-def _none_word(option: Option) -> Any:
-    return None if option.default == NONE else option.default
-
-
 def _in_range(option: Option, value: float) -> bool:
     if option.minimum is not None and (value < option.minimum or (option.exclusive and value == option.minimum)):
         return False
@@ -115,13 +166,13 @@ def _in_range(option: Option, value: float) -> bool:
 
 
 def _noun(option: Option) -> str:
-    return {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}[option.kind]
+    return {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}[option.type]
 
 
 def _allowed(option: Option) -> str:
     if option.choices:
         words = "one of " + ", ".join(option.choices)
-    elif option.kind is str:
+    elif option.type is str:
         words = "a value"
     else:
         words = _noun(option)

@@ -1,82 +1,91 @@
-"""Fill ``auto`` from the preset of the data set. An explicit value always wins."""
+"""From what was given to the complete configuration: presets fill in what was not given. An explicit value always wins."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mm_balance.config.options import AUTO, Config, options
-from mm_balance.config.parse import format_value, parse_value
+from mm_balance.config.option import AUTO, MethodOptions, Option, declared_in
+from mm_balance.config.parameters import GROUPS, Config, options
+from mm_balance.config.parse import did_you_mean, format_value, parse_method_options, parse_value
+from mm_balance.config.study import study_options
 from mm_balance.errors import UserError
 
-_RESOLVED_LATER = ("data_dir", "preset", "device", "workers")
-"""Parameters whose ``auto`` depends on the machine, not on the data set: they keep the word."""
-_TUNED = ("model", "optimization", "warmup", "train", "stage2")
-SEEN_BY_THE_NETWORK = (
-    "train_fraction", "image_size", "frames", "frame_choice", "augment", "audio_normalization", "visual_normalization",
-)  # fmt: skip
-"""What decides, beside the data's digest, which numbers the network sees."""
+PRESETS = resources.files("mm_balance") / "presets"
+QUICK, MANIFEST = "quick", "manifest"
 
 
-def resolve(given: Mapping[str, Any]) -> Config:
+def resolve(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Config:
     """The complete configuration: given values, then the preset, then declared defaults.
 
     Args:
-        given: parameter -> typed value, as ``parse_arguments`` returns it. Missing parameters have their default.
+        given: parameter -> typed value, as ``parse_arguments`` returns it: what somebody has chosen. ``auto`` = not chosen.
+        defaults: where a command's defaults differ from the declared ones.
 
     Raises:
-        UserError: unknown preset, a preset that sets what it may not, or combinations that cannot work.
+        UserError: unknown preset, a value in it that is not allowed, or combinations that cannot work.
     """
-    return finish(fill(given))
+    return validate(apply_preset(given, defaults))
 
 
-def fill(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Given values, then the preset, then declared defaults, by name: what ``finish`` makes a configuration of.
+def apply_preset(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Given values, then the preset, then defaults, by name: what ``validate`` makes a configuration of.
+
+    Options of a method that are parameters too may be given in ``method_options`` as well; they are the same values.
 
     Raises:
-        UserError: unknown preset, or a preset that sets what it may not.
+        UserError: unknown preset, a value in it that is not allowed, or an option that is given twice.
     """
     declared = options()
-    defaults = {name: None if option.may_be_none else option.default for name, option in declared.items()}
-    values: dict[str, Any] = defaults | dict(given)
-    preset = read_preset(values["preset"], values["dataset"])
-    # A preset may set a parameter that has a fixed default in one place only, its `tuned` part.
-    return {name: preset.get(name, value) if value == defaults[name] else value for name, value in values.items()}
+    chosen = {name: value for name, value in given.items() if value != AUTO}
+    values = {name: option.unset for name, option in declared.items()} | dict(defaults or {})
+    own = read_preset(chosen.get("preset", AUTO))
+    values |= read_preset((values | own | chosen)["dataset"], of_dataset=True) | own
+    values = {name: value for name, value in values.items() if name in declared} | chosen
+    method = values["method"]
+    own_groups = {group for group, members in GROUPS.items() if issubclass(members, MethodOptions)}
+    if method in own_groups and values["method_options"]:
+        parsed = parse_method_options(method, declared_in(GROUPS[method], method), values["method_options"])
+        for name, value in parsed.items():
+            if chosen.get(name, value) != value:
+                raise UserError(
+                    f"{name} is given twice: {name}={format_value(chosen[name])}, and {format_value(value)} in method_options"
+                )
+        values |= parsed
+    if foreign := [name for name in chosen if declared[name].group in own_groups - {method} and "method" in chosen]:
+        raise UserError(
+            f"{foreign[0]} is an option of {declared[foreign[0]].group}, not of method={method}, whose own options go "
+            "into method_options"
+        )
+    return values
 
 
-def finish(filled: Mapping[str, Any]) -> Config:
-    """The configuration of filled values: what follows from others is set, and all is checked.
+def validate(values: Mapping[str, Any]) -> Config:
+    """The configuration of ``values``: what follows from others is set, and all is checked.
 
     Raises:
         UserError: a value that is missing, or combinations that cannot work.
     """
-    values = dict(filled)
+    values = dict(values)
+    declared = options()
     if values["adaptive_learning_rate"] == AUTO:
         values["adaptive_learning_rate"] = values["learning_rate"]
-    if values["balanced_fusion_weight"] == AUTO:
-        values["balanced_fusion_weight"] = balanced_fusion_weight(values["loss_form"])
-    missing = [name for name, value in values.items() if value == AUTO and name not in _RESOLVED_LATER]
-    if missing:
-        raise UserError(
-            f"the preset {values['preset']} of {values['dataset']} does not set {', '.join(missing)}; give a value"
-        )
     if values["dataset"].endswith(".csv"):
         # A run may be continued or evaluated from another folder.
         values["dataset"] = str(Path(values["dataset"]).expanduser().resolve())
-    config = Config(**values)
+    config = Config.of(values)
+    missing = [name for name, value in config.values().items() if value == AUTO and not declared[name].machine]
+    if missing:
+        raise UserError(
+            f"the preset {config.run.preset} of {config.data.dataset} does not set {', '.join(missing)}; give a value"
+        )
     _check(config)
     return config
-
-
-def balanced_fusion_weight(loss_form: str) -> float:
-    """What ``balanced_fusion_weight=auto`` stands for: 1 in the one form that is defined by that term."""
-    return 1.0 if loss_form == "abstract_v2" else 0.0
 
 
 def restore(saved: Mapping[str, Any]) -> Config:
@@ -92,77 +101,78 @@ def restore(saved: Mapping[str, Any]) -> Config:
             f"the run was made by another version of MM-Balance, with {', '.join(unknown)}, which this one does not know"
         )
     # Its values are all there; the preset's file need not be.
-    return replace(resolve({**saved, "preset": AUTO}), preset=saved["preset"])
+    return resolve({**saved, "preset": AUTO}).replace(preset=saved["preset"])
 
 
-def read_preset(preset: str, dataset: str) -> dict[str, Any]:
-    """The values of a preset, by parameter name.
+def read_preset(preset: str, *, of_dataset: bool = False) -> dict[str, Any]:
+    """The values of a preset, by parameter name, of runs and studies.
 
-    ``auto`` is the file named after the data set (``manifest.yaml`` for a manifest); ``quick`` and any YAML path lie on
-    top of it: what they do not set comes from there. A file of the user's may have a part ``tuned``, as studies write it,
-    with parameters of training whose default is not ``auto``: it holds where a parameter still has its declared default.
+    Args:
+        preset: ``auto`` (nothing beside the data set's), ``quick``, or the path of a YAML file; with ``of_dataset`` a data set,
+            whose preset is the file of its name (``manifest.yaml`` for a manifest).
+        of_dataset: see ``preset``.
 
     Raises:
-        UserError: no such file, not a mapping, or a parameter that no preset may set.
+        UserError: no such file, not a mapping, an unknown parameter, or a value that is not allowed.
     """
-    name = "manifest" if dataset.endswith(".csv") else dataset
-    folder = resources.files("mm_balance") / "presets"
-    base = folder / f"{name}.yaml"
-    if not base.is_file():
-        raise UserError(
-            f"dataset={dataset} is not known; give digits, cremad, ave, kinetics_sounds or the path of a manifest.csv"
-        )
-    values = _read(base.read_text("utf-8"), base.name)
+    if of_dataset:
+        file = PRESETS / f"{MANIFEST if preset.endswith('.csv') else preset}.yaml"
+        if not file.is_file() or preset in (QUICK, MANIFEST):
+            raise UserError(
+                f"dataset={preset} is not known; give {', '.join(_datasets())} or the path of a manifest.csv"
+                f"{did_you_mean(preset, _datasets())}"
+            )
+        return _read(file.read_text("utf-8"), file.name)
     if preset == AUTO:
-        return values
-    if preset == "quick":
-        return values | _read((folder / "quick.yaml").read_text("utf-8"), "quick.yaml")
+        return {}
+    if preset == QUICK:
+        return _read((PRESETS / f"{QUICK}.yaml").read_text("utf-8"), f"{QUICK}.yaml")
     path = Path(preset).expanduser()
     if not path.is_file():
-        raise UserError(f"preset={preset}: no such file; give auto, quick or the path of a YAML file")
-    return values | _read(path.read_text("utf-8"), str(path))
+        raise UserError(f"preset={preset}: no such file; give auto, {QUICK} or the path of a YAML file")
+    return _read(path.read_text("utf-8"), str(path))
 
 
-def warmup_parameters() -> list[str]:
-    """The parameters that decide what a warm-up run learns (data are identified by digest, beside these)."""
-    named = {"encoder", "fusion", "modalities", "seed", "precision", "deterministic", *SEEN_BY_THE_NETWORK}
-    return [name for name, option in options().items() if option.group in ("optimization", "warmup") or name in named]
+def _datasets() -> list[str]:
+    """Data sets that have a preset of their own."""
+    stems = (file.name.removesuffix(".yaml") for file in PRESETS.iterdir() if file.name.endswith(".yaml"))
+    return sorted(name for name in stems if name not in (QUICK, MANIFEST))
 
 
 def _read(text: str, where: str) -> dict[str, Any]:
-    declared = options()
+    declared: dict[str, Option] = {**options(), **study_options()}
     try:
         loaded = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{where} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{where}: a preset is a mapping of parameter to value")
-    tuned = loaded.pop("tuned", {})
-    if not isinstance(tuned, dict):
-        raise UserError(f"{where}: tuned is a mapping of parameter to value")
-    if wrong := [str(name) for name in tuned if name not in declared or declared[name].group not in _TUNED]:
-        raise UserError(f"{where}: tuned sets {', '.join(wrong)}, which is no parameter of training")
-    wrong = [str(name) for name in loaded if name not in declared or not declared[name].by_preset]
-    if wrong:
-        raise UserError(
-            f"{where} sets {', '.join(wrong)}, which no preset may set (only parameters whose default is auto)"
-        )
-    return {name: parse_value(declared[name], format_value(value)) for name, value in (loaded | tuned).items()}
+    for name in map(str, loaded):
+        if name not in declared:
+            raise UserError(f"{where} sets {name}, which is no parameter{did_you_mean(name, tuple(declared))}")
+        if declared[name].machine and declared[name].reference:
+            raise UserError(f"{where} sets {name}, which belongs on the command line")
+    try:
+        values = {name: parse_value(declared[name], format_value(value)) for name, value in loaded.items()}
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return {name: value for name, value in values.items() if value != AUTO}
 
 
 def _check(config: Config) -> None:
-    if config.anneal == "exponential" and (config.anneal_end <= 0 or config.anneal_start <= 0):
+    loss, run = config.gap_mixture, config.run
+    if loss.anneal == "exponential" and (loss.anneal_end <= 0 or loss.anneal_start <= 0):
         raise UserError("anneal=exponential needs anneal_start and anneal_end above 0")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
-        raise UserError(f"device={config.device} is not known; give auto, cpu, cuda or cuda:N")
-    names = config.modalities.split(",")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", run.device):
+        raise UserError(f"device={run.device} is not known; give auto, cpu, cuda or cuda:N")
+    names = config.data.modalities.split(",")
     if (
         len(set(names)) != len(names)
         or len(names) < 2
         or not all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names)
     ):
         raise UserError(
-            f"modalities={config.modalities} does not name two or more different columns; write them like audio,visual"
+            f"modalities={config.data.modalities} does not name two or more different columns; write them like audio,visual"
         )
-    if config.precision == "float16" and config.device == "cpu":
+    if run.precision == "float16" and run.device == "cpu":
         raise UserError("precision=float16 needs a CUDA device; use float32 or bfloat16 on cpu")

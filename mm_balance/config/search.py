@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mm_balance.config.options import Option
+from mm_balance.config.option import Option
 from mm_balance.config.parse import did_you_mean, format_value, parse_value
 from mm_balance.errors import UserError
 
@@ -56,7 +56,7 @@ def declared_dimension(option: Option, value: Any) -> Dimension:
         log = scale == "log"
         if isinstance(value, int | float) and not isinstance(value, bool) and not (log and value <= 0):
             low, high = min(low, value), max(high, value)
-        return Dimension(option.name, option.kind(low), option.kind(high), log)
+        return Dimension(option.name, option.type(low), option.type(high), log)
     choices = option.search if value in option.search or value is None else (*option.search, value)
     return Dimension(option.name, choices=tuple(choices))
 
@@ -104,12 +104,12 @@ def _read(option: Option, spec: str) -> Dimension | Any:
     if ":" not in spec:
         return parse_value(option, spec)
     low, high, *scale = spec.split(":")
-    if option.kind not in (int, float) or len(scale) > 1 or scale not in ([], ["log"], ["linear"]):
+    if option.type not in (int, float) or len(scale) > 1 or scale not in ([], ["log"], ["linear"]):
         raise UserError(
             f"space: {option.name}={spec} is not understood; write low:high[:log|linear] for numbers, a|b for words"
         )
     dimension = Dimension(option.name, parse_value(option, low), parse_value(option, high), scale == ["log"])
-    numbers = isinstance(dimension.low, option.kind) and isinstance(dimension.high, option.kind)
+    numbers = isinstance(dimension.low, option.type) and isinstance(dimension.high, option.type)
     if not numbers or dimension.low >= dimension.high or (dimension.log and dimension.low <= 0):  # type: ignore[operator]
         raise UserError(
             f"space: {option.name}={spec} is no range; the first number must be the smaller, above 0 for log"

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mm_balance.config import InputConfig
 from mm_balance.data.dataset import BatchLoader, MultimodalData, Split
 from mm_balance.data.digits import load_digits
 from mm_balance.data.prepare import DecodeSettings, load_manifest, load_prepared, prepare_raw
 from mm_balance.data.readers import READERS
-from mm_balance.data.recipe import FileOptions
 from mm_balance.errors import UserError
 
 __all__ = [
     "READERS",
     "BatchLoader",
     "DecodeSettings",
-    "FileOptions",
     "MultimodalData",
     "Split",
     "load_data",
@@ -34,7 +33,7 @@ def load_data(
     protocol: str,
     modalities: tuple[str, ...],
     on_error: str,
-    options: FileOptions,
+    input_config: InputConfig,
     work: DecodeSettings,
 ) -> MultimodalData:
     """The data set called ``dataset``, checked and ready to train on.
@@ -48,7 +47,7 @@ def load_data(
         protocol: of built-in sets, which split.
         modalities: columns of a manifest; the first one leads the gap.
         on_error: of files, ``fail`` or ``skip``, see ``load_manifest``.
-        options: how files become what the network sees.
+        input_config: how files become what the network sees.
         work: where stores lie and how to decode.
 
     Raises:
@@ -64,7 +63,7 @@ def load_data(
             modalities=modalities,
             seed=seed,
             on_error=on_error,
-            options=options,
+            input_config=input_config,
             work=work,
         )
     if dataset in READERS:
@@ -74,7 +73,7 @@ def load_data(
             modalities=modalities,
             seed=seed,
             on_error=on_error,
-            options=options,
+            input_config=input_config,
             work=work,
         )
     raise UserError(f"dataset={dataset} is not known; give digits, {', '.join(READERS)} or the path of a manifest.csv")

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from mm_balance.config import InputConfig
 from mm_balance.data.augment import VisualTransform
 from mm_balance.data.dataset import FrameView, MultimodalData, Split
 from mm_balance.data.manifest import (
@@ -30,7 +31,7 @@ from mm_balance.data.manifest import (
     split_off_validation,
 )
 from mm_balance.data.readers import check_protocol, read_raw, write_manifest
-from mm_balance.data.recipe import PICTURE, SOUND, FileOptions
+from mm_balance.data.recipe import PICTURE, SOUND, stored_recipe
 from mm_balance.data.store import FACTS, Store, build_store, open_store
 from mm_balance.errors import UserError
 from mm_balance.types import InputSpec
@@ -69,7 +70,7 @@ def load_manifest(
     modalities: Sequence[str],
     seed: int,
     on_error: str,
-    options: FileOptions,
+    input_config: InputConfig,
     work: DecodeSettings,
 ) -> MultimodalData:
     """The data set that a manifest describes: read, checked, decoded into a store (once), and opened.
@@ -83,7 +84,7 @@ def load_manifest(
         seed: of the choice of validation samples, where there are none.
         on_error: ``fail`` stops at bad rows (what was decoded stays in the store); ``skip`` drops them and keeps their
             reasons in ``skipped``.
-        options: how files become what the network sees.
+        input_config: how files become what the network sees.
         work: how to decode.
 
     Raises:
@@ -98,7 +99,7 @@ def load_manifest(
     if not any(row.split == "val" for row in rows):
         split_off_validation(path, rows, seed)
     check_enough(path, rows)
-    recipe = options.stored(moving=any(columns.moving.values()))
+    recipe = stored_recipe(input_config, moving=any(columns.moving.values()))
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     folder = work.data_dir / "manifests" / f"{_title(path)}-{place}" / recipe.key(columns.kinds)
     store, failures = build_store(
@@ -121,14 +122,14 @@ def load_manifest(
         [lines[clips[row.sample].identity] for row in kept],
         store,
         columns,
-        options,
+        input_config,
         source=f"Manifest {path.name} in the folder {path.parent.resolve().name}.",
         skipped=rejected.lines(),
     )
 
 
 def prepare_raw(
-    name: str, source: Path, *, protocol: str, on_error: str, options: FileOptions, work: DecodeSettings
+    name: str, source: Path, *, protocol: str, on_error: str, input_config: InputConfig, work: DecodeSettings
 ) -> None:
     """A raw download as manifest and store under ``data_dir``; does nothing where that is done.
 
@@ -147,7 +148,7 @@ def prepare_raw(
         rejected.say(line)
     rows = read_rows(manifest, tuple(BUILT_IN.kinds), rejected)
     rows, _, clips = find_files(source, rows, tuple(BUILT_IN.kinds), rejected)
-    recipe = options.stored(moving=True)
+    recipe = stored_recipe(input_config, moving=True)
     folder = manifest.parent / recipe.key(BUILT_IN.kinds)
     _, failures = build_store(
         folder, list(clips.values()), recipe, BUILT_IN.kinds,
@@ -173,7 +174,7 @@ def load_prepared(
     modalities: Sequence[str],
     seed: int,
     on_error: str,
-    options: FileOptions,
+    input_config: InputConfig,
     work: DecodeSettings,
 ) -> MultimodalData:
     """A data set that ``prepare_raw`` has prepared. The raw download need not be there any more.
@@ -185,7 +186,7 @@ def load_prepared(
     check_protocol(name, protocol)
     if set(modalities) != set(BUILT_IN.kinds):
         raise UserError(f"{name} has the modalities audio,visual, not {','.join(modalities)}")
-    recipe = options.stored(moving=True)
+    recipe = stored_recipe(input_config, moving=True)
     manifest = _manifest(name, protocol, work)
     folder = manifest.parent / recipe.key(BUILT_IN.kinds)
     if not _described(manifest, folder).is_file():
@@ -217,7 +218,7 @@ def load_prepared(
         [lines[row.sample] for row in rows],
         store,
         columns,
-        options,
+        input_config,
         source=described["source"],
         skipped=[*described["skipped"], *rejected.lines()],
         excluded=described["excluded"],
@@ -244,7 +245,7 @@ def _assemble(
     lines: list[int],
     store: Store,
     columns: Columns,
-    options: FileOptions,
+    input_config: InputConfig,
     *,
     source: str,
     skipped: list[str],
@@ -270,7 +271,7 @@ def _assemble(
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         inputs = {modality: torch.from_numpy(store.arrays[modality]) for modality in columns.kinds}
     views = {
-        modality: _frame_view(modality, facts, columns.moving[modality], options)
+        modality: _frame_view(modality, facts, columns.moving[modality], input_config)
         for modality, kind in columns.kinds.items()
         if kind == PICTURE
     }
@@ -285,9 +286,9 @@ def _assemble(
         splits[split].name = split
     train = [place for place, row in enumerate(rows) if row.split == "train"]
     specs = {
-        modality: _sound_spec(inputs[modality], modality, facts, train, options)
+        modality: _sound_spec(inputs[modality], modality, facts, train, input_config)
         if kind == SOUND
-        else _picture_spec(modality, facts, train, options, views[modality])
+        else _picture_spec(modality, facts, train, input_config, views[modality])
         for modality, kind in columns.kinds.items()
     }
     table: dict[str, list[Any]] = {
@@ -321,35 +322,35 @@ def _assemble(
     )  # fmt: skip
 
 
-def _frame_view(modality: str, facts: dict[str, list[Any]], moving: bool, options: FileOptions) -> FrameView:
+def _frame_view(modality: str, facts: dict[str, list[Any]], moving: bool, input_config: InputConfig) -> FrameView:
     counts = torch.tensor(facts[f"{modality}_frames"])
     width, height = (torch.tensor(facts[f"{modality}_{side}"], dtype=torch.float32) for side in ("width", "height"))
     transform = VisualTransform(
-        frames=options.frames if moving else 1,
-        how=options.frame_choice,
-        augment=options.augment,
-        size=options.image_size,
+        frames=input_config.frames if moving else 1,
+        how=input_config.frame_choice,
+        augment=input_config.augment,
+        size=input_config.image_size,
     )
     return FrameView(transform, counts, width / height)
 
 
 def _sound_spec(
-    stored: torch.Tensor, modality: str, facts: dict[str, list[Any]], train: list[int], options: FileOptions
+    stored: torch.Tensor, modality: str, facts: dict[str, list[Any]], train: list[int], input_config: InputConfig
 ) -> InputSpec:
     mean, std = UNCHANGED
-    if options.audio_normalization == "audioset":
+    if input_config.audio_normalization == "audioset":
         mean, std = AUDIOSET
-    elif options.audio_normalization == "train":
+    elif input_config.audio_normalization == "train":
         mean, std = _statistics(modality, facts, train, np.ones(len(train)))
     return InputSpec(SOUND, tuple(stored.shape[1:]), mean, std)
 
 
 def _picture_spec(
-    modality: str, facts: dict[str, list[Any]], train: list[int], options: FileOptions, view: FrameView
+    modality: str, facts: dict[str, list[Any]], train: list[int], input_config: InputConfig, view: FrameView
 ) -> InputSpec:
-    size = options.image_size
+    size = input_config.image_size
     shape = (3, size, size) if view.transform.frames == 1 else (view.transform.frames, 3, size, size)
-    if options.visual_normalization == "imagenet":
+    if input_config.visual_normalization == "imagenet":
         mean, std = IMAGENET
     else:
         mean, std = _statistics(modality, facts, train, view.counts.numpy()[train])

@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 
+from mm_balance.config import InputConfig
 from mm_balance.errors import UserError
 
 VERSION = "files-2"
@@ -57,44 +58,29 @@ class Recipe:
         return f"{VERSION}: " + "; ".join(f"{name} {words[kind]}" for name, kind in kinds.items())
 
 
-@dataclass(frozen=True)
-class FileOptions:
-    """The parameters of these names (see ``mm_balance.config.options``) that decide how files become what a network sees."""
+def stored_recipe(config: InputConfig, *, moving: bool) -> Recipe:
+    """What of the input parameters concerns the store.
 
-    recipe: str
-    clip_seconds: float
-    audio_fit: str
-    resampler: str
-    audio_normalization: str
-    image_size: int
-    frames: int
-    frames_per_second: float
-    frame_choice: str
-    augment: str
-    visual_normalization: str
+    Args:
+        config: how files become what the network sees.
+        moving: whether there are videos or folders of frames; single pictures need room for one frame only.
 
-    def stored(self, *, moving: bool) -> Recipe:
-        """What of it concerns the store.
-
-        Args:
-            moving: whether there are videos or folders of frames; single pictures need room for one frame only.
-
-        Raises:
-            UserError: choices that contradict each other.
-        """
-        if self.recipe == "embedded":
-            raise UserError("recipe=embedded is of digits only; give stft257, fbank128 or logmel64")
-        if self.audio_normalization == "audioset" and self.recipe != "fbank128":
-            raise UserError(f"audio_normalization=audioset holds constants of recipe=fbank128, not of {self.recipe}")
-        # The tolerance keeps 0.1 * 30 at 3.
-        frames = max(1, math.floor(self.frames_per_second * self.clip_seconds + 1e-6)) if moving else 1
-        return Recipe(
-            audio=self.recipe,
-            clip_seconds=self.clip_seconds,
-            audio_fit=self.audio_fit,
-            resampler=self.resampler,
-            per_sample=self.audio_normalization == "sample",
-            frames_per_second=self.frames_per_second,
-            frame_count=frames,
-            frame_edge=self.image_size if self.augment == "none" else round(self.image_size * CROP_MARGIN),
-        )
+    Raises:
+        UserError: choices that contradict each other.
+    """
+    if config.recipe == "embedded":
+        raise UserError("recipe=embedded is of digits only; give stft257, fbank128 or logmel64")
+    if config.audio_normalization == "audioset" and config.recipe != "fbank128":
+        raise UserError(f"audio_normalization=audioset holds constants of recipe=fbank128, not of {config.recipe}")
+    # The tolerance keeps 0.1 * 30 at 3.
+    frames = max(1, math.floor(config.frames_per_second * config.clip_seconds + 1e-6)) if moving else 1
+    return Recipe(
+        audio=config.recipe,
+        clip_seconds=config.clip_seconds,
+        audio_fit=config.audio_fit,
+        resampler=config.resampler,
+        per_sample=config.audio_normalization == "sample",
+        frames_per_second=config.frames_per_second,
+        frame_count=frames,
+        frame_edge=config.image_size if config.augment == "none" else round(config.image_size * CROP_MARGIN),
+    )

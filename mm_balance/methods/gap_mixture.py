@@ -10,20 +10,18 @@ absolute gap, because that is what the mixture describes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mm_balance.config import AUTO, balanced_fusion_weight
+from mm_balance.config import GapMixtureOptions
 from mm_balance.errors import UserError
 from mm_balance.functional.adaptive import LossWeights, adaptive_loss, posterior_weights
 from mm_balance.functional.gap import modality_gap
 from mm_balance.functional.mixture import Mixture
 from mm_balance.functional.schedules import anneal
 from mm_balance.methods.base import Inspector, Method
-from mm_balance.methods.options import parameter
 from mm_balance.models import MultimodalNetwork
 from mm_balance.types import Batch, Clock, Cost, EpochPlan, LossOutput, Output
 
@@ -32,28 +30,6 @@ FORMS = {
     "prose": "Eq. 10 reconstructed, wording of the prose",
     "abstract_v2": "Eq. 10 reconstructed, wording of the abstract of version 2",
 }
-
-
-@dataclass(frozen=True)
-class GapMixtureOptions:
-    """The parameters of stage 2, named and explained in ``mm_balance.config.options``."""
-
-    loss_form: str = parameter("loss_form")
-    unimodal_weight: float = parameter("unimodal_weight")
-    gap_weight: float = parameter("gap_weight")
-    shift_weight: float = parameter("shift_weight")
-    hard_weight: float = parameter("hard_weight")
-    balanced_fusion_weight: float = parameter("balanced_fusion_weight")
-    posterior_weighting: str = parameter("posterior_weighting")
-    posterior_source: str = parameter("posterior_source")
-    gap_gradient: str = parameter("gap_gradient")
-    anneal: str = parameter("anneal")
-    anneal_start: float = parameter("anneal_start")
-    anneal_end: float = parameter("anneal_end")
-
-    def __post_init__(self) -> None:
-        if self.balanced_fusion_weight == AUTO:
-            object.__setattr__(self, "balanced_fusion_weight", balanced_fusion_weight(self.loss_form))
 
 
 class GapMixture(Method):

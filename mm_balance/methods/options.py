@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import field
-from typing import Any, get_type_hints
+from typing import Any
 
-from mm_balance.config import Option, option_of, parse_value
-from mm_balance.errors import UserError
+from mm_balance.config import Option, declared_in, format_value, options, parse_method_options
+from mm_balance.config import param as option
 
-
-def option(default: Any, help: str, **extra: Any) -> Any:
-    """A field of a method's options.
-
-    Args:
-        default: value where nothing is given.
-        help: one sentence.
-        **extra: ``choices``, ``minimum``, ``exclusive``, ``maximum``, ``source``, ``search`` as of ``Option``.
-    """
-    return field(default=default, metadata={"help": help, **extra})
+__all__ = ["complete", "declared_options", "option", "option_lines", "parameter", "parse_options"]
 
 
 def parameter(name: str) -> Any:
-    """A field that is the program's parameter of that name: same default, range and help."""
-    declared = option_of(name)
-    kept = ("help", "choices", "minimum", "exclusive", "maximum", "source", "search")
-    return field(default=declared.default, metadata={item: getattr(declared, item) for item in kept})
+    """A field that is the run's parameter of that name: same default, range and meaning."""
+    declared = options()[name]
+    kept = ("choices", "minimum", "exclusive", "maximum", "source", "search")
+    return option(declared.default, declared.help, **{item: getattr(declared, item) for item in kept})
 
 
-def declared_options(options: type) -> dict[str, Option]:
+def declared_options(declaring: type) -> dict[str, Option]:
     """The fields of a method's ``Options`` as the parser knows parameters."""
-    kinds = get_type_hints(options)
-    return {
-        item.name: Option(name=item.name, kind=kinds[item.name], default=item.default, group="method", **item.metadata)
-        for item in dataclasses.fields(options)
-    }
+    return declared_in(declaring, "method")
 
 
 def parse_options(method: str, options: type, text: str | None) -> dict[str, Any]:
@@ -44,21 +30,7 @@ def parse_options(method: str, options: type, text: str | None) -> dict[str, Any
     Raises:
         UserError: an option that the method lacks, given twice, without a value, or with one that is not allowed.
     """
-    declared = declared_options(options)
-    values: dict[str, Any] = {}
-    for part in (text or "").split(","):
-        if not part.strip():
-            continue
-        name, sign, value = (piece.strip() for piece in part.partition("="))
-        if not sign:
-            raise UserError(f"method_options: {name!r} has no value; write them like name=value,name=value")
-        if name not in declared:
-            known = ", ".join(declared) or "none"
-            raise UserError(f"method_options: {method} has no option {name!r}; it has: {known}")
-        if name in values:
-            raise UserError(f"method_options: {name} is given twice")
-        values[name] = parse_value(declared[name], value)
-    return values
+    return parse_method_options(method, declared_options(options), text)
 
 
 def option_lines(options: type) -> list[str]:
@@ -67,7 +39,7 @@ def option_lines(options: type) -> list[str]:
     for item in declared_options(options).values():
         allowed = f" ({'|'.join(item.choices)})" if item.choices else ""
         source = f" [{item.source}]" if item.source else ""
-        lines.append(f"{item.name}={str(item.default).lower()}{allowed}: {item.help}{source}")
+        lines.append(f"{item.name}={format_value(item.default)}{allowed}: {item.help}{source}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""The entry points `study` and `worker`."""
+"""Making, running and continuing a study; working for one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,16 +16,15 @@ from mm_balance.config import (
     AUTO,
     Config,
     StudyConfig,
-    fill,
-    finish,
+    apply_preset,
     format_value,
-    options,
-    parse_arguments,
+    read_preset,
     study_options,
+    validate,
 )
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.methods import build_method, find_method, parse_options
+from mm_balance.methods import build_method
 from mm_balance.study import confirm
 from mm_balance.study.devices import (
     Slot,
@@ -48,25 +47,15 @@ from mm_balance.study.settings import (
 )
 from mm_balance.study.storage import shown, study_folder
 from mm_balance.study.trials import ORIGIN, TRIALS, all_trials, count_trials, fail_dead_trials
-from mm_balance.study.worker import LAUNCHER_VARIABLE, work
+from mm_balance.study.worker import LAUNCHER_VARIABLE, run_worker
 from mm_balance.study.worker_pool import WorkerPool, train_warmups
 from mm_balance.tracking.runs import TrackedRun, adopted_run_id, open_run
-from mm_balance.workflow.command import close_adopted, run_guarded, say
-from mm_balance.workflow.provenance import OF_THE_WARMUP, FollowedWarmup, applied, stage_tags
-from mm_balance.workflow.runners import choose_warmup, find_matching_warmup
+from mm_balance.workflow.plans import method_options
+from mm_balance.workflow.provenance import FollowedWarmup, applied, stage_tags, warmup_settings
 from mm_balance.workflow.setup import read_data, resolve_device
+from mm_balance.workflow.warmups import choose_warmup, find_matching_warmup
 
 Stop = Callable[[], bool]
-
-
-def study(arguments: Sequence[str] | None = None) -> int:
-    """Make or continue a study; see ``workflow.command.command`` for the exit status."""
-    return run_guarded(_study, arguments)
-
-
-def worker(arguments: Sequence[str] | None = None) -> int:
-    """Work for a study until it has all its trials."""
-    return run_guarded(_worker, arguments)
 
 
 @dataclass
@@ -84,45 +73,74 @@ class _Launch:
     warmup_epochs: int = 0
 
 
-def _plan(words: Sequence[str], stop: Stop) -> _Launch:
-    """What a command's words ask for; nothing is made yet."""
-    given = parse_arguments("study", words)
-    asked = StudyConfig(**{name: given[name] for name in study_options()})
+def _plan(given: Mapping[str, Any], stop: Stop) -> _Launch:
+    """What a command asks for; nothing is made yet."""
+    preset = read_preset(given.get("preset", AUTO))
+    asked = StudyConfig(
+        **{name: {**preset, **given}.get(name, option.unset) for name, option in study_options().items()}
+    )
     training = {name: value for name, value in given.items() if name not in study_options()}
-    filled = fill(training)
-    config = finish(filled)
-    parse_options(config.method, find_method(config.method).Options, config.method_options)
+    values = apply_preset(training)
+    config = validate(values)
+    method_options(config)  # a misspelled option is reported before anything is read
     slots = assign(
         choose_devices(asked.devices, visible_devices()), None if asked.workers == AUTO else asked.workers, own_cores()
     )
     data = read_data(config, stop)
-    settings = new_settings(
-        asked, filled, threads=threads_of(slots), data_digest=data.digest, given=_set_by_user(training)
-    )
+    settings = new_settings(asked, values, threads=threads_of(slots), data_digest=data.digest, given=set(training))
     name = automatic_name(asked, settings) if asked.study_name == AUTO else asked.study_name
     return _Launch(name, asked, config, settings, slots, data, stop, time.time())
 
 
-def study_name(words: Sequence[str]) -> str:
-    """The name of the study that `study` with these words makes or continues: another one where settings, data or code differ."""
-    return _plan(words, lambda: False).name
+def study_name(given: Mapping[str, Any]) -> str:
+    """The name of the study that `study` makes or continues: another one where settings, data or code differ.
+
+    Args:
+        given: parameters by name, as the command gets them.
+    """
+    return _plan(given, lambda: False).name
 
 
-def _study(words: list[str], stop: Stop) -> None:
-    launch = _plan(words, stop)
+@dataclass(frozen=True)
+class FinishedStudy:
+    """A study that has all its trials.
+
+    Attributes:
+        run: its run.
+        objective: its first objective.
+        best: the best trial in one line; empty where none is complete.
+    """
+
+    run: TrackedRun
+    objective: str
+    best: str
+
+
+def run_study(given: Mapping[str, Any], stop: Stop) -> FinishedStudy:
+    """Make a study, or continue it, until it has all its trials.
+
+    Args:
+        given: parameters by name, of training and of the study.
+        stop: asked again and again.
+
+    Raises:
+        UserError: a mistake in the parameters; the study exists with other settings; its first trials have all failed.
+        Interrupted: a stop was requested.
+    """
+    launch = _plan(given, stop)
     name, asked, config, settings, data = launch.name, launch.asked, launch.config, launch.settings, launch.data
     torch.set_num_threads(settings.threads)  # like the workers: warm-up runs are told apart by it
     handle = find_study(name, asked.storage)
     if handle is not None:
-        if told := settings.differences(handle.settings):
-            raise UserError(f"study {name} exists with other settings: {'; '.join(told)}; give another study_name")
+        if differing := settings.differences(handle.settings):
+            raise UserError(f"study {name} exists with other settings: {'; '.join(differing)}; give another study_name")
         parent = handle.parent
         parent.reopen()
         handle.study.set_user_attr(TRIALS, asked.trials)
     else:
         parent = open_run(f"study {name}")
-        own = build_method(config.method, asdict(config), tuple(data.specs), 0)
-        parent.set_tags(stage_tags(data, "study", config.seed, own) | {"mm.study": name})
+        own = build_method(config.method.method, method_options(config), tuple(data.specs), 0)
+        parent.set_tags(stage_tags(data, "study", config.run.seed, own) | {"mm.study": name})
     try:
         handle = handle or _make(parent, launch)
         if handle.parent.run_id != parent.run_id:
@@ -138,21 +156,11 @@ def _study(words: list[str], stop: Stop) -> None:
         parent.terminate("FAILED")
         raise
     parent.terminate("FINISHED")
-    close_adopted(parent)
-    best = best_trial(handle)
+    best, line = best_trial(handle), ""
     if best is not None:
         values = ", ".join(f"{item}={format_value(value)}" for item, value in rounded(best.params).items())
-        say(parent, f"{best.values[0]:.4f}, trial {best.number}, {values}", f"best {settings.objectives[0]}")
-
-
-def _set_by_user(training: Mapping[str, Any]) -> set[str]:
-    """Parameters with another value than the declared default: MLflow passes all, so no more can be known."""
-    declared = options()
-    return {
-        name
-        for name, value in training.items()
-        if value != (None if declared[name].may_be_none else declared[name].default)
-    }
+        line = f"{best.values[0]:.4f}, trial {best.number}, {values}"
+    return FinishedStudy(parent, settings.objectives[0], line)
 
 
 def _make(parent: TrackedRun, launch: _Launch) -> StudyHandle:
@@ -165,7 +173,7 @@ def _make(parent: TrackedRun, launch: _Launch) -> StudyHandle:
         warmup = FollowedWarmup.of(choose_warmup(settings.config({}, device=device), launch.data))
         settings = replace(settings, warmups={str(settings.values["seed"]): warmup.run_id})
         parent.set_tags({"mm.warmup_run": warmup.run_id, "mm.fingerprint": warmup.fingerprint})
-        record |= {item: warmup.settings[item] for item in OF_THE_WARMUP} | {"warmup_run": warmup.run_id}
+        record |= warmup_settings(warmup) | {"warmup_run": warmup.run_id}
     parent.log_config(record)
     changing = _asked_tags(launch.asked)
     asked = {f"study/{item}": format_value(value) for item, value in vars(launch.asked).items()}
@@ -184,15 +192,15 @@ def _ensure_warmups(configs: Sequence[Config], parent: TrackedRun, launch: _Laun
     missing = [
         config
         for config in configs
-        if warmup_is_shared(asdict(config))
-        and config.warmup_run is None
+        if warmup_is_shared(config.values())
+        and config.start.warmup_run is None
         and find_matching_warmup(config, launch.data) is None
     ]
     if missing:
         train_warmups(missing, launch.slots, parent, launch.stop, study_folder(launch.name))
         if launch.stop():
             raise Interrupted
-        launch.warmup_epochs += sum(config.warmup_epochs for config in missing)
+        launch.warmup_epochs += sum(config.warmup.warmup_epochs for config in missing)
 
 
 def _asked_tags(asked: StudyConfig) -> dict[str, str]:
@@ -200,7 +208,7 @@ def _asked_tags(asked: StudyConfig) -> dict[str, str]:
     return {
         f"study/{name}": shown(format_value(getattr(asked, name)))
         for name, option in study_options().items()
-        if option.of_the_machine or option.may_grow
+        if option.machine or option.may_grow
     }
 
 
@@ -223,7 +231,7 @@ def _work(handle: StudyHandle, launch: _Launch, live: Callable[[Any], None], tot
     with tqdm(total=total, desc=handle.name, unit="trial", dynamic_ncols=True, mininterval=1.0) as bar:
         bar.initial = bar.n = min(count_trials(all_trials(handle.study)).finished, total)
 
-        def look() -> None:
+        def show_progress() -> None:
             trials = all_trials(handle.study)
             standing = count_trials(trials)
             series = best_so_far(trials, direction)
@@ -237,7 +245,7 @@ def _work(handle: StudyHandle, launch: _Launch, live: Callable[[Any], None], tot
             live(trials)
 
         try:
-            WorkerPool(handle, launch.slots, launch.asked.worker_restarts).work(launch.stop, look)
+            WorkerPool(handle, launch.slots, launch.asked.worker_restarts).run(launch.stop, show_progress)
         finally:
             with handle.lock:
                 fail_dead_trials(handle.study, handle.parent)
@@ -251,10 +259,10 @@ def _confirm(handle: StudyHandle, launch: _Launch, best: Any) -> None:
         handle.parent.describe(f"{handle.parent.description()}\n\n{sentence}")
         print(f"\n{sentence}")
         return
-    configs = [replace(item, device=launch.slots[0].device) for item in confirm.seed_configs(handle, seeds)]
+    configs = [item.replace(device=launch.slots[0].device) for item in confirm.seed_configs(handle, seeds)]
     _ensure_warmups(configs, handle.parent, launch)
     shared = warmup_is_shared(handle.settings.values)
-    chosen = {str(item.seed): choose_warmup(item, launch.data).run_id for item in configs if shared}
+    chosen = {str(item.run.seed): choose_warmup(item, launch.data).run_id for item in configs if shared}
     second = confirm.open_confirmation(handle, best, seeds, chosen)
     _work(second, launch, lambda trials: None, second.wanted)
     if launch.stop():
@@ -268,17 +276,25 @@ def _log_workers(handle: StudyHandle) -> None:
         handle.parent.log_bytes(log.read_bytes(), f"study/workers/{log.name}")
 
 
-def _worker(words: list[str], stop: Stop) -> None:
+def run_as_worker(name: str, storage: str, device_name: str, stop: Stop) -> None:
+    """Work for the study ``name`` until it has all its trials.
+
+    Args:
+        name: of the study.
+        storage: where it is kept, or ``auto``.
+        device_name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        stop: asked after every batch.
+
+    Raises:
+        UserError: there is no such study, or it is of other data or code.
+        Interrupted: a stop was requested.
+    """
     keep_to_cores()
-    given = parse_arguments("worker", words)
-    if given["study_name"] == AUTO:
-        raise UserError("study_name is missing; `study` prints it, and its run is named after it")
-    name = given["study_name"]
-    device = resolve_device(given["device"])
-    handle = find_study(name, given["storage"])
+    device = resolve_device(device_name)
+    handle = find_study(name, storage)
     if handle is None:
         raise UserError(
-            f"there is no study {name} in storage={shown(given['storage'])}; make it first with -e study -P study_name={name}"
+            f"there is no study {name} in storage={shown(storage)}; make it first with -e study -P study_name={name}"
         )
     data = read_data(handle.settings.config({}), stop)
     launcher = os.environ.get(LAUNCHER_VARIABLE)
@@ -293,7 +309,7 @@ def _worker(words: list[str], stop: Stop) -> None:
     if own is not None:
         own.set_tags({"mm.stage": "worker", "mm.study": name})
     try:
-        ended = work(handle, data, lambda: stop() or orphaned(), device=str(device), label=label)
+        ended = run_worker(handle, data, lambda: stop() or orphaned(), device=str(device), label=label)
     except Interrupted:
         if orphaned():  # it cannot say so itself
             handle.parent.set_tags({"mm.error": "the launcher died; the same command goes on"})

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from mm_balance import names
-from mm_balance.config import AUTO, Config, entry_point_options, fill, finish, format_value, options
+from mm_balance.config import Config, format_value, options, resolve, stage_options
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.study.figures import log_pictures
 from mm_balance.study.handle import StudyHandle
-from mm_balance.study.settings import Settings, configured_values, rounded, warmup_is_shared
+from mm_balance.study.settings import SEARCHED_GROUPS, Settings, configured_values, rounded, warmup_is_shared
 from mm_balance.study.trials import EPOCHS, ORIGIN, all_trials, count_trials, counted_trials, describe
 
 
@@ -116,50 +116,50 @@ def full_run_epochs(settings: Settings) -> int:
 def run_line(config: Config, handle: StudyHandle) -> str:
     """The command that trains ``config`` from the warm-up run that the study's trials began from."""
     settings = handle.settings
-    entry_point = "adaptive" if settings.adaptive else "train"
+    command = "adaptive" if settings.adaptive else "train"
     if (warmup := handle.parent.read().data.tags.get("mm.warmup_run")) is not None:
-        config = replace(config, warmup_run=warmup)
-    taken = entry_point_options(entry_point)
+        config = config.replace(warmup_run=warmup)
+    taken = stage_options(command)
     words = [
         f"-P {name}={format_value(value)}" for name, value in changed_values(config, settings).items() if name in taken
     ]
-    return " ".join([f"mlflow run . --env-manager local -e {entry_point}", *(_quoted(word) for word in words)])
+    return " ".join([f"mlflow run . --env-manager local -e {command}", *(_quoted(word) for word in words)])
 
 
 def changed_values(config: Config, settings: Settings) -> dict[str, Any]:
-    """What differs from the data set's own preset and the declared defaults, by name."""
-    plain = finish(fill({"dataset": config.dataset}))
-    skipped = ("preset", "device", "data_dir", "resume_run", *(("method",) if settings.adaptive else ()))
+    """What differs from the data set's own preset and the declared defaults, by name; where to work is left out."""
+    declared = options()
+    plain = resolve({"dataset": config.data.dataset}).values()
     changed = {
         name: value
-        for name, value in asdict(config).items()
-        if name not in skipped and (value != getattr(plain, name) or (name == "dataset" and value != "digits"))
+        for name, value in config.values().items()
+        if not declared[name].machine
+        and (value != plain[name] or (name == "dataset" and value != "digits"))
+        and not (settings.adaptive and name == "method")
     }
-    return changed if settings.adaptive or "method" in changed else {"method": config.method, **changed}
+    return changed if settings.adaptive or "method" in changed else {"method": config.method.method, **changed}
 
 
 def preset_text(config: Config, handle: StudyHandle, best: FrozenTrial) -> str:
     """The values of ``config`` as a preset file."""
     declared = options()
-    changed = {
+    # Seed, data and the run to start from are the next command's own choice.
+    kept = (*SEARCHED_GROUPS, "method", "warmup", "train")
+    body = {
         name: value
         for name, value in changed_values(config, handle.settings).items()
-        if declared[name].group in ("model", "optimization", "warmup", "train", "stage2")
-        or declared[name].default == AUTO
+        if declared[name].group in kept or declared[name].by_preset
     }
-    plain = {name: value for name, value in changed.items() if declared[name].default == AUTO}
-    tuned = {name: value for name, value in changed.items() if name not in plain}
     values = ", ".join(
         f"{name} {value:.4f}" for name, value in zip(handle.settings.objectives, best.values, strict=True)
     )
-    data = "" if config.dataset == "digits" else f" -P dataset={config.dataset}"
+    data = "" if config.data.dataset == "digits" else f" -P dataset={config.data.dataset}"
     head = [
         f"# Best of {count_trials(all_trials(handle.study)).finished} trials of study {handle.name}: trial {best.number}, {values} "
-        f"(seed {config.seed}).",
+        f"(seed {config.run.seed}).",
         f"# Command: {run_line(config, handle)}",
         f"# or:      mlflow run . --env-manager local -P preset=best.yaml{data}",
     ]
-    body = plain | ({"tuned": tuned} if tuned else {})
     return (
         "\n".join(head)
         + "\n"

@@ -11,14 +11,16 @@ from typing import Any
 
 import mm_balance
 from mm_balance.config import (
+    ADAPTIVE_METHOD,
     SEARCHES,
     Config,
     Dimension,
     Option,
     StudyConfig,
-    finish,
     format_value,
     search_space,
+    stage_options,
+    validate,
     warmup_parameters,
 )
 from mm_balance.config import options as run_options
@@ -26,7 +28,6 @@ from mm_balance.errors import UserError
 from mm_balance.methods import METHODS, find_method, parse_options
 from mm_balance.methods.options import declared_options
 from mm_balance.workflow.provenance import code_digest
-from mm_balance.workflow.stage import STAGE2_METHOD
 
 OBJECTIVES = {
     "val/accuracy": "maximize",
@@ -40,7 +41,8 @@ OBJECTIVES = {
 DEFAULT_OBJECTIVE = "val/accuracy"
 SHARED = "it belongs to the warm-up, and all trials of a study share one warm-up run per seed"
 DIGITS = 4
-NOT_SEARCHED = ("epochs", "adaptive_epochs", "method", "method_options", "warmup_run")
+SEARCHED_GROUPS = ("model", "optimization", "stage", "adaptive", "gap_mixture")
+"""Groups of parameters that a study may search, as far as they apply to its trials; lengths of stages are left out."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Settings:
     Attributes:
         version: of MM-Balance.
         code: digest of the sources that train, see ``code_digest``.
-        values: filled parameters of training (see ``config.fill``), what ``space`` fixed included.
+        values: filled parameters of training (see ``config.apply_preset``), what ``space`` fixed included.
         dimensions: what is searched, by name.
         objectives: one or two metrics.
         sampler, pruner: as of ``StudyConfig``.
@@ -82,7 +84,7 @@ class Settings:
     @property
     def adaptive(self) -> bool:
         """Whether trials are stage 2 as `adaptive` trains it, not another method's stage."""
-        return self.values["method"] == STAGE2_METHOD
+        return self.values["method"] == ADAPTIVE_METHOD
 
     def config(self, parameters: Mapping[str, Any], **changes: Any) -> Config:
         """The configuration of a trial with these ``parameters``, from the warm-up run of its seed.
@@ -102,7 +104,7 @@ class Settings:
             method = values["method"]
             merged = parse_options(method, find_method(method).Options, values["method_options"]) | chosen
             values["method_options"] = ",".join(f"{name}={format_value(value)}" for name, value in merged.items())
-        return finish(values)
+        return validate(values)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -119,7 +121,7 @@ class Settings:
     def digest(self) -> str:
         """Six letters that stand for all settings."""
         declared = run_options()
-        values = {name: value for name, value in self.values.items() if not declared[name].of_the_machine}
+        values = {name: value for name, value in self.values.items() if not declared[name].machine}
         return hashlib.sha256(replace(self, threads=0, values=values, warmups={}).to_json().encode()).hexdigest()[:6]
 
     def differences(self, other: Settings) -> list[str]:
@@ -130,7 +132,7 @@ class Settings:
                 told.append(f"{name} {getattr(self, name)} (not {getattr(other, name)})")
         declared = run_options()
         for name, value in self.values.items():
-            if value != other.values.get(name) and not declared[name].of_the_machine:
+            if value != other.values.get(name) and not declared[name].machine:
                 told.append(f"{name}={format_value(value)} (not {format_value(other.values.get(name))})")
         mine, its = ({str(item) for item in settings.dimensions.values()} for settings in (self, other))
         return told + [f"search {' and '.join(sorted(mine - its)) or 'without ' + ', '.join(sorted(its - mine))}"] * (
@@ -160,11 +162,7 @@ def new_settings(
     Raises:
         UserError: an objective, search or dimension that cannot be used.
     """
-    values = {**filled, "dataset": finish(filled).dataset}  # absolute: workers may start in other folders
-    if values["method"] == STAGE2_METHOD and values["method_options"]:
-        raise UserError(
-            f"method_options: a study of {STAGE2_METHOD} takes its options as parameters: give {values['method_options']} as such"
-        )
+    values = {**filled, "dataset": validate(filled).data.dataset}  # absolute: workers may start in other folders
     known = searchable(values)
     excluded = dict.fromkeys(warmup_parameters(), SHARED) if warmup_is_shared(values) else {}
     names = _named(study.search, values, known)
@@ -183,7 +181,8 @@ def new_settings(
     )
     if fixed:  # through the same door as a trial's parameters: options of methods are written into their text
         config = made.config(fixed)
-        changed = {name: getattr(config, name) for name in ("method_options", *fixed) if hasattr(config, name)}
+        resolved = config.values()
+        changed = {name: resolved[name] for name in ("method_options", *fixed) if name in resolved}
         made = replace(made, values=values | changed)
     return made
 
@@ -206,15 +205,13 @@ def searchable(values: Mapping[str, Any]) -> dict[str, Option]:
 
     What a warm-up run depends on is left out where trials share one.
     """
-    adaptive = values["method"] == STAGE2_METHOD
-    groups = ("model", "optimization", "stage2" if adaptive else "train")
-    extra = () if adaptive else ("refit_every", "mixture", "optimizer_state")
-    # The optimiser's state can be kept or reset where there is one: after a warm-up.
+    stage = "adaptive" if values["method"] == ADAPTIVE_METHOD else "train"
+    # The optimizer's state can be kept or reset where there is one: after a warm-up.
     barred = set(warmup_parameters()) if warmup_is_shared(values) else {"optimizer_state"}
     known = {
         name: option
-        for name, option in run_options().items()
-        if (option.group in groups or name in extra) and name not in barred and name not in NOT_SEARCHED
+        for name, option in stage_options(stage).items()
+        if option.group in SEARCHED_GROUPS and name not in barred and not option.may_grow
     }
     declared = declared_options(find_method(values["method"]).Options)
     return known | {
@@ -227,9 +224,9 @@ def own_options(method: str) -> dict[str, str]:
 
     Those of the adaptive loss are parameters already.
     """
-    if method == STAGE2_METHOD:
+    if method == ADAPTIVE_METHOD:
         return {}
-    taken = {name for name, option in run_options().items() if option.group in ("model", "optimization", "train")}
+    taken = stage_options("train")
     declared = declared_options(find_method(method).Options)
     return {f"{method}.{name}" if name in taken else name: name for name in declared}
 
@@ -254,20 +251,20 @@ def _named(search: str, values: Mapping[str, Any], known: Mapping[str, Option]) 
         return names
     asked = [name for name, option in run_options().items() if option.searched_by in SEARCHES[search]]
     names = [name for name in asked if name in known]
-    if search != "optimizer" and values["method"] != STAGE2_METHOD:
+    if search != "optimizer" and values["method"] != ADAPTIVE_METHOD:
         raise UserError(
-            f"search={search} is about {STAGE2_METHOD}; for method={method} give search=method, optimizer or space"
+            f"search={search} is about {ADAPTIVE_METHOD}; for method={method} give search=method, optimizer or space"
         )
     return names
 
 
 def configured_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """The value of every searchable parameter as configured."""
-    known, config = searchable(values), finish(values)
+    known, resolved = searchable(values), validate(values).values()
     own = parse_options(values["method"], find_method(values["method"]).Options, values["method_options"])
     names = own_options(values["method"])
     return {
-        name: own.get(names[name], option.default) if name in names else getattr(config, name)
+        name: own.get(names[name], option.default) if name in names else resolved[name]
         for name, option in known.items()
     }
 

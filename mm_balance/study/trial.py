@@ -21,10 +21,12 @@ from mm_balance.study.handle import StudyHandle
 from mm_balance.study.settings import rounded, warmup_is_shared
 from mm_balance.study.trials import CONFIRMATION, DEVICE, EPOCHS, ERROR, ORIGIN, RETRY_OF, RUN, STATUS, all_trials
 from mm_balance.tracking.runs import TrackedRun, open_run, run_link
+from mm_balance.workflow.plans import trial_plan
 from mm_balance.workflow.report import accuracies, final_validation
-from mm_balance.workflow.runners import choose_warmup, run_stage2, run_train
+from mm_balance.workflow.runs import run_stage
 from mm_balance.workflow.setup import work_folder
-from mm_balance.workflow.stage import STAGE2_METHOD, Watch, train_method, train_stage2
+from mm_balance.workflow.stage import Watch, train_stage
+from mm_balance.workflow.warmups import choose_warmup
 
 Stop = Callable[[], bool]
 Train = Callable[[Config, MultimodalData, TrackedRun, Stop, Watch], Mapping[str, float]]
@@ -174,11 +176,9 @@ def _watch(trial: optuna.Trial, handle: StudyHandle) -> Watch:
 
 
 def _train(config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, watch: Watch) -> Mapping[str, float]:
-    warmup = choose_warmup(config, data) if warmup_is_shared(vars(config)) else None
-    if config.method == STAGE2_METHOD and warmup is not None:
-        result = train_stage2(config, data, run, stop, warmup=warmup, watch=watch)
-    else:
-        result = train_method(config, data, run, stop, warmup=warmup, watch=watch)
+    shared = warmup_is_shared(config.values())
+    warmup = choose_warmup(config, data) if shared else None
+    result = train_stage(trial_plan(config, after_warmup=shared), data, run, stop, warmup=warmup, watch=watch)
     metrics = final_validation(result)
     stage = result.stage
     line = accuracies(metrics, "val", stage.model.modalities, branches=stage.method.sees_others())
@@ -190,12 +190,9 @@ def _train_confirmation(
     config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, watch: Watch
 ) -> Mapping[str, float]:
     """A run like any other, with figures and model; nothing prunes it."""
-    warmup = choose_warmup(config, data) if warmup_is_shared(vars(config)) else None
-    if config.method == STAGE2_METHOD and warmup is not None:
-        result = run_stage2(config, data, run, stop, warmup)
-    else:
-        result = run_train(config, data, run, stop, warmup)
-    return final_validation(result)
+    shared = warmup_is_shared(config.values())
+    warmup = choose_warmup(config, data) if shared else None
+    return final_validation(run_stage(trial_plan(config, after_warmup=shared), data, run, stop, warmup))
 
 
 def _describe(

@@ -23,7 +23,7 @@ FAILURES_AT_FIRST = 5
 """When so many trials have failed and none has succeeded, the study is wrong, not the trials."""
 
 
-def work(
+def run_worker(
     handle: StudyHandle,
     data: MultimodalData,
     stop: Callable[[], bool],

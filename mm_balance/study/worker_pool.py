@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import mm_balance
-from mm_balance.config import Config, entry_point_options, format_value
+from mm_balance.config import Config, format_value, stage_options
 from mm_balance.errors import UserError
 from mm_balance.study.devices import Slot
 from mm_balance.study.handle import StudyHandle
@@ -60,8 +60,8 @@ class WorkerPool:
     workers: list[WorkerProcess] = field(default_factory=list)
     died: int = 0
 
-    def work(self, stop: Callable[[], bool], look: Callable[[], None]) -> None:
-        """Until the study has all its trials, or a stop is requested. ``look`` is called again and again meanwhile.
+    def run(self, stop: Callable[[], bool], on_poll: Callable[[], None]) -> None:
+        """Until the study has all its trials, or a stop is requested. ``on_poll`` is called again and again meanwhile.
 
         Raises:
             UserError: a worker met a mistake that the user can put right; or more died than may be replaced.
@@ -70,13 +70,13 @@ class WorkerPool:
             self.workers = [self._start(index, slot) for index, slot in enumerate(self.slots)]
             while not stop() and not self._done():
                 self._replace_dead()
-                look()
+                on_poll()
                 time.sleep(POLL_SECONDS)
         finally:
-            self.dismiss()
-            look()
+            self.stop_all()
+            on_poll()
 
-    def dismiss(self) -> None:
+    def stop_all(self) -> None:
         """End all workers: a signal, time to save, then no more asking."""
         processes = [worker.process for worker in self.workers]
         if self._done():  # they find that out themselves
@@ -148,8 +148,8 @@ def train_warmups(
                         raise UserError(f"the warm-up failed: {told or f'see {log}'}")
                 if index not in running and queue:
                     config = queue.pop(0)
-                    log = folder / f"warmup-seed-{config.seed}.log" if len(configs) > 1 else None
-                    print(f"mm-balance: training the warm-up of seed {config.seed}", file=sys.stderr)
+                    log = folder / f"warmup-seed-{config.run.seed}.log" if len(configs) > 1 else None
+                    print(f"mm-balance: training the warm-up of seed {config.run.seed}", file=sys.stderr)
                     running[index] = (
                         start("warmup", warmup_words(config, slot), slot, child_environment(parent), log),
                         log,
@@ -160,10 +160,11 @@ def train_warmups(
 
 
 def warmup_words(config: Config, slot: Slot) -> list[str]:
-    """The command line of the warm-up that ``config`` begins from: every parameter, spelled out."""
-    values = {name: getattr(config, name) for name in entry_point_options("warmup")}
-    values |= {"device": slot.device, "preset": "auto", "resume_run": None}
-    return [word for name, value in values.items() for word in (f"--{name}", format_value(value))]
+    """The command line of the warm-up that ``config`` begins from: every parameter that is not of this process, spelled out."""
+    values = config.values()
+    words = {name: values[name] for name, option in stage_options("warmup").items() if not option.reference}
+    words["device"] = slot.device
+    return [word for name, value in words.items() for word in (f"--{name}", format_value(value))]
 
 
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

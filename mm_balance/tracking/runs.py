@@ -84,7 +84,7 @@ class TrackedRun:
         changing = {
             name
             for name in fresh
-            if (item := declared[name.removeprefix(names.CONFIG_PREFIX)]).may_grow or item.of_the_machine
+            if (item := declared[name.removeprefix(names.CONFIG_PREFIX)]).may_grow or item.machine
         }
         self.log_params({name: text for name, text in fresh.items() if name not in changing})
         self.set_tags({name: fresh[name] for name in sorted(changing)})

@@ -14,17 +14,25 @@ import torch
 
 import mm_balance
 from mm_balance import names
-from mm_balance.config import Config, entry_point_options, format_value, options, warmup_parameters
+from mm_balance.config import (
+    GROUPS,
+    Config,
+    MethodOptions,
+    Option,
+    format_value,
+    options,
+    stage_options,
+    warmup_parameters,
+)
 from mm_balance.data import MultimodalData
 from mm_balance.methods import Method, build_method
 from mm_balance.tracking.environment import git_state
 from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.plans import StagePlan
 from mm_balance.workflow.setup import HELD_OUT_SEED, resolve_device
 
 TRAINING_SOURCES = ("data", "engine", "functional", "methods", "models", "seeding.py", "types.py", "workflow/stage.py")
 """What of the package decides the weights that training ends with."""
-OF_THE_WARMUP = ("warmup_epochs", "warmup_unimodal_weight")
-"""Parameters of stage 1 that a run after a warm-up records as the warm-up had them."""
 
 Circumstances = dict[str, str | int]
 """``code``: digest of the training code; ``device``: ``cpu`` or ``cuda``; ``threads``: of a CPU, on which sums depend, else 0."""
@@ -52,10 +60,27 @@ def circumstances(device: str) -> Circumstances:
     return {"code": code_digest(), "device": kind, "threads": torch.get_num_threads() if kind == "cpu" else 0}
 
 
-def applied(config: Config, entry_point: str) -> dict[str, Any]:
-    """The parameters that ``entry_point`` has, by name, as resolved: what a run of it records, and nothing that it lacks."""
-    values = asdict(config)
-    return {name: values[name] for name in entry_point_options(entry_point) if name in values and name != "resume_run"}
+def applied(config: Config, stage: str) -> dict[str, Any]:
+    """The parameters that apply to a kind of training run, by name, as resolved: what it records, and nothing that it lacks.
+
+    Args:
+        config: the configuration.
+        stage: key of ``STAGES``.
+    """
+    values = config.values()
+    return {name: values[name] for name, option in stage_options(stage).items() if _recorded(option, config, stage)}
+
+
+def _recorded(option: Option, config: Config, stage: str) -> bool:
+    if issubclass(GROUPS[option.group], MethodOptions) and option.group != config.method.method:
+        return False
+    # A study's workers have devices of their own; which run was continued is said where it is continued.
+    return not (option.one_process and (option.reference or stage == "study"))
+
+
+def warmup_settings(warmup: FollowedWarmup) -> dict[str, Any]:
+    """The parameters of stage 1 by name, as the warm-up run had them."""
+    return {name: warmup.settings[name] for name, option in options().items() if option.group == "warmup"}
 
 
 def fingerprint(config: Config, data: MultimodalData) -> str:
@@ -64,7 +89,7 @@ def fingerprint(config: Config, data: MultimodalData) -> str:
     Equal fingerprint = interchangeable: data with the training samples in their order, model, optimiser and warm-up parameters,
     seed, precision, training code, kind of device, threads of a CPU.
     """
-    return _fingerprint(asdict(config), data, [circumstances(config.device)])
+    return _fingerprint(config.values(), data, [circumstances(config.run.device)])
 
 
 def _fingerprint(values: Mapping[str, Any], data: MultimodalData, trained_by: Sequence[Circumstances]) -> str:
@@ -103,6 +128,7 @@ class Provenance:
         trained_by: what it was trained with; more than one entry where a run was continued with something else.
         grown: one sentence for each time that the run was continued with more epochs than were planned before.
         warmup: the warm-up that it began from.
+        method: its method.
     """
 
     entry_point: str
@@ -111,14 +137,17 @@ class Provenance:
     trained_by: list[Circumstances]
     grown: list[str]
     warmup: FollowedWarmup | None
+    method: str = ""
 
     @classmethod
     def new(cls, config: Config, entry_point: str, method: Method, warmup: FollowedWarmup | None) -> Provenance:
         """Of a stage that begins now."""
         record = applied(config, entry_point)
         if warmup is not None:
-            record |= {name: warmup.settings[name] for name in OF_THE_WARMUP} | {"warmup_run": warmup.run_id}
-        return cls(entry_point, record, asdict(method.options), [circumstances(config.device)], [], warmup)
+            record |= warmup_settings(warmup) | {"warmup_run": warmup.run_id}
+        return cls(
+            entry_point, record, asdict(method.options), [circumstances(config.run.device)], [], warmup, method.name
+        )
 
     def continued(self, config: Config, method: Method, epoch: int) -> Provenance:
         """Of the same stage that goes on now, with ``config``, after ``epoch`` epochs in all."""
@@ -130,7 +159,9 @@ class Provenance:
             if declared[name].may_grow and value != self.config[name]
         ]
         trained_by = [*self.trained_by, *(item for item in now.trained_by if item != self.trained_by[-1])]
-        return Provenance(self.entry_point, now.config, now.options, trained_by, [*self.grown, *longer], self.warmup)
+        return Provenance(
+            self.entry_point, now.config, now.options, trained_by, [*self.grown, *longer], self.warmup, method.name
+        )
 
     def to_state(self) -> dict[str, Any]:
         """As primitives, for a checkpoint."""
@@ -154,11 +185,12 @@ class Provenance:
     def settings_digest(self, data: MultimodalData) -> str:
         """SHA-256 of everything that the result depends on: equal digest = the same training, which need not be done again."""
         declared = options()
-        # The warm-up is identified by its fingerprint, the method's options by their values.
-        left_out = {"warmup_run", "method_options", *(name for name, item in declared.items() if item.of_the_machine)}
+        # The warm-up is identified by its fingerprint, the method's options by their values, and so on.
+        left_out = {name for name, item in declared.items() if item.machine or item.reference}
         return _digest(
             {
                 "entry_point": self.entry_point,
+                "method": self.method,
                 "config": {name: value for name, value in self.config.items() if name not in left_out},
                 "options": self.options,
                 "warmup": self.fingerprint(data),
@@ -182,8 +214,8 @@ class Provenance:
         }
 
     def parameters(self) -> dict[str, str]:
-        """The method's options, ``method/<name>``, where the entry point takes a method and not its options as parameters."""
-        if "method" not in self.config:
+        """The method's options, ``method/<name>``, where they are not among the parameters already."""
+        if self.entry_point == "warmup" or self.options.keys() <= self.config.keys():
             return {}
         return {f"method/{name}": format_value(value) for name, value in self.options.items()}
 
@@ -199,30 +231,19 @@ class Provenance:
         }
 
 
-def expected_settings(
-    config: Config,
-    data: MultimodalData,
-    entry_point: str,
-    method: str,
-    options: Mapping[str, Any],
-    *,
-    after_warmup: bool,
-) -> str:
+def expected_settings(plan: StagePlan, data: MultimodalData, *, after_warmup: bool) -> str:
     """The tag ``mm.settings`` that a run would have if a process like this one trained it now.
 
     Args:
-        config: its configuration.
-        data: what it is trained on.
-        entry_point: ``adaptive`` or ``train``.
-        method: its method.
-        options: of the method, by name; those it lacks have their defaults.
-        after_warmup: whether it begins from the warm-up run of ``config``.
+        plan: what it would train.
+        data: what it would be trained on.
+        after_warmup: whether it begins from the warm-up run of ``plan.config``.
     """
-    built = build_method(method, options, tuple(data.specs), 0)
-    values = asdict(config)
-    warmup = FollowedWarmup("", fingerprint(config, data), values) if after_warmup else None
+    config = plan.config
+    built = build_method(plan.method, plan.options, tuple(data.specs), 0)
+    warmup = FollowedWarmup("", fingerprint(config, data), config.values()) if after_warmup else None
     trained_on = data.with_held_out(built.held_out, seed=HELD_OUT_SEED)
-    return Provenance.new(config, entry_point, built, warmup).settings_digest(trained_on)
+    return Provenance.new(config, plan.stage, built, warmup).settings_digest(trained_on)
 
 
 def stage_tags(data: MultimodalData, stage: str, seed: int, method: Method) -> dict[str, str]:

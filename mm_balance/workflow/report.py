@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from mm_balance import names
-from mm_balance.config import Config
+from mm_balance.config import format_value
 from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.figures import Figure, mixture_evolution, save_png, unimodal_accuracy
@@ -117,22 +117,33 @@ def describe_data(data: MultimodalData) -> str:
     return "\n".join(lines)
 
 
-def describe_stage(config: Config, result: StageResult, headline: str | None = None) -> str:
-    """Markdown for the run's page: what was trained, how it ended, how the gaps moved. ``headline``: the method's own by default."""
-    headline = headline or result.stage.method.headline()
-    validation = final_validation(result)
-    stage = result.stage
-    shown = accuracies(validation, "val", stage.model.modalities, branches=stage.method.sees_others())
+def describe_stage(result: StageResult) -> str:
+    """Markdown for the run's page: what was trained, how it ended, how the gaps moved."""
+    plan, stage, method = result.plan, result.stage, result.stage.method
+    shown = accuracies(final_validation(result), "val", stage.model.modalities, branches=method.sees_others())
+    selection = plan.config.selection.selection if plan.select_best else "last"
     lines = [
-        f"**{headline}** on `{result.stage.data.name}`, seed {config.seed}, {result.progress.epoch} epochs in all.",
+        f"**{headline(result)}** on `{stage.data.name}`, seed {stage.seed}, {result.progress.epoch} epochs in all.",
         "",
-        f"Validation accuracy at epoch {result.epoch} ({config.selection.replace('_', ' ')}): {shown}.",
+        f"Validation accuracy at epoch {result.epoch} ({selection.replace('_', ' ')}): {shown}.",
         "",
         *gap_table(result.progress.points),
         "",
         *notes(result),
     ]
+    if plan.stage == "train":
+        values = {name: format_value(value) for name, value in asdict(method.options).items()}
+        options = ", ".join(f"`{name}={value}`" for name, value in values.items()) or "none"
+        lines += ["", f"Method `{method.name}`: {method.citation}. Options: {options}."]
     return "\n".join(lines)
+
+
+def headline(result: StageResult) -> str:
+    """What was trained, in a few words."""
+    if result.plan.stage != "warmup":
+        return result.stage.method.headline()
+    joint = result.plan.config.warmup.warmup_unimodal_weight == 0
+    return f"Warm-up ({'joint training' if joint else 'joint training + unimodal losses'})"
 
 
 def accuracies(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from mm_balance.config import AUTO, Config
-from mm_balance.data import DecodeSettings, FileOptions, MultimodalData, load_data
+from mm_balance.data import DecodeSettings, MultimodalData, load_data
 from mm_balance.errors import UserError
 from mm_balance.workflow.card import ensure_card
 
@@ -39,30 +38,25 @@ def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> Multi
     A manifest's clips are decoded the first time, which ``stop`` interrupts.
     """
     data = load_data(
-        config.dataset,
+        config.data.dataset,
         seed=DATA_SEED,
-        visual_difficulty=config.visual_difficulty,
-        corruption=config.corruption,
-        protocol=config.protocol,
-        modalities=tuple(config.modalities.split(",")),
-        on_error=config.on_error,
-        options=file_options(config),
+        visual_difficulty=config.digits.visual_difficulty,
+        corruption=config.digits.corruption,
+        protocol=config.data.protocol,
+        modalities=tuple(config.data.modalities.split(",")),
+        on_error=config.data.on_error,
+        input_config=config.input,
         work=decoding(config, stop),
     )
     ensure_card(data)
-    return data.with_train_fraction(config.train_fraction, seed=DATA_SEED)
-
-
-def file_options(config: Config) -> FileOptions:
-    """The parameters that decide how files become what the network sees."""
-    return FileOptions(**{item.name: getattr(config, item.name) for item in fields(FileOptions)})
+    return data.with_train_fraction(config.data.train_fraction, seed=DATA_SEED)
 
 
 def decoding(config: Config, stop: Callable[[], bool]) -> DecodeSettings:
     """Where stores lie, and how to fill them."""
     return DecodeSettings(
-        data_dir=cache_folder() / "data" if config.data_dir == AUTO else Path(config.data_dir).expanduser(),
-        workers=None if config.workers == AUTO else config.workers,
+        data_dir=cache_folder() / "data" if config.data.data_dir == AUTO else Path(config.data.data_dir).expanduser(),
+        workers=None if config.prepare.workers == AUTO else config.prepare.workers,
         stop=stop,
     )
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from mm_balance import names
-from mm_balance.config import Config
 from mm_balance.data import MultimodalData
 from mm_balance.engine import loop
 from mm_balance.engine.cost import peak_memory_bytes
@@ -19,17 +18,17 @@ from mm_balance.engine.recorder import MetricPoint
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import UserError
 from mm_balance.functional.schedules import learning_rate_factor
-from mm_balance.methods import build_method, find_method, parse_options
+from mm_balance.methods import build_method, find_method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import seed_everything, set_numerics
 from mm_balance.tracking.environment import environment
 from mm_balance.tracking.recorder import MlflowRecorder
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import Clock
+from mm_balance.workflow.plans import StagePlan
 from mm_balance.workflow.provenance import FollowedWarmup, Provenance
 from mm_balance.workflow.setup import HELD_OUT_SEED, resolve_device, work_folder
 
-STAGE2_METHOD = "gap_mixture"
 Watch = Callable[[MetricPoint], None]
 
 
@@ -38,227 +37,58 @@ class StageResult:
     """A stage that ended.
 
     Attributes:
+        plan: what was to be trained.
         stage: with the selected weights in its model.
         progress: where it ended.
         epoch: epoch of the selected weights.
         run: its run.
     """
 
+    plan: StagePlan
     stage: loop.Stage
     progress: loop.Progress
     epoch: int
     run: TrackedRun
 
 
-def train_warmup(config: Config, data: MultimodalData, run: TrackedRun, stop: Callable[[], bool]) -> StageResult:
-    """Stage 1 (Eq. 7, reconstructed), then the first survey and a two-component fit."""
-    plan = StagePlan(
-        entry_point="warmup",
-        method="concat_unimodal",
-        settings={"unimodal_weight": config.warmup_unimodal_weight},
-        epochs=config.warmup_epochs,
-        refit_every=None,
-        mixture="two",
-        learning_rate=config.learning_rate,
-        anneal_rate=False,  # stage 1 stays constant under `cosine`
-        select_best=False,
-    )
-    return _train(config, data, plan, run, "warmup", stop, None)
-
-
-def train_stage2(
-    config: Config,
+def train_stage(
+    plan: StagePlan,
     data: MultimodalData,
     run: TrackedRun,
     stop: Callable[[], bool],
     *,
-    warmup: TrackedRun | None,
+    warmup: TrackedRun | None = None,
     watch: Watch | None = None,
 ) -> StageResult:
-    """Stage 2, adaptive training, from the end of ``warmup``.
+    """Train what ``plan`` says on ``run``, from the end of ``warmup`` or from scratch; go on where the run has a checkpoint.
 
     Args:
-        warmup: may be None for a run that has a checkpoint, which it goes on from.
+        plan: what to train.
+        data: what to train on.
+        run: its run.
+        stop: asked after every batch.
+        warmup: the run to start from; not needed for a run that has a checkpoint, which it goes on from.
         watch: for a trial of a study: every point is shown to it, and checkpoints stay on this machine.
 
     Raises:
-        UserError: ``optimizer_state=keep`` with another optimiser than the warm-up's; a warm-up or checkpoint of other samples.
+        UserError: data or fusion that the method cannot use; ``optimizer_state=keep`` with another optimizer than the warm-up's; a
+            warm-up or checkpoint of other samples.
+        Interrupted: a stop was requested; the checkpoint is saved.
     """
-    plan = StagePlan(
-        entry_point="adaptive",
-        method=STAGE2_METHOD,
-        settings=asdict(config),
-        epochs=config.adaptive_epochs,
-        refit_every=config.refit_every,
-        mixture=config.mixture,
-        learning_rate=config.adaptive_learning_rate,
-        select_best=config.selection == "best_validation",
-    )
-    return _train(config, data, plan, run, "adaptive", stop, warmup, watch)
-
-
-def train_method(
-    config: Config,
-    data: MultimodalData,
-    run: TrackedRun,
-    stop: Callable[[], bool],
-    *,
-    warmup: TrackedRun | None,
-    watch: Watch | None = None,
-) -> StageResult:
-    """One stage of ``config.method``, from scratch or from the end of ``warmup``; ``watch`` as of ``train_stage2``.
-
-    Raises:
-        UserError: as ``train_stage2``; an unknown method or option; data or fusion that the method cannot use.
-    """
-    plan = StagePlan(
-        entry_point="train",
-        method=config.method,
-        settings=parse_options(config.method, find_method(config.method).Options, config.method_options),
-        epochs=config.epochs,
-        refit_every=config.refit_every,
-        mixture=config.mixture,
-        learning_rate=config.learning_rate,
-        select_best=config.selection == "best_validation",
-    )
-    return _train(config, data, plan, run, "train", stop, warmup, watch)
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """What a stage trains: method, its settings by option name, and the parameters that differ between stages.
-
-    Attributes:
-        entry_point: whose parameters apply to it.
-        anneal_rate: whether ``learning_rate_schedule=cosine`` falls over this stage.
-        select_best: whether the weights of the best validation epoch are the result, not the last ones.
-    """
-
-    entry_point: str
-    method: str
-    settings: Mapping[str, Any]
-    epochs: int
-    refit_every: int | None
-    mixture: str
-    learning_rate: float
-    select_best: bool
-    anneal_rate: bool = True
-
-
-def build_stage(config: Config, data: MultimodalData, plan: StagePlan, *, title: str) -> loop.Stage:
-    """Data, network, method and optimiser of a stage, with fresh weights.
-
-    Raises:
-        UserError: an unknown method; data or fusion that it cannot use.
-    """
-    seed_everything(config.seed)
-    device = resolve_device(config.device)
-    set_numerics(device, deterministic=config.deterministic)
-    data = data.with_held_out(find_method(plan.method).held_out, seed=HELD_OUT_SEED)
-    method = build_method(plan.method, plan.settings, tuple(data.specs), len(data.splits["train"])).to(device)
-    model = MultimodalNetwork(
-        data.specs,
-        len(data.classes),
-        encoder=config.encoder,
-        fusion=method.head(config.fusion),
-        interaction=method.interaction,
-    )
-    # Channels last: made for tensor cores, and 5 to 20 % faster on CPUs too.
-    model = model.to(device).to(memory_format=torch.channels_last)
-
-    def optimizer_step(network: nn.Module) -> EngineOptimizerStep:
-        optimizer = build_optimizer(
-            config.optimizer,
-            network.parameters(),
-            learning_rate=plan.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-        )
-        return EngineOptimizerStep(optimizer, device, config.precision)
-
-    def rate(clock: Clock) -> float:
-        first_epoch = clock.epoch - clock.stage_epoch
-        return plan.learning_rate * learning_rate_factor(
-            config.learning_rate_schedule,
-            epoch=clock.epoch,
-            first_epoch=first_epoch,
-            stage_epochs=clock.stage_epochs,
-            hold=config.learning_rate_hold if plan.anneal_rate else first_epoch + clock.stage_epochs,
-            step=config.learning_rate_step,
-            decay=config.learning_rate_decay,
-        )
-
-    return loop.Stage(
-        model=model,
-        method=method,
-        optimizer_step=optimizer_step(model),
-        data=data,
-        device=device,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        epochs=plan.epochs,
-        refit_every=plan.refit_every,
-        mixture=plan.mixture,
-        learning_rate=rate,
-        title=title,
-        new_optimizer_step=optimizer_step,
-    )
-
-
-def _begin(config: Config, stage: loop.Stage, run: TrackedRun, warmup: TrackedRun | None) -> loop.Progress:
-    """Where a stage begins: at the end of ``warmup``, or from nothing."""
-    if warmup is None:
-        return loop.Progress()
-    state = saved_state(warmup)
-    if state is None:
-        raise UserError(f"the warm-up run {warmup.run_id} has no checkpoint; run the warm-up again")
-    loop.check_samples(stage.data, state["samples_digest"], f"the warm-up run {warmup.run_id}")
-    fresh = stage.model.begin_from(state["model"])
-    if fresh:
-        run.set_tags({"mm.fresh_weights": ", ".join(fresh)[:500]})
-    if config.optimizer_state == "keep":
-        if fresh:
-            raise UserError("optimizer_state=keep: the method brings a head that the warm-up did not train")
-        try:
-            stage.optimizer_step.load_state_dict(state["stepper"])
-        except ValueError as error:
-            raise UserError(f"optimizer_state=keep: the warm-up used another optimiser ({error})") from error
-    seen = loop.gap_fit_from_state(state["refit"])
-    first = fit_gaps_from_probabilities(
-        seen.probabilities,
-        seen.fused_probability,
-        seen.labels,
-        seen.epoch,
-        config.mixture,
-        samples_digest=seen.samples_digest,
-    )
-    return loop.Progress(first_epoch=seen.epoch, gap_fit=first)
-
-
-def _train(
-    config: Config,
-    data: MultimodalData,
-    plan: StagePlan,
-    run: TrackedRun,
-    name: str,
-    stop: Callable[[], bool],
-    warmup: TrackedRun | None,
-    watch: Watch | None = None,
-) -> StageResult:
-    name = name if watch is None else "trial"
-    stage = build_stage(config, data, plan, title=name)
+    name = plan.stage if watch is None else "trial"
+    stage = build_stage(plan, data, title=name)
     recorder = _recorder(run, stage, watch)
     state = recorder.load()
     if state is None:
-        progress = _begin(config, stage, run, warmup)
+        progress = _begin(plan, stage, run, warmup)
         stage.method.prepare(stage.model)
         followed = None if warmup is None else FollowedWarmup.of(warmup)
-        provenance = Provenance.new(config, plan.entry_point, stage.method, followed)
+        provenance = Provenance.new(plan.config, plan.stage, stage.method, followed)
         stage.record = provenance.to_state()
     else:
         stage.method.prepare(stage.model)  # makes the buffers that the saved state fills
         progress = loop.restore(stage, state)
-        provenance = Provenance.from_state(state["record"]).continued(config, stage.method, progress.epoch)
+        provenance = Provenance.from_state(state["record"]).continued(plan.config, stage.method, progress.epoch)
         stage.record = provenance.to_state()
         recorder.go_on(state)
         if stage.record != state["record"]:
@@ -271,14 +101,105 @@ def _train(
     try:
         loop.fit(stage, progress, recorder, stop)
     except RuntimeError as error:
-        if not (config.deterministic and "deterministic" in str(error)):
+        if not (plan.config.run.deterministic and "deterministic" in str(error)):
             raise
         raise UserError(
             f"deterministic=true: {str(error).splitlines()[0]}; start anew with deterministic=false"
         ) from error
     epoch = _select_best(stage, progress, recorder) if plan.select_best else progress.epoch
     run.log_metrics(_closing_metrics(progress, recorder) | _cost_metrics(stage, progress), progress.epoch)
-    return StageResult(stage, progress, epoch, run)
+    return StageResult(plan, stage, progress, epoch, run)
+
+
+def build_stage(plan: StagePlan, data: MultimodalData, *, title: str) -> loop.Stage:
+    """Data, network, method and optimizer of a stage, with fresh weights.
+
+    Raises:
+        UserError: an unknown method; data or fusion that it cannot use.
+    """
+    run, optimization = plan.config.run, plan.config.optimization
+    seed_everything(run.seed)
+    device = resolve_device(run.device)
+    set_numerics(device, deterministic=run.deterministic)
+    data = data.with_held_out(find_method(plan.method).held_out, seed=HELD_OUT_SEED)
+    method = build_method(plan.method, plan.options, tuple(data.specs), len(data.splits["train"])).to(device)
+    model = MultimodalNetwork(
+        data.specs,
+        len(data.classes),
+        encoder=plan.config.model.encoder,
+        fusion=method.head(plan.config.model.fusion),
+        interaction=method.interaction,
+    )
+    # Channels last: made for tensor cores, and 5 to 20 % faster on CPUs too.
+    model = model.to(device).to(memory_format=torch.channels_last)
+
+    def optimizer_step(network: nn.Module) -> EngineOptimizerStep:
+        optimizer = build_optimizer(
+            optimization.optimizer,
+            network.parameters(),
+            learning_rate=plan.learning_rate,
+            momentum=optimization.momentum,
+            weight_decay=optimization.weight_decay,
+        )
+        return EngineOptimizerStep(optimizer, device, run.precision)
+
+    def rate(clock: Clock) -> float:
+        first_epoch = clock.epoch - clock.stage_epoch
+        return plan.learning_rate * learning_rate_factor(
+            optimization.learning_rate_schedule,
+            epoch=clock.epoch,
+            first_epoch=first_epoch,
+            stage_epochs=clock.stage_epochs,
+            hold=optimization.learning_rate_hold if plan.anneal_rate else first_epoch + clock.stage_epochs,
+            step=optimization.learning_rate_step,
+            decay=optimization.learning_rate_decay,
+        )
+
+    return loop.Stage(
+        model=model,
+        method=method,
+        optimizer_step=optimizer_step(model),
+        data=data,
+        device=device,
+        batch_size=optimization.batch_size,
+        seed=run.seed,
+        epochs=plan.epochs,
+        refit_every=plan.refit_every,
+        mixture=plan.mixture,
+        learning_rate=rate,
+        title=title,
+        new_optimizer_step=optimizer_step,
+    )
+
+
+def _begin(plan: StagePlan, stage: loop.Stage, run: TrackedRun, warmup: TrackedRun | None) -> loop.Progress:
+    """Where a stage begins: at the end of ``warmup``, or from nothing."""
+    if warmup is None:
+        return loop.Progress()
+    state = saved_state(warmup)
+    if state is None:
+        raise UserError(f"the warm-up run {warmup.run_id} has no checkpoint; run the warm-up again")
+    loop.check_samples(stage.data, state["samples_digest"], f"the warm-up run {warmup.run_id}")
+    fresh = stage.model.begin_from(state["model"])
+    if fresh:
+        run.set_tags({"mm.fresh_weights": ", ".join(fresh)[:500]})
+    if plan.config.stage.optimizer_state == "keep":
+        if fresh:
+            raise UserError("optimizer_state=keep: the method brings a head that the warm-up did not train")
+        try:
+            stage.optimizer_step.load_state_dict(state["stepper"])
+        except ValueError as error:
+            raise UserError(f"optimizer_state=keep: the warm-up used another optimizer ({error})") from error
+    seen = loop.gap_fit_from_state(state["refit"])
+    first = fit_gaps_from_probabilities(
+        seen.probabilities,
+        seen.fused_probability,
+        seen.labels,
+        seen.epoch,
+        plan.mixture,
+        samples_digest=seen.samples_digest,
+    )
+    return loop.Progress(first_epoch=seen.epoch, gap_fit=first)
 
 
 def _save_lost_best(stage: loop.Stage, progress: loop.Progress, recorder: MlflowRecorder) -> None:

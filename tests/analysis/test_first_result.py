@@ -20,7 +20,7 @@ from analysis.tables import (
     spread,
 )
 from analysis.tuning import Grid, Trial, Tuning
-from mm_balance.config import option_of, options
+from mm_balance.config import options
 from mm_balance.methods import METHODS
 from mm_balance.tracking.query import RunRecord
 
@@ -241,7 +241,7 @@ def test_the_page_says_how_the_tuned_rows_were_chosen_and_what_lies_at_an_edge()
     scores = {weight: {Trial(0.02, 1.0): 0.5, Trial(0.02, weight): 0.6} for weight in (0.7, 2.0)}
     tuning = Tuning(
         {"concat_unimodal": scores[0.7], "gap_mixture": scores[2.0]},
-        Grid(option_of("learning_rate"), (0.02,)),
+        Grid(options()["learning_rate"], (0.02,)),
         dict.fromkeys(TUNED.values(), UNIMODAL_WEIGHT),
     )
     line = tuning_line(tuning)

@@ -19,14 +19,15 @@ from analysis.leaderboard import (
     trials_table,
 )
 from analysis.tuning import Grid, Trial, Tuning
-from mm_balance.config import option_of, resolve
+from mm_balance.config import options, resolve
 from mm_balance.methods import METHODS, parse_options
 from mm_balance.tracking.query import find_runs, metric_series
 from mm_balance.types import Clock
 from mm_balance.workflow import stage as stages
+from mm_balance.workflow.plans import train_plan, warmup_plan
 
 ROOT = Path(__file__).parents[2]
-RATES = Grid(option_of("learning_rate"), (0.01, 0.02, 0.04))
+RATES = Grid(options()["learning_rate"], (0.01, 0.02, 0.04))
 
 
 class Built(Exception):
@@ -48,9 +49,9 @@ def rates_of(method, data, monkeypatch, preset="auto"):
         patch.setattr(stages, "build_stage", built)
         if METHODS[method].needs_warmup:
             with pytest.raises(Built):
-                stages.train_warmup(configuration(Task(0, preset, 0.04)), data, None, never)
+                stages.train_stage(warmup_plan(configuration(Task(0, preset, 0.04))), data, None, never)
         with pytest.raises(Built):
-            stages.train_method(configuration(Task(0, preset, 0.04, method, options)), data, None, never, warmup=None)
+            stages.train_stage(train_plan(configuration(Task(0, preset, 0.04, method, options))), data, None, never)
     return found
 
 
@@ -58,9 +59,9 @@ def rates_of(method, data, monkeypatch, preset="auto"):
 def test_every_method_has_the_same_rate_in_every_epoch(method, tiny_data, monkeypatch):
     rates = rates_of(method, tiny_data, monkeypatch)
     preset = resolve({})
-    assert preset.learning_rate_schedule == "cosine"
+    assert preset.optimization.learning_rate_schedule == "cosine"
     assert rates == rates_of("concat", tiny_data, monkeypatch)
-    assert len(rates) == preset.epochs == 18
+    assert len(rates) == preset.train.epochs == 18
     # Six epochs as a warm-up has them; then 1/12, 2/12, ... of the way down. Half-way, after 12 epochs, half the rate.
     assert rates[:7] == [0.04] * 7
     assert rates[12] == pytest.approx(0.02)
@@ -70,10 +71,12 @@ def test_every_method_has_the_same_rate_in_every_epoch(method, tiny_data, monkey
 
 def test_a_warm_up_and_what_follows_it_are_looked_for_with_the_same_settings():
     """Trials differ in their rate, so each rate has a warm-up of its own."""
-    warmup, stage2 = configuration(Task(3, "auto", 0.01)), configuration(Task(3, "auto", 0.01, "gap_mixture"))
+    warmup, stage2 = (
+        configuration(task).values() for task in (Task(3, "auto", 0.01), Task(3, "auto", 0.01, "gap_mixture"))
+    )
     for name in ("seed", "learning_rate", "learning_rate_hold", "warmup_epochs", "warmup_unimodal_weight"):
-        assert getattr(warmup, name) == getattr(stage2, name)
-    assert (stage2.learning_rate, stage2.learning_rate_hold) == (0.01, warmup.warmup_epochs)
+        assert warmup[name] == stage2[name]
+    assert (stage2["learning_rate"], stage2["learning_rate_hold"]) == (0.01, warmup["warmup_epochs"])
 
 
 def test_methods_with_the_same_quantity_have_the_same_grid():

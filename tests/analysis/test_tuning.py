@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.tuning import OPTION_ROUNDS, RATE_ROUNDS, Grid, Trial, Tuning, Words, best, refinements, tune
-from mm_balance.config import Option, option_of
+from mm_balance.config import Option, options
 
-RATES = Grid(option_of("learning_rate"), (0.01, 0.02, 0.04))
+RATES = Grid(options()["learning_rate"], (0.01, 0.02, 0.04))
 WEIGHT = Option("weight", float, 1.0, "method", "", minimum=0.0)
 SHARE = Option("share", float, 0.5, "method", "", minimum=0.0, maximum=1.0)
 EPOCHS = Option("epochs", int, 2, "method", "", minimum=1)
@@ -112,7 +112,7 @@ def test_of_equal_scores_the_middle_counts_so_that_nothing_grows_for_nothing():
 
 def test_without_a_search_of_rates_only_the_option_is_tuned():
     """As the first result does: one rate, control and method on one grid."""
-    shared, rate = grid(), Grid(option_of("learning_rate"), (0.02,))
+    shared, rate = grid(), Grid(options()["learning_rate"], (0.02,))
     tuning, _ = search({"control": shared, "ours": shared}, {"control": peak(0.02, 1.0), "ours": peak(0.02, 4.0)}, rate)
     assert tuning.rates.values == (0.02,)
     assert settings(tuning, "control") == settings(tuning, "ours") == [0.5, 1.0, 2.0, 4.0, 8.0]
@@ -142,7 +142,7 @@ def test_whatever_the_scores_all_have_as_many_trials_and_no_trial_twice(seed):
         tried = [trial.setting for name, space in tuning.spaces.items() if isinstance(space, Grid) and space.option is option
                  for trial in tuning.scores[name]]  # fmt: skip
         assert all(option.minimum <= value and (option.maximum is None or value <= option.maximum) for value in tried)
-        assert all(isinstance(value, option.kind) for value in tried)
+        assert all(isinstance(value, option.type) for value in tried)
     # The same scores give the same search: a command that was stopped goes on where it was.
     again = []
     tune(spaces, RATES, lambda wanted: again.append(wanted) or score(wanted))

@@ -12,11 +12,12 @@ import soundfile
 import torch
 from PIL import Image
 
-from mm_balance.data import DecodeSettings, FileOptions, load_data, load_manifest
+from mm_balance.config import InputConfig
+from mm_balance.data import DecodeSettings, load_data, load_manifest
 from mm_balance.errors import UserError
 
 HEADER = ["sample", "split", "label", "audio", "visual"]
-OPTIONS = FileOptions(
+OPTIONS = InputConfig(
     recipe="logmel64", clip_seconds=0.1, audio_fit="tile", resampler="soxr_hq", audio_normalization="train", image_size=8,
     frames=1, frames_per_second=10.0, frame_choice="random", augment="none", visual_normalization="train",
 )  # fmt: skip
@@ -24,7 +25,7 @@ OPTIONS = FileOptions(
 
 def load(path, *, data_dir, progress=False, modalities=("audio", "visual"), seed=0, on_error="fail", **options):
     return load_manifest(
-        path, modalities=modalities, seed=seed, on_error=on_error, options=replace(OPTIONS, **options),
+        path, modalities=modalities, seed=seed, on_error=on_error, input_config=replace(OPTIONS, **options),
         work=DecodeSettings(data_dir, workers=1, progress=progress),
     )  # fmt: skip
 
@@ -526,7 +527,7 @@ def test_load_data_takes_the_path_of_a_manifest(folder):
     path = folder.fill().write()
     data = load_data(
         str(path), seed=0, visual_difficulty=1.0, corruption=0.1, protocol="published", modalities=("audio", "visual"),
-        on_error="fail", options=OPTIONS, work=DecodeSettings(folder.path, progress=False),
+        on_error="fail", input_config=OPTIONS, work=DecodeSettings(folder.path, progress=False),
     )  # fmt: skip
     assert data.counts["train"] == 6
 

@@ -7,14 +7,15 @@ import pytest
 import soundfile
 import torch
 
-from mm_balance.data import BatchLoader, DecodeSettings, FileOptions, load_data, load_manifest, prepare_raw
+from mm_balance.config import InputConfig
+from mm_balance.data import BatchLoader, DecodeSettings, load_data, load_manifest, prepare_raw
 from mm_balance.data.dataset import channel_statistics
 from mm_balance.data.prepare import AUDIOSET, IMAGENET
 from mm_balance.errors import UserError
 from tests.data.media import tone, write_video
 from tests.data.raw import cremad_clips, make_ave, make_cremad
 
-OPTIONS = FileOptions(
+OPTIONS = InputConfig(
     recipe="stft257", clip_seconds=3.0, audio_fit="tile", resampler="soxr_hq", audio_normalization="none", image_size=28,
     frames=1, frames_per_second=1.0, frame_choice="random", augment="resized_crop_flip", visual_normalization="imagenet",
 )  # fmt: skip
@@ -28,7 +29,7 @@ def work(tmp_path, **options):
 def load(name, tmp_path, *, protocol="published", on_error="skip", modalities=("audio", "visual"), **options):
     return load_data(
         name, seed=0, visual_difficulty=1.0, corruption=0.1, protocol=protocol, modalities=modalities, on_error=on_error,
-        options=replace(OPTIONS, **options), work=work(tmp_path),
+        input_config=replace(OPTIONS, **options), work=work(tmp_path),
     )  # fmt: skip
 
 
@@ -45,7 +46,12 @@ def cremad(tmp_path):
 
 def prepare(tmp_path, source, *, protocol="published", on_error="skip", name="cremad", **options):
     prepare_raw(
-        name, source, protocol=protocol, on_error=on_error, options=replace(OPTIONS, **options), work=work(tmp_path)
+        name,
+        source,
+        protocol=protocol,
+        on_error=on_error,
+        input_config=replace(OPTIONS, **options),
+        work=work(tmp_path),
     )
 
 
@@ -166,7 +172,12 @@ def films(tmp_path):
 
 def manifest(path, tmp_path, *, on_error="fail", modalities=("audio", "visual"), **options):
     return load_manifest(
-        path, modalities=modalities, seed=0, on_error=on_error, options=replace(OPTIONS, **options), work=work(tmp_path)
+        path,
+        modalities=modalities,
+        seed=0,
+        on_error=on_error,
+        input_config=replace(OPTIONS, **options),
+        work=work(tmp_path),
     )
 
 

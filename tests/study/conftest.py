@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mm_balance.config import StudyConfig, fill
+from mm_balance.config import StudyConfig, apply_preset
 from mm_balance.study.handle import make_study
 from mm_balance.study.settings import new_settings
 from mm_balance.tracking.runs import open_run
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 def settings_of(method="gap_mixture", **asked):
     """Settings of a study of ``method`` on data with the digest of ``tiny_data``."""
     study = StudyConfig(**{"space": None, "search": "weights", "pruner": "none", **asked})
-    return new_settings(study, fill({"method": method}), threads=1, data_digest="0" * 64, given=set())
+    return new_settings(study, apply_preset({"method": method}), threads=1, data_digest="0" * 64, given=set())
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from study.conftest import settings_of
 
-from mm_balance.config import StudyConfig, fill
+from mm_balance.config import StudyConfig, apply_preset
 from mm_balance.errors import UserError
 from mm_balance.methods import METHODS, parse_options
 from mm_balance.methods.options import declared_options
@@ -43,8 +43,8 @@ def test_search_method_is_its_own_declared_options(method):
     for name, dimension in settings.dimensions.items():
         config = settings.config({name: dimension.choices[0] if dimension.choices else dimension.low})
         if method != "gap_mixture":
-            assert f"{name}=" in config.method_options
-            parse_options(method, METHODS[method].Options, config.method_options)
+            assert f"{name}=" in config.method.method_options
+            parse_options(method, METHODS[method].Options, config.method.method_options)
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - SEARCHING))
@@ -56,14 +56,18 @@ def test_methods_without_declared_ranges_say_so(method):
 def test_an_option_that_has_a_parameters_name_is_called_after_its_method():
     settings = settings_of("pmr", search="optimizer", space="pmr.momentum=0.1:0.5")
     config = settings.config({"momentum": 0.5, "pmr.momentum": 0.25})
-    assert (config.momentum, config.method_options) == (0.5, "momentum=0.25")
+    assert (config.optimization.momentum, config.method.method_options) == (0.5, "momentum=0.25")
     assert configured_values(settings.values)["pmr.momentum"] == 0.2
 
 
 def test_parameters_become_configuration_or_options_of_the_method():
     settings = settings_of("ogm", search="method", space="learning_rate=0.01:0.1:log")
     config = settings.config({"alpha": 0.123456, "learning_rate": 0.0234567}, seed=3)
-    assert (config.method_options, config.learning_rate, config.seed) == ("alpha=0.1235", 0.02346, 3)
+    assert (config.method.method_options, config.optimization.learning_rate, config.run.seed) == (
+        "alpha=0.1235",
+        0.02346,
+        3,
+    )
 
 
 def test_what_space_fixes_is_part_of_the_settings():
@@ -74,8 +78,8 @@ def test_what_space_fixes_is_part_of_the_settings():
 
 def test_values_that_follow_from_others_follow_the_trials_parameters():
     settings = settings_of(search="form")
-    assert settings.config({"loss_form": "abstract_v2"}).balanced_fusion_weight == 1.0
-    assert settings.config({"loss_form": "prose"}).balanced_fusion_weight == 0.0
+    assert settings.config({"loss_form": "abstract_v2"}).gap_mixture.balanced_fusion_weight == 1.0
+    assert settings.config({"loss_form": "prose"}).gap_mixture.balanced_fusion_weight == 0.0
 
 
 def test_other_methods_cannot_search_the_adaptive_losss_parameters():
@@ -111,15 +115,15 @@ def test_names_are_equal_for_equal_settings_whatever_the_machine():
 
 def test_each_seed_has_its_own_pinned_warm_up():
     settings = replace(settings_of(), warmups={"0": "run of 0", "3": "run of 3"})
-    assert settings.config({}).warmup_run == "run of 0"
-    assert settings.config({"gap_weight": 0.1}, seed=3).warmup_run == "run of 3"
-    assert settings.config({}, seed=4).warmup_run is None
+    assert settings.config({}).start.warmup_run == "run of 0"
+    assert settings.config({"gap_weight": 0.1}, seed=3).start.warmup_run == "run of 3"
+    assert settings.config({}, seed=4).start.warmup_run is None
     assert settings.digest() == settings_of().digest()  # the same study, whichever run it began from
     assert settings.differences(settings_of()) == []
     named = settings_of()
     named.values["warmup_run"] = "the user's"
-    assert named.config({}).warmup_run == "the user's"
-    assert named.config({}, seed=4).warmup_run is None  # that one is of seed 0
+    assert named.config({}).start.warmup_run == "the user's"
+    assert named.config({}, seed=4).start.warmup_run is None  # that one is of seed 0
 
 
 def test_code_is_part_of_what_a_study_is():
@@ -127,11 +131,11 @@ def test_code_is_part_of_what_a_study_is():
     assert any("code" in item for item in replace(settings_of(), code="other").differences(settings_of()))
 
 
-def test_options_of_the_adaptive_loss_are_parameters_and_are_not_ignored_elsewhere():
+def test_options_of_the_adaptive_loss_may_be_given_as_text_too():
     study = StudyConfig(space=None, search="weights")
-    filled = fill({"method": "gap_mixture", "method_options": "loss_form=prose"})
-    with pytest.raises(UserError, match="give loss_form=prose as such"):
-        new_settings(study, filled, threads=1, data_digest="0" * 64, given=set())
+    values = apply_preset({"method": "gap_mixture", "method_options": "loss_form=prose"})
+    settings = new_settings(study, values, threads=1, data_digest="0" * 64, given=set())
+    assert settings.config({"gap_weight": 0.25}).gap_mixture.loss_form == "prose"
 
 
 def test_differences_are_named():
@@ -148,7 +152,7 @@ def test_drawn_values_have_four_digits_so_that_the_printed_line_is_the_same_run(
         "c": "x",
         "d": 12350.0,
     }
-    assert fill({})["gap_weight"] == 0.5
+    assert apply_preset({})["gap_weight"] == 0.5
 
 
 def test_where_files_lie_does_not_make_another_study():

@@ -18,18 +18,20 @@ from optuna.trial import TrialState
 from study.conftest import settings_of, trivial_worker
 from study.trivial import train
 
-from mm_balance.config import StudyConfig, fill, resolve
+from mm_balance.config import StudyConfig, apply_preset, resolve
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.study.handle import find_study, make_pruner, make_sampler, make_study, pin_warmups
 from mm_balance.study.report import configured_trial, run_line
 from mm_balance.study.settings import new_settings
 from mm_balance.study.trials import ERROR, ORIGIN, RETRY_OF, RUN, STATUS, all_trials, count_trials, counted_trials
-from mm_balance.study.worker import work
+from mm_balance.study.worker import run_worker
 from mm_balance.testing import tiny_data
 from mm_balance.tracking.runs import nested_runs, open_run
-from mm_balance.workflow.runners import find_matching_warmup, run_warmup
-from mm_balance.workflow.setup import read_data, work_folder
+from mm_balance.workflow.plans import warmup_plan
+from mm_balance.workflow.runs import run_stage
+from mm_balance.workflow.setup import read_data
+from mm_balance.workflow.warmups import find_matching_warmup, work_folder
 
 
 def never():
@@ -37,7 +39,7 @@ def never():
 
 
 def do(handle, stop=never, train=train):
-    return work(handle, tiny_data(), stop, device="cpu", label="cpu", train=train)
+    return run_worker(handle, tiny_data(), stop, device="cpu", label="cpu", train=train)
 
 
 def check_runs_agree(handle):
@@ -195,18 +197,18 @@ def test_the_configured_trial_is_never_pruned(new_desk, origin):
 
 def test_all_trials_begin_from_the_study_s_own_warm_up_whatever_else_is_trained_meanwhile(store):
     data = read_data(resolve({"preset": "quick", "train_fraction": 0.05}))
-    filled = fill({"method": "gap_mixture", "preset": "quick", "train_fraction": 0.05})
+    filled = apply_preset({"method": "gap_mixture", "preset": "quick", "train_fraction": 0.05})
     asked = StudyConfig(space=None, search="weights", pruner="none")
     settings = new_settings(asked, filled, threads=1, data_digest=data.digest, given=set())
     own = settings.config({}, device="cpu")
     first, second = open_run("first"), open_run("second")
-    run_warmup(own, data, first, never)
+    run_stage(warmup_plan(own), data, first, never)
     handle = make_study("mine", "auto", replace(settings, warmups={"0": first.run_id}), open_run("study"), 1)
-    work(handle, data, never, device="cpu", label="cpu")
-    run_warmup(own, data, second, never)
+    run_worker(handle, data, never, device="cpu", label="cpu")
+    run_stage(warmup_plan(own), data, second, never)
     assert find_matching_warmup(own, data).run_id == second.run_id  # the newest of the fingerprint is now another one
     handle.study.set_user_attr("trials", 2)
-    work(find_study("mine", "auto"), data, never, device="cpu", label="cpu")
+    run_worker(find_study("mine", "auto"), data, never, device="cpu", label="cpu")
     tags = [run.read().data.tags for run in nested_runs(handle.parent, {"mm.stage": "trial"})]
     assert [item["mm.warmup_run"] for item in tags] == [first.run_id, first.run_id]
     assert f"warmup_run={first.run_id}" in run_line(handle.settings.config({}), handle)
@@ -236,7 +238,7 @@ def test_a_study_made_by_other_code_is_refused(new_desk, monkeypatch):
 def test_other_data_are_refused(new_desk):
     other = replace(tiny_data(), digest="1" * 64)
     with pytest.raises(UserError, match="is of other data"):
-        work(new_desk(), other, never, device="cpu", label="cpu")
+        run_worker(new_desk(), other, never, device="cpu", label="cpu")
 
 
 def test_pruned_trials_end_early_and_their_runs_say_so(new_desk):
@@ -244,7 +246,7 @@ def test_pruned_trials_end_early_and_their_runs_say_so(new_desk):
 
     def slow(config, data, run, stop, watch):
         for epoch in range(1, 13):
-            value = (1 - abs(config.gap_weight - 0.7) / 10) * epoch / 12
+            value = (1 - abs(config.gap_mixture.gap_weight - 0.7) / 10) * epoch / 12
             watch(MetricPoint(epoch, int(time.time() * 1000), {"val/accuracy": value}))
         return {"val/accuracy": value}
 

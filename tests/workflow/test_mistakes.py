@@ -3,7 +3,7 @@
 import pytest
 from mlflow.tracking import MlflowClient
 
-from mm_balance.workflow.command import command
+from mm_balance.commands import run_command
 
 pytestmark = pytest.mark.usefixtures("signals")
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("signals")
         (
             "train",
             "preset=quick method=ogm method_options=alfa=1",
-            "ogm has no option 'alfa'; it has: alpha, start_epoch",
+            "ogm has no option 'alfa' (did you mean alpha?); it has: alpha, start_epoch",
         ),
         ("train", "preset=quick method=omg", "method=omg is not known; give one of concat"),
     ],
@@ -43,7 +43,7 @@ def test_what_only_the_network_can_refuse_leaves_a_failed_run(store, capsys):
 
 def error_of(capsys, entry_point, words):
     pairs = [word.split("=", 1) for word in words.split()]
-    assert command(entry_point, [part for name, value in pairs for part in (f"--{name}", value)]) == 1
+    assert run_command(entry_point, [part for name, value in pairs for part in (f"--{name}", value)]) == 1
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mm-balance: error:")]
     return error
 

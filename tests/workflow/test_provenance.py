@@ -17,8 +17,9 @@ from mm_balance.testing import tiny_data
 from mm_balance.tracking.query import read_gap_table
 from mm_balance.tracking.runs import TrackedRun, find_warmup, open_run
 from mm_balance.workflow import provenance
-from mm_balance.workflow.runners import run_warmup
-from mm_balance.workflow.stage import saved_state, train_stage2
+from mm_balance.workflow.plans import adaptive_plan, warmup_plan
+from mm_balance.workflow.runs import run_stage
+from mm_balance.workflow.stage import saved_state, train_stage
 
 pytestmark = pytest.mark.usefixtures("signals", "store")
 
@@ -51,11 +52,11 @@ def test_a_warm_up_of_other_samples_is_refused():
     config = resolve({"preset": "quick", "device": "cpu", "batch_size": 8})
     data = tiny_data()
     warmup = open_run("warm-up")
-    run_warmup(config, data, warmup, never)
+    run_stage(warmup_plan(config), data, warmup, never)
     train = data.splits["train"]
     other = replace(data, splits={**data.splits, "train": train.subset(torch.arange(len(train)).flip(0))})
     with pytest.raises(UserError, match=f"the warm-up run {warmup.run_id} belongs to other training samples"):
-        train_stage2(config, other, open_run("stage 2"), never, warmup=warmup)
+        train_stage(adaptive_plan(config), other, open_run("stage 2"), never, warmup=warmup)
     assert provenance.fingerprint(config, other) != provenance.fingerprint(config, data)
 
 
@@ -152,7 +153,7 @@ def test_a_method_that_keeps_samples_back_does_not_follow_a_warm_up_that_has_see
         assert do("train", f"{QUICK} method={method} epochs=1 warmup_run={warmup}") == 1
         told = capsys.readouterr().err
         assert f"method={method} diagnoses on 10% of the training samples, which it keeps back" in told
-        assert f"{warmup} has trained on them: train it from scratch, without warmup_run" in told
+        assert f"{warmup} has trained on them: train it from scratch with -e train, without warmup_run" in told
     assert not runs(stage="train")
 
 
@@ -175,7 +176,7 @@ def test_nested_runs_do_not_repeat_their_parent():
     parent = newest(stage="main")
     assert parent.data.params["config/loss_form"] == "prose"
     assert parent.data.tags["mm.loss_form"] == "prose"
-    assert "config/method" not in parent.data.params
+    assert parent.data.params["config/method"] == "gap_mixture"
     for stage in ("warmup", "adaptive"):
         nested = newest(stage=stage)
         told = {name for name in {**nested.data.params, **nested.data.tags} if name.startswith(("config/", "method/"))}

@@ -10,10 +10,10 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
+from mm_balance.commands import run_command
 from mm_balance.engine import loop
 from mm_balance.engine.evaluate import split_metrics
 from mm_balance.tracking.runs import TrackedRun
-from mm_balance.workflow.command import command
 from mm_balance.workflow.stage import saved_state
 
 pytestmark = pytest.mark.usefixtures("signals", "store")
@@ -23,7 +23,7 @@ QUICK = "preset=quick device=cpu train_fraction=0.05"
 def do(entry_point, words="", **more):
     """Run a command with ``name=value`` words (values with spaces by keyword); its exit status."""
     pairs = [*(word.split("=", 1) for word in words.split()), *more.items()]
-    return command(entry_point, [part for name, value in pairs for part in (f"--{name}", value)])
+    return run_command(entry_point, [part for name, value in pairs for part in (f"--{name}", value)])
 
 
 def runs(**tags):

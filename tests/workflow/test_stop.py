@@ -1,4 +1,4 @@
-"""What signals do to a running command."""
+"""What signals do to a running guard."""
 
 import os
 import signal
@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from mm_balance.commands.guard import StopRequest, run_guarded
 from mm_balance.errors import Interrupted
-from mm_balance.workflow import command
-from mm_balance.workflow.command import StopRequest, run_guarded
+from mm_balance.commands import guard
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_mlflows_own_signal_after_ctrl_c_is_the_same_request(stop):
 
 
 def test_ctrl_c_a_while_later_ends_at_once_and_sigterm_never_does(stop, monkeypatch):
-    monkeypatch.setattr(command, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(guard, "AGAIN_SECONDS", 0.0)
     send(signal.SIGINT)
     send(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,39 @@
+"""`adaptive`: stage 2 of the paper's method, from a finished warm-up run."""
+
+from __future__ import annotations
+
+from mm_balance.commands.command import Command, Given, Stop
+from mm_balance.config import ADAPTIVE_METHOD, stage_options
+
+
+def run(given: Given, stop: Stop) -> None:
+    """Train stage 2; goes on where ``resume_run`` stopped."""
+    from mm_balance.commands.training import open_training, print_validation
+    from mm_balance.workflow.plans import adaptive_plan
+    from mm_balance.workflow.runs import run_stage
+    from mm_balance.workflow.warmups import choose_warmup
+
+    with open_training(COMMAND, given, stop, choose_warmup=choose_warmup) as training:
+        plan = adaptive_plan(training.config)
+        print_validation(run_stage(plan, training.data, training.run, stop, training.warmup))
+
+
+COMMAND = Command(
+    name="adaptive",
+    help="Stage 2 from a finished warm-up run.",
+    parameters=stage_options("adaptive"),
+    often=(
+        "dataset",
+        "preset",
+        "seed",
+        "device",
+        "warmup_run",
+        "adaptive_epochs",
+        "refit_every",
+        "loss_form",
+        "gap_weight",
+        "resume_run",
+    ),
+    run=run,
+    fixed={"method": ADAPTIVE_METHOD},
+)

@@ -1,0 +1,49 @@
+"""`evaluate`: the model of a finished run on one split."""
+
+from __future__ import annotations
+
+from mm_balance.commands.command import Command, Given, Stop
+from mm_balance.config import AUTO, options, restore
+from mm_balance.errors import UserError
+
+
+def run(given: Given, stop: Stop) -> None:
+    """Score the logged model of ``run_id`` on ``split``, as a run of its own."""
+    if given.get("run_id") is None:
+        raise UserError("run_id is missing; give the id of a finished run of warmup, adaptive, train or main")
+    from mm_balance import names
+    from mm_balance.commands.training import check_same_data, end_run, print_result
+    from mm_balance.tracking.runs import existing_run, open_run
+    from mm_balance.workflow.report import accuracies
+    from mm_balance.workflow.runs import run_evaluation
+    from mm_balance.workflow.setup import read_data
+
+    source = existing_run(given["run_id"], "run_id")
+    split = given.get("split", PARAMETERS["split"].default)
+    config = restore({**source.read_json(names.CONFIG_FILE), "data_dir": given.get("data_dir", AUTO)})
+    data = read_data(config, stop)
+    check_same_data(source, data)
+    evaluation = open_run(f"evaluate {split} {source.read().info.run_name}")
+    try:
+        metrics = run_evaluation(
+            source, split, data, evaluation, given.get("device", AUTO), probe=given.get("probe", False)
+        )
+    except BaseException:
+        end_run(evaluation, "FAILED")
+        raise
+    branches = evaluation.read().data.tags.get("mm.unimodal") == "branches"
+    line = accuracies(metrics, split, tuple(data.specs), branches=branches)
+    print_result(evaluation, line, f"{split} accuracy")
+
+
+PARAMETERS = {
+    name: option for name, option in options().items() if option.group == "evaluate" or name in ("data_dir", "device")
+}
+
+COMMAND = Command(
+    name="evaluate",
+    help="The model of a finished run on one split.",
+    parameters=PARAMETERS,
+    often=("run_id", "split", "device"),
+    run=run,
+)

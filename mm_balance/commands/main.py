@@ -1,0 +1,167 @@
+"""`main`: warm-up, stage 2, evaluation, as one run with nested runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mm_balance.commands.command import Command, Given, Stop
+from mm_balance.config import Config, stage_options
+from mm_balance.errors import Interrupted
+
+if TYPE_CHECKING:
+    from mm_balance.data import MultimodalData
+    from mm_balance.tracking.runs import TrackedRun
+
+
+def run(given: Given, stop: Stop) -> None:
+    """Train both stages and test the result; goes on where ``resume_run`` stopped."""
+    from mm_balance.commands.training import open_training, print_result
+    from mm_balance.workflow.plans import adaptive_plan
+    from mm_balance.workflow.report import accuracies
+    from mm_balance.workflow.warmups import check_takes_warmup
+
+    def check(config: Config) -> None:
+        adaptive_plan(config)
+        check_takes_warmup(config)
+
+    with open_training(COMMAND, given, stop, check) as training:
+        final = run_recipe(training.config, training.data, training.run, stop)
+        print_result(training.run, accuracies(final, "test", tuple(training.data.specs)), "test accuracy")
+
+
+def run_recipe(config: Config, data: MultimodalData, parent: TrackedRun, stop: Stop) -> dict[str, float]:
+    """Warm-up, stage 2, evaluation: nested runs; the parent gets final metrics, figures and model.
+
+    Continues where an earlier process was stopped: finished children are kept, a started one goes on from its
+    checkpoint. With more epochs than before, children grow; a stage 2 that began from a shorter warm-up is kept, but replaced.
+
+    Returns:
+        The final validation and test metrics.
+    """
+    from mm_balance.tracking.runs import children, open_run
+    from mm_balance.workflow.plans import adaptive_plan, warmup_plan
+    from mm_balance.workflow.report import accuracies, describe_stage, final_validation, publish
+    from mm_balance.workflow.runs import run_evaluation, run_stage
+    from mm_balance.workflow.stage import saved_points
+
+    _log_header(config, data, parent)
+    known = children(parent)
+
+    def child(stage: str) -> TrackedRun:
+        nested = known.get(stage) or open_run(
+            f"{stage} seed {config.run.seed}", parent=parent, tags={"mm.stage": stage}
+        )
+        nested.reopen()
+        return nested
+
+    first, second = warmup_plan(config), adaptive_plan(config)
+    warmup = known.get("warmup")
+    if warmup is None or not _has_ended(warmup, first.epochs):
+        warmup = child("warmup")
+        run_stage(first, data, warmup, stop, nested=True)
+    _raise_if_stopped(stop)
+    if (begun := known.get("adaptive")) is not None and _began_from_other_length(begun, first.epochs):
+        for stage in ("adaptive", "evaluate"):
+            if stage in known:
+                _replace(known.pop(stage), f"the warm-up has grown to {first.epochs} epochs since")
+    # A finished stage 2 is restored from its checkpoint, which costs no training.
+    adaptive = child("adaptive")
+    result = run_stage(second, data, adaptive, stop, warmup, nested=True)
+    points = saved_points(warmup) + result.progress.points
+    spent = publish(result, parent, points, result.progress.first_epoch)
+    _raise_if_stopped(stop)
+    tested = run_evaluation(parent, "test", data, child("evaluate"), config.run.device)
+    final = tested | final_validation(result)
+    # At the length of the run, which only grows: its last point is what a run shows, though its best epoch may have moved back.
+    parent.log_metrics(final | spent, result.progress.epoch)
+    parent.set_tags(_tags_of_stages(warmup, adaptive))
+    modalities = result.stage.model.modalities
+    parent.describe(
+        f"Test accuracy: {accuracies(final, 'test', modalities)}.\n\n"
+        + describe_stage(result)
+        + f"\n\nSeries and gap fits: see the nested runs. After warm-up alone: see `{warmup.read().info.run_name}`."
+    )
+    parent.terminate("FINISHED")
+    return final
+
+
+def _log_header(config: Config, data: MultimodalData, parent: TrackedRun) -> None:
+    """Say on the parent run what it is, anew each time that it is continued."""
+    from mm_balance import names
+    from mm_balance.methods import build_method
+    from mm_balance.tracking.environment import environment
+    from mm_balance.workflow.plans import adaptive_plan
+    from mm_balance.workflow.provenance import Provenance, fingerprint
+
+    plan = adaptive_plan(config)
+    method = build_method(plan.method, plan.options, tuple(data.specs), 0)
+    provenance = Provenance.new(config, COMMAND.name, method, None)
+    parent.set_tags(provenance.tags(data, COMMAND.name, method) | {"mm.fingerprint": fingerprint(config, data)})
+    parent.log_config(provenance.config)
+    parent.log_params(provenance.parameters())
+    parent.log_data(data, "training")
+    if names.ENVIRONMENT_FILE not in parent.artifact_names(""):  # of later processes, the nested runs have their own
+        parent.log_json(environment(), names.ENVIRONMENT_FILE)
+
+
+def _has_ended(run: TrackedRun, epochs: int) -> bool:
+    """Whether a nested stage has ended well after so many epochs."""
+    from mm_balance.workflow.stage import saved_state
+
+    if run.read().info.status != "FINISHED":
+        return False
+    state = saved_state(run)
+    return state is not None and state["progress"]["stage_epoch"] >= epochs
+
+
+def _began_from_other_length(run: TrackedRun, warmup_epochs: int) -> bool:
+    """Whether a stage 2 has begun from a warm-up of another length."""
+    from mm_balance.workflow.stage import saved_state
+
+    state = saved_state(run)
+    return state is not None and state["progress"]["first_epoch"] != warmup_epochs
+
+
+def _replace(run: TrackedRun, why: str) -> None:
+    """Leave a nested run as it is, but let another one take its place."""
+    stage = run.read().data.tags["mm.stage"]
+    run.set_tags({"mm.stage": f"replaced {stage}", "mm.replaced": why})
+    run.describe(f"Replaced: {why}.\n\n{run.description()}")
+
+
+def _tags_of_stages(warmup: TrackedRun, adaptive: TrackedRun) -> dict[str, str]:
+    """What the nested runs say of how they were trained, for their parent."""
+    tags = {"mm.fingerprint": warmup.read().data.tags["mm.fingerprint"]}
+    for name in ("mm.grown", "mm.mixed"):
+        values = [known[name] for run in (warmup, adaptive) if name in (known := run.read().data.tags)]
+        if values:
+            tags[name] = "; ".join(values)
+    return tags
+
+
+def _raise_if_stopped(stop: Stop) -> None:
+    """Between stages: raises Interrupted where a stop was requested."""
+    if stop():
+        raise Interrupted
+
+
+COMMAND = Command(
+    name="main",
+    help="The whole recipe: warm-up, adaptive training, evaluation, as one run with nested runs.",
+    parameters=stage_options("main"),
+    often=(
+        "dataset",
+        "preset",
+        "encoder",
+        "seed",
+        "device",
+        "warmup_epochs",
+        "adaptive_epochs",
+        "learning_rate",
+        "method",
+        "method_options",
+        "gap_weight",
+        "resume_run",
+    ),
+    run=run,
+)

@@ -1,0 +1,74 @@
+"""`prepare`: from a raw download, or a manifest, to a verified, decoded store."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from mm_balance.commands.command import Command, Given, Stop
+from mm_balance.config import options, resolve
+from mm_balance.errors import UserError
+
+
+def run(given: Given, stop: Stop) -> None:
+    """Decode what is not decoded yet, and log the data card as a run."""
+    config = resolve(given)
+    name, source = config.data.dataset, config.prepare.source
+    if name == "digits":
+        raise UserError("digits is embedded: there is nothing to prepare")
+    raw = not name.endswith(".csv")
+    if raw and source is None:
+        raise UserError(f"source is missing; give the folder of the raw download of {name}")
+    from mm_balance.commands.training import end_run
+    from mm_balance.data import prepare_raw
+    from mm_balance.tracking.runs import open_run, run_link
+    from mm_balance.workflow.report import describe_data
+    from mm_balance.workflow.setup import decoding, read_data
+
+    started = time.perf_counter()
+    if raw and source is not None:
+        prepare_raw(
+            name,
+            Path(source).expanduser(),
+            protocol=config.data.protocol,
+            on_error=config.data.on_error,
+            input_config=config.input,
+            work=decoding(config, stop),
+        )
+    data = read_data(config, stop)
+    prepared = open_run(f"prepare {data.name}")
+    values = config.values()
+    try:
+        prepared.set_tags({"mm.stage": "prepare", "mm.dataset": data.name, "mm.data_digest": data.digest})
+        prepared.log_config({name: values[name] for name in PARAMETERS})
+        prepared.log_data(data, "prepared")
+        prepared.log_metrics({f"data/{count}": value for count, value in data.counts.items()}, 0)
+        prepared.describe(describe_data(data))
+    except BaseException:
+        end_run(prepared, "FAILED")
+        raise
+    prepared.terminate("FINISHED")
+    sizes = ", ".join(f"{split} {len(samples):,}" for split, samples in data.splits.items())
+    print(
+        f"\n{data.name}: {sizes}; skipped {len(data.skipped):,}, excluded {len(data.excluded):,}; digest {data.digest[:12]}"
+    )
+    for line in (*data.excluded, *data.skipped[:10]):
+        print(f"  {line}")
+    print(f"store: {data.folder} ({time.perf_counter() - started:.1f} s)")
+    print(f"run:   {prepared.run_id}")
+    print(f"link:  {run_link(prepared)}")
+
+
+PARAMETERS = {
+    name: option
+    for name, option in options().items()
+    if option.stored or option.group == "prepare" or name in ("data_dir", "preset")
+}
+
+COMMAND = Command(
+    name="prepare",
+    help="From a raw download, or a manifest, to a verified, decoded store; does nothing the second time.",
+    parameters=PARAMETERS,
+    often=("dataset", "source", "preset", "workers", "on_error"),
+    run=run,
+)

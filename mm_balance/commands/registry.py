@@ -1,0 +1,10 @@
+"""Every command by name."""
+
+from __future__ import annotations
+
+from mm_balance.commands import adaptive, evaluate, main, prepare, study, train, warmup, worker
+from mm_balance.commands.command import Command
+
+COMMANDS: dict[str, Command] = {
+    module.COMMAND.name: module.COMMAND for module in (main, warmup, adaptive, train, evaluate, prepare, study, worker)
+}

@@ -1,0 +1,67 @@
+"""`train`: any method, one stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from mm_balance.commands.command import Command, Given, Stop
+from mm_balance.config import Config, stage_options
+
+if TYPE_CHECKING:
+    from mm_balance.data import MultimodalData
+    from mm_balance.tracking.runs import TrackedRun
+
+
+def run(given: Given, stop: Stop) -> None:
+    """Train one stage of a method; goes on where ``resume_run`` stopped."""
+    from mm_balance.commands.training import open_training, print_validation
+    from mm_balance.workflow.plans import train_plan
+    from mm_balance.workflow.runs import run_stage
+    from mm_balance.workflow.warmups import choose_warmup, follows_warmup
+
+    def choose(config: Config, data: MultimodalData) -> TrackedRun | None:
+        return choose_warmup(config, data) if follows_warmup(config) else None
+
+    with open_training(COMMAND, given, stop, train_plan, choose_warmup=choose) as training:
+        plan = train_plan(training.config)
+        print_validation(run_stage(plan, training.data, training.run, stop, training.warmup))
+
+
+def method_help(words: Sequence[str]) -> str:
+    """What ``--help`` says of the method that is named on the command line, or the names of all methods."""
+    from mm_balance.methods import METHODS
+
+    named = [after for before, after in pairwise(words) if before == "--method"]
+    named += [word.removeprefix("--method=") for word in words if word.startswith("--method=")]
+    if not named:
+        return f"methods: {', '.join(METHODS)}\n\n`--method NAME --help` lists a method's own options."
+    from mm_balance.methods import find_method, option_lines
+
+    method = find_method(named[-1])
+    lines = option_lines(method.Options) or ["none"]
+    return f"{method.name}: {method.title}. {method.citation}\noptions:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+COMMAND = Command(
+    name="train",
+    help="Any method of the comparison, one stage, from scratch or after a warm-up run.",
+    parameters=stage_options("train"),
+    often=(
+        "dataset",
+        "preset",
+        "method",
+        "method_options",
+        "encoder",
+        "seed",
+        "device",
+        "epochs",
+        "learning_rate",
+        "warmup_run",
+        "resume_run",
+    ),
+    run=run,
+    defaults={"method": "concat"},
+    epilog=method_help,
+)

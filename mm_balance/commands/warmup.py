@@ -1,0 +1,25 @@
+"""`warmup`: stage 1 alone."""
+
+from __future__ import annotations
+
+from mm_balance.commands.command import Command, Given, Stop
+from mm_balance.config import stage_options
+
+
+def run(given: Given, stop: Stop) -> None:
+    """Train stage 1; goes on where ``resume_run`` stopped."""
+    from mm_balance.commands.training import open_training, print_validation
+    from mm_balance.workflow.plans import warmup_plan
+    from mm_balance.workflow.runs import run_stage
+
+    with open_training(COMMAND, given, stop) as training:
+        print_validation(run_stage(warmup_plan(training.config), training.data, training.run, stop))
+
+
+COMMAND = Command(
+    name="warmup",
+    help="Stage 1, then the first measurement of gaps and the first mixture fit.",
+    parameters=stage_options("warmup"),
+    often=("dataset", "preset", "encoder", "seed", "device", "warmup_epochs", "learning_rate", "resume_run"),
+    run=run,
+)

@@ -1,0 +1,30 @@
+"""`worker`: one more worker of a study, for other machines and schedulers."""
+
+from __future__ import annotations
+
+from mm_balance.commands.command import Command, Given, Stop
+from mm_balance.config import AUTO, options, study_options
+from mm_balance.errors import UserError
+
+
+def run(given: Given, stop: Stop) -> None:
+    """Work for a study until it has all its trials."""
+    if "study_name" not in given:
+        raise UserError("study_name is missing; `study` prints it, and its run is named after it")
+    from mm_balance.study.command import run_as_worker
+
+    run_as_worker(given["study_name"], given.get("storage", AUTO), given.get("device", AUTO), stop)
+
+
+PARAMETERS = {
+    "device": options()["device"],
+    **{name: study_options()[name] for name in ("study_name", "storage")},
+}
+
+COMMAND = Command(
+    name="worker",
+    help="One more worker of a study that `study` has made: for other machines and schedulers.",
+    parameters=PARAMETERS,
+    often=("study_name", "storage", "device"),
+    run=run,
+)

@@ -1,0 +1,83 @@
+"""Which warm-up run a stage starts from."""
+
+from __future__ import annotations
+
+from mm_balance import names
+from mm_balance.config import AUTO, Config, format_value, options, resolve, stage_options, warmup_parameters
+from mm_balance.data import MultimodalData
+from mm_balance.errors import UserError
+from mm_balance.methods import find_method
+from mm_balance.tracking.runs import TrackedRun, existing_run, find_warmup
+from mm_balance.workflow.provenance import circumstances, fingerprint
+
+
+def follows_warmup(config: Config) -> bool:
+    """Whether ``train`` starts from a warm-up run: one is named, or the method needs one."""
+    return config.start.warmup_run is not None or find_method(config.method.method).needs_warmup
+
+
+def find_matching_warmup(config: Config, data: MultimodalData) -> TrackedRun | None:
+    """The newest finished warm-up run with this configuration's fingerprint: of the experiment at hand, else of any."""
+    return find_warmup(fingerprint(config, data))
+
+
+def choose_warmup(config: Config, data: MultimodalData) -> TrackedRun:
+    """The warm-up run that a stage starts from: the named one, or the newest finished one of the same fingerprint.
+
+    Raises:
+        UserError: missing, not a warm-up, not finished, of other data, or of another network; or there is none, with the
+            line that makes one; or the method keeps samples back that any warm-up has trained on.
+    """
+    named = config.start.warmup_run
+    check_takes_warmup(config)
+    if named is None:
+        match = find_matching_warmup(config, data)
+        if match is None:
+            threads = circumstances(config.run.device)["threads"]
+            how = f", this code and {threads} CPU thread(s)" if threads else " and this code"
+            raise UserError(f"no finished warm-up run with these settings{how}; make one with: {warmup_line(config)}")
+        return match
+    run = existing_run(named, "warmup_run")
+    info = run.read()
+    if info.data.tags.get("mm.stage") != "warmup":
+        raise UserError(f"warmup_run={run.run_id} is not a warm-up run (its stage is {info.data.tags.get('mm.stage')})")
+    if info.info.status != "FINISHED":
+        raise UserError(
+            f"warmup_run={run.run_id} has not finished (status {info.info.status}); continue it with: "
+            f"mlflow run . --env-manager local -e warmup -P resume_run={run.run_id}"
+        )
+    if info.data.tags.get("mm.data_digest") != data.digest:
+        raise UserError(
+            f"warmup_run={run.run_id} was trained on other data (digest differs from that of {config.data.dataset})"
+        )
+    saved, values = run.read_json(names.CONFIG_FILE), config.values()
+    compared = [name for name in warmup_parameters() if options()[name].network_input]
+    differing = [name for name in compared if saved.get(name, values[name]) != values[name]]
+    if differing:
+        theirs = ", ".join(f"{name}={format_value(saved[name])}" for name in differing)
+        raise UserError(f"warmup_run={run.run_id} was trained with {theirs}; give the same here")
+    return run
+
+
+def check_takes_warmup(config: Config) -> None:
+    """Raises UserError where the method cannot start from a warm-up, because it keeps samples back."""
+    method = find_method(config.method.method)
+    if not method.held_out:
+        return
+    which = f"the warm-up run {config.start.warmup_run}" if config.start.warmup_run else "a warm-up run"
+    raise UserError(
+        f"method={method.name} diagnoses on {method.held_out:.0%} of the training samples, which it keeps back; {which} has "
+        "trained on them: train it from scratch with -e train, without warmup_run"
+    )
+
+
+def warmup_line(config: Config) -> str:
+    """The command that makes the warm-up run this configuration looks for."""
+    values = config.values()
+    defaults = resolve({"dataset": config.data.dataset, "preset": config.run.preset}).values()
+    changed = [
+        f"-P {name}={format_value(values[name])}"
+        for name in stage_options("warmup")
+        if values[name] != defaults[name] or (name in ("dataset", "preset") and values[name] not in (AUTO, "digits"))
+    ]
+    return " ".join(["mlflow run . --env-manager local -e warmup", *changed])
