@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mm_balance"
 
 LAYERS = [
-    {"errors", "names", "seeding"},
+    {"errors", "imports", "names", "seeding"},
     {"types", "functional"},
     {"config"},
     {"data", "models"},

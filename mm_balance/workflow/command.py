@@ -15,7 +15,7 @@ from mm_balance import names
 from mm_balance.config import Config, entry_point_options, parse_arguments, resolve, restore
 from mm_balance.data import MultimodalData, prepare_raw
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.methods import METHODS, find_method, option_lines, parse_options
+from mm_balance.methods import METHODS, find_method, option_lines, parse_options, plugins
 from mm_balance.tracking.runs import (
     TrackedRun,
     adopted_run_id,
@@ -115,7 +115,7 @@ def _dispatch(entry_point: str, arguments: list[str], stop: StopRequest) -> None
         _check_same_data(resumed, data)
     # What a run that has a checkpoint began from is in there.
     warmup = choose_warmup(config, data) if _follows_warmup(entry_point, config) and state is None else None
-    what = config.method if entry_point == "train" else entry_point
+    what = find_method(config.method).name if entry_point == "train" else entry_point
     run = resumed or open_run(f"{what} {data.name} seed {config.seed}")
     if resumed is not None:
         resumed.reopen()
@@ -157,7 +157,9 @@ def _method_help(arguments: list[str]) -> str:
     named = [after for before, after in pairwise(arguments) if before == "--method"]
     named += [item.removeprefix("--method=") for item in arguments if item.startswith("--method=")]
     if not named:
-        return "methods:\n" + "\n".join(f"  {name}: {method.title}" for name, method in METHODS.items())
+        lines = [f"{name}: {method.title}" for name, method in METHODS.items()]
+        lines += [f"{item.name}: {item.value}" for item in plugins()]
+        return "methods:\n" + "\n".join(f"  {line}" for line in [*lines, "package.module:Class: one of your own"])
     method = find_method(named[-1])
     lines = option_lines(method.Options) or ["none"]
     return f"{method.name}: {method.title}. {method.citation}\noptions:\n" + "\n".join(f"  {line}" for line in lines)
