@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from torch.nn import functional
 
+from mm_balance.commands import run_command
 from mm_balance.methods import METHODS
 from mm_balance.methods.base import Method, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
 from mm_balance.testing import MethodConformance
 from mm_balance.types import Batch, Clock, LossOutput
-from mm_balance.commands import run_command
 
 
 @dataclass(frozen=True)

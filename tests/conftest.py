@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -62,6 +63,19 @@ def store(tmp_path, monkeypatch, empty_database):
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(uri)
     return tmp_path
+
+
+@pytest.fixture
+def import_folder(tmp_path, monkeypatch):
+    """A folder whose modules can be imported during the test, and are forgotten after it."""
+    folder = tmp_path / "importable"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(folder)):
+            del sys.modules[name]
 
 
 @pytest.fixture

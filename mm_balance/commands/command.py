@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mm_balance.config import Config, Option, options, parse_arguments, resolve
+from mm_balance.methods import check_method_name
 
 Stop = Callable[[], bool]
 Given = dict[str, Any]
@@ -53,7 +54,8 @@ class Command:
             epilog=self.epilog(words) if {"-h", "--help"} & set(words) else "",
         )
         if "dataset" in self.parameters and not given.get("resume_run"):
-            self.resolve(given)  # what cannot work is reported before anything is loaded
+            config = self.resolve(given)  # what cannot work is reported before anything is loaded
+            check_method_name(config.method.method)
         return given
 
     def resolve(self, given: Given) -> Config:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mm_balance.commands.command import Command, Given, Stop
 from mm_balance.config import Config, stage_options
+from mm_balance.methods import find_method, method_names, option_lines
 
 if TYPE_CHECKING:
     from mm_balance.data import MultimodalData
@@ -31,14 +32,11 @@ def run(given: Given, stop: Stop) -> None:
 
 def method_help(words: Sequence[str]) -> str:
     """What ``--help`` says of the method that is named on the command line, or the names of all methods."""
-    from mm_balance.methods import METHODS
-
     named = [after for before, after in pairwise(words) if before == "--method"]
     named += [word.removeprefix("--method=") for word in words if word.startswith("--method=")]
     if not named:
-        return f"methods: {', '.join(METHODS)}\n\n`--method NAME --help` lists a method's own options."
-    from mm_balance.methods import find_method, option_lines
-
+        names = ", ".join(method_names())
+        return f"methods: {names}, or package.module:Class\n\n`--method NAME --help` lists a method's own options."
     method = find_method(named[-1])
     lines = option_lines(method.Options) or ["none"]
     return f"{method.name}: {method.title}. {method.citation}\noptions:\n" + "\n".join(f"  {line}" for line in lines)

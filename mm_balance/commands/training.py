@@ -15,6 +15,7 @@ from mm_balance.commands.guard import close_adopted
 from mm_balance.config import Config, format_value, options, restore
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, UserError
+from mm_balance.methods import find_method
 from mm_balance.tracking.runs import TrackedRun, children, existing_run, open_run, run_link, tracking_uri
 from mm_balance.workflow.report import accuracies
 from mm_balance.workflow.setup import read_data, resolve_device
@@ -69,7 +70,7 @@ def open_training(
         check_same_data(resumed, data)
     # What a run that has a checkpoint began from is in there.
     warmup = choose_warmup(config, data) if state is None else None
-    what = config.method.method if command.name == "train" else command.name
+    what = find_method(config.method.method).name if command.name == "train" else command.name
     run = resumed or open_run(f"{what} {data.name} seed {config.run.seed}")
     if resumed is not None:
         resumed.reopen()

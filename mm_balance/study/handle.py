@@ -15,11 +15,12 @@ from optuna.trial import FrozenTrial
 
 import mm_balance
 from mm_balance.errors import UserError
+from mm_balance.methods import find_method
 from mm_balance.study.settings import Settings
 from mm_balance.study.storage import StudyLock, locate, open_storage, shown
 from mm_balance.study.trials import PARENT_RUN, SETTINGS, TRIALS, requeue_or_fail
 from mm_balance.tracking.runs import TrackedRun, existing_run
-from mm_balance.workflow.provenance import code_digest
+from mm_balance.workflow.provenance import training_code
 
 SEEDS_APART = 100_003
 """Between the seeds of the sampler of two studies: one study's are its seed times this, plus the number of trials so far."""
@@ -82,9 +83,10 @@ def find_study(study_name: str, storage: str) -> StudyHandle | None:
             f"study {study_name} was made by MM-Balance {settings.version}, this is {mm_balance.__version__}; "
             "go on with that version, or give another study_name"
         )
-    if settings.code != code_digest():
+    code = training_code(find_method(settings.values["method"]))
+    if settings.code != code:
         raise UserError(
-            f"study {study_name} was made with other training code ({settings.code[:12]}, this is {code_digest()[:12]}): its trials "
+            f"study {study_name} was made with other training code ({settings.code[:12]}, this is {code[:12]}): its trials "
             "would not compare; go on with that code, or give another study_name"
         )
     parent = existing_run(attributes[PARENT_RUN], f"study {study_name}: its run")

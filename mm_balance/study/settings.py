@@ -25,9 +25,9 @@ from mm_balance.config import (
 )
 from mm_balance.config import options as run_options
 from mm_balance.errors import UserError
-from mm_balance.methods import METHODS, find_method, parse_options
+from mm_balance.methods import find_method, parse_options
 from mm_balance.methods.options import declared_options
-from mm_balance.workflow.provenance import code_digest
+from mm_balance.workflow.provenance import training_code
 
 OBJECTIVES = {
     "val/accuracy": "maximize",
@@ -51,7 +51,7 @@ class Settings:
 
     Attributes:
         version: of MM-Balance.
-        code: digest of the sources that train, see ``code_digest``.
+        code: digest of the sources that train, see ``training_code``.
         values: filled parameters of training (see ``config.apply_preset``), what ``space`` fixed included.
         dimensions: what is searched, by name.
         objectives: one or two metrics.
@@ -170,7 +170,7 @@ def new_settings(
     dimensions, fixed = search_space(names, study.space, known, configured, given, excluded)
     made = Settings(
         version=mm_balance.__version__,
-        code=code_digest(),
+        code=training_code(find_method(values["method"])),
         values=values,
         dimensions=dimensions,
         objectives=parse_objectives(study.objective),
@@ -227,8 +227,9 @@ def own_options(method: str) -> dict[str, str]:
     if method == ADAPTIVE_METHOD:
         return {}
     taken = stage_options("train")
-    declared = declared_options(find_method(method).Options)
-    return {f"{method}.{name}" if name in taken else name: name for name in declared}
+    chosen = find_method(method)
+    declared = declared_options(chosen.Options)
+    return {f"{chosen.name}.{name}" if name in taken else name: name for name in declared}
 
 
 def warmup_is_shared(values: Mapping[str, Any]) -> bool:
@@ -242,7 +243,7 @@ def _named(search: str, values: Mapping[str, Any], known: Mapping[str, Option]) 
         return []
     method = values["method"]
     if search == "method":
-        own = own_options(method) or dict.fromkeys(declared_options(METHODS[method].Options))
+        own = own_options(method) or dict.fromkeys(declared_options(find_method(method).Options))
         names = [name for name in own if known[name].search is not None]
         if not names:
             raise UserError(
@@ -271,4 +272,5 @@ def configured_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def automatic_name(study: StudyConfig, settings: Settings) -> str:
     """``digits-gap_mixture-weights-1a2b3c``: the same for the same settings."""
-    return "-".join([Path(settings.values["dataset"]).stem, settings.values["method"], study.search, settings.digest()])
+    method = find_method(settings.values["method"]).name
+    return "-".join([Path(settings.values["dataset"]).stem, method, study.search, settings.digest()])

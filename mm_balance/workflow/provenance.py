@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from mm_balance.config import (
     warmup_parameters,
 )
 from mm_balance.data import MultimodalData
+from mm_balance.imports import outside_sources
 from mm_balance.methods import Method, build_method
 from mm_balance.tracking.environment import git_state
 from mm_balance.tracking.runs import TrackedRun
@@ -42,8 +43,27 @@ Circumstances = dict[str, str | int]
 def code_digest() -> str:
     """SHA-256 of the sources that train, in hex; the same for the same text, however its lines end."""
     root = Path(mm_balance.__file__).parent
+    return _digest_of_sources(root, _training_sources(root))
+
+
+def training_code(method: type[Method]) -> str:
+    """``code_digest``, and for a method outside this package the sources of its package (or module) with it.
+
+    What these import from elsewhere is not in it.
+    """
+    outside = [_outside_digest(source) for source in outside_sources(method, Method)]
+    return hashlib.sha256(" ".join([code_digest(), *outside]).encode()).hexdigest() if outside else code_digest()
+
+
+@cache
+def _outside_digest(source: Path) -> str:
+    """Of a folder or a file when the process first asks: what is edited while it trains is not what it trains with."""
+    return _digest_of_sources(source.parent, source.rglob("*.py") if source.is_dir() else [source])
+
+
+def _digest_of_sources(root: Path, paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(_training_sources(root)):
+    for path in sorted(paths):
         digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
         digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()
@@ -54,10 +74,11 @@ def _training_sources(root: Path) -> Iterator[Path]:
         yield from (root / name).rglob("*.py") if (root / name).is_dir() else (root / name,)
 
 
-def circumstances(device: str) -> Circumstances:
-    """What this process trains with on ``device`` (the parameter's value)."""
+def circumstances(device: str, method: type[Method] | None = None) -> Circumstances:
+    """What this process trains ``method`` (None: any of this package) with on ``device`` (the parameter's value)."""
     kind = resolve_device(device).type
-    return {"code": code_digest(), "device": kind, "threads": torch.get_num_threads() if kind == "cpu" else 0}
+    code = code_digest() if method is None else training_code(method)
+    return {"code": code, "device": kind, "threads": torch.get_num_threads() if kind == "cpu" else 0}
 
 
 def applied(config: Config, stage: str) -> dict[str, Any]:
@@ -145,9 +166,8 @@ class Provenance:
         record = applied(config, entry_point)
         if warmup is not None:
             record |= warmup_settings(warmup) | {"warmup_run": warmup.run_id}
-        return cls(
-            entry_point, record, asdict(method.options), [circumstances(config.run.device)], [], warmup, method.name
-        )
+        trained_by = circumstances(config.run.device, type(method))
+        return cls(entry_point, record, asdict(method.options), [trained_by], [], warmup, method.name)
 
     def continued(self, config: Config, method: Method, epoch: int) -> Provenance:
         """Of the same stage that goes on now, with ``config``, after ``epoch`` epochs in all."""
@@ -256,7 +276,7 @@ def stage_tags(data: MultimodalData, stage: str, seed: int, method: Method) -> d
         "mm.data_digest": data.digest,
         "mm.seed": str(seed),
         "mm.version": mm_balance.__version__,
-        "mm.code": code_digest(),
+        "mm.code": training_code(type(method)),
         "mm.git_dirty": str(git["dirty"]),
         **({"mlflow.source.git.commit": git["commit"]} if git["commit"] else {}),
         **({"mm.unimodal": "branches"} if method.sees_others() else {}),

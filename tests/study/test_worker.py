@@ -15,6 +15,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
+from outside import write_module
 from study.conftest import settings_of, trivial_worker
 from study.trivial import train
 
@@ -23,7 +24,7 @@ from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.study.handle import find_study, make_pruner, make_sampler, make_study, pin_warmups
 from mm_balance.study.report import configured_trial, run_line
-from mm_balance.study.settings import new_settings
+from mm_balance.study.settings import automatic_name, new_settings, searchable
 from mm_balance.study.trials import ERROR, ORIGIN, RETRY_OF, RUN, STATUS, all_trials, count_trials, counted_trials
 from mm_balance.study.worker import run_worker
 from mm_balance.testing import tiny_data
@@ -230,7 +231,21 @@ def test_of_two_that_make_a_study_the_first_decides_on_its_warm_up(new_desk):
 
 def test_a_study_made_by_other_code_is_refused(new_desk, monkeypatch):
     new_desk(name="mine")
-    monkeypatch.setattr("mm_balance.study.handle.code_digest", lambda: "f" * 64)
+    monkeypatch.setattr("mm_balance.study.handle.training_code", lambda method: "f" * 64)
+    with pytest.raises(UserError, match="was made with other training code"):
+        find_study("mine", "auto")
+
+
+def test_a_study_of_a_method_outside_the_package(store, new_desk, monkeypatch, import_folder):
+    """Its workers import it from the folder that they are started in."""
+    write_module(store, "studied_methods")
+    write_module(import_folder, "studied_methods")
+    handle = new_desk(trials=2, method="studied_methods:Halved", search="method")
+    assert set(handle.settings.dimensions) == {"factor"}
+    assert "halved.batch_size" in searchable(handle.settings.values)
+    assert automatic_name(StudyConfig(space=None, search="method"), handle.settings).startswith("digits-halved-method-")
+    crowd(handle, 1, 2)
+    monkeypatch.setattr("mm_balance.workflow.provenance._outside_digest", lambda source: "edited")
     with pytest.raises(UserError, match="was made with other training code"):
         find_study("mine", "auto")
 

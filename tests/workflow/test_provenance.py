@@ -9,10 +9,12 @@ import pytest
 import torch
 from data.test_manifest import Folder
 from mlflow.tracking import MlflowClient
+from outside import write_module
 from workflow.test_resume import QUICK, config_of, do, newest, runs
 
 from mm_balance.config import resolve
 from mm_balance.errors import UserError
+from mm_balance.methods import find_method
 from mm_balance.testing import tiny_data
 from mm_balance.tracking.query import read_gap_table
 from mm_balance.tracking.runs import TrackedRun, find_warmup, open_run
@@ -90,6 +92,40 @@ def test_the_code_is_that_which_trains(tmp_path, monkeypatch):
     assert fresh() == first
     (package / "methods" / "some.py").write_text("a = 2\n")
     assert fresh() != first
+
+
+def test_the_code_of_a_method_outside_the_package_counts_too(import_folder):
+    def code(module):
+        method = find_method(f"{module}:Halved")
+        provenance._outside_digest.cache_clear()
+        return provenance.training_code(method)
+
+    alone = write_module(import_folder, "alone_methods")
+    write_module(import_folder, "of_package.methods")
+    first, second = code("alone_methods"), code("of_package.methods")
+    assert len({first, second, provenance.code_digest()}) == 3
+    write_module(import_folder, "other_methods", "a = 1")
+    alone.write_bytes(alone.read_bytes().replace(b"\n", b"\r\n"))
+    assert code("alone_methods") == first
+    write_module(import_folder, "of_package.helpers", "a = 1")
+    alone.write_text(alone.read_text() + "\n")
+    assert code("alone_methods") != first
+    assert code("of_package.methods") != second
+    assert provenance.training_code(find_method("ogm")) == provenance.code_digest()
+
+
+def test_an_edited_method_is_another_training_but_begins_from_the_same_warm_up(import_folder, monkeypatch):
+    write_module(import_folder, "edited_methods")
+    config, data = resolve({"method": "edited_methods:Halved", "device": "cpu"}), tiny_data()
+
+    def settings():
+        return provenance.expected_settings(config, data, "train", config.method, {}, after_warmup=True)
+
+    warmup, first = provenance.fingerprint(config, data), settings()
+    assert settings() == first
+    monkeypatch.setattr(provenance, "_outside_digest", lambda source: "edited")
+    assert settings() != first
+    assert provenance.fingerprint(config, data) == warmup
 
 
 def test_a_run_after_a_named_warm_up_says_what_that_warm_up_was():

@@ -1,4 +1,4 @@
-"""What signals do to a running guard."""
+"""What signals do to a running command."""
 
 import os
 import signal
@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from mm_balance.commands import guard
 from mm_balance.commands.guard import StopRequest, run_guarded
 from mm_balance.errors import Interrupted
-from mm_balance.commands import guard
 
 
 @pytest.fixture

@@ -1,0 +1,164 @@
+"""Methods by name: those of this package, of installed plug-ins, and any class by its import path. Free of PyTorch.
+
+A method's module is imported when the method is first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+from mm_balance.config.parse import did_you_mean
+from mm_balance.errors import UserError
+from mm_balance.imports import import_class, import_path
+from mm_balance.methods.options import complete
+
+if TYPE_CHECKING:
+    from mm_balance.methods.base import Method
+
+BUILT_IN = {
+    "concat": "mm_balance.methods.concat:Concat",
+    "concat_unimodal": "mm_balance.methods.concat_unimodal:ConcatUnimodal",
+    "audio_only": "mm_balance.methods.unimodal:AudioOnly",
+    "visual_only": "mm_balance.methods.unimodal:VisualOnly",
+    "ensemble": "mm_balance.methods.unimodal:Ensemble",
+    "g_blending": "mm_balance.methods.g_blending:GBlending",
+    "ogm": "mm_balance.methods.ogm:Ogm",
+    "ogm_ge": "mm_balance.methods.ogm:OgmGe",
+    "greedy": "mm_balance.methods.greedy:Greedy",
+    "pmr": "mm_balance.methods.pmr:Pmr",
+    "agm": "mm_balance.methods.agm:Agm",
+    "mla": "mm_balance.methods.mla:Mla",
+    "diagnose_relearn": "mm_balance.methods.diagnose_relearn:DiagnoseRelearn",
+    "opm": "mm_balance.methods.opm:Opm",
+    "opm_ogm": "mm_balance.methods.opm:OpmOgm",
+    "gap_mixture": "mm_balance.methods.gap_mixture:GapMixture",
+    "purified": "mm_balance.methods.purified:Purified",
+    "mmcosine": "mm_balance.methods.mmcosine:MMCosine",
+    "mmpareto": "mm_balance.methods.mmpareto:MMPareto",
+    "umt": "mm_balance.methods.umt:Umt",
+    "sample_valuation": "mm_balance.methods.sample_valuation:SampleValuation",
+    "focal": "mm_balance.methods.focal:Focal",
+    "lfm": "mm_balance.methods.lfm:Lfm",
+    "reconboost": "mm_balance.methods.reconboost:ReconBoost",
+    "cml": "mm_balance.methods.cml:Cml",
+    "amco": "mm_balance.methods.amco:Amco",
+    "mbsd": "mm_balance.methods.mbsd:Mbsd",
+}
+"""The methods of this package: one line each, name and import path."""
+
+PLUGIN_GROUP = "mm_balance.methods"
+"""The entry-point group in which an installed package offers methods: name = import path."""
+
+
+class MethodRegistry(MutableMapping[str, "type[Method]"]):
+    """Name -> class of a method; one that is registered by import path is imported when it is first asked for.
+
+    Args:
+        paths: name -> import path.
+    """
+
+    def __init__(self, paths: Mapping[str, str]) -> None:
+        self._methods: dict[str, str | type[Method]] = dict(paths)
+
+    def __getitem__(self, name: str) -> type[Method]:
+        found = self._methods[name]
+        if isinstance(found, str):
+            found = self._methods[name] = _import_method(found, f"method={name}")
+        return found
+
+    def __setitem__(self, name: str, method: type[Method]) -> None:
+        self._methods[name] = method
+
+    def __delitem__(self, name: str) -> None:
+        del self._methods[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._methods  # Mapping's own would import the method
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._methods)
+
+    def __len__(self) -> int:
+        return len(self._methods)
+
+
+METHODS = MethodRegistry(BUILT_IN)
+"""Name -> class of every method of this package, and of those that a program adds: ``METHODS["mine"] = Mine``."""
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of a method.
+
+    Args:
+        name: key of ``METHODS``, name of an installed plug-in, or ``package.module:Class``. With ``python -m``, modules in the
+            current folder can be imported.
+
+    Raises:
+        UserError: no such method; several have that name; the class is no method, or has no name of its own.
+    """
+    if ":" in name:
+        return _import_outside(name, f"method={name}")
+    offered = plugins(name)
+    owners = [f"{item.value} of the installed package {item.dist.name if item.dist else '?'}" for item in offered]
+    if name in BUILT_IN:
+        owners.insert(0, f"{BUILT_IN[name]} of MM-Balance")
+    if len(owners) > 1:
+        raise UserError(
+            f"method={name} is the name of {' and of '.join(owners)}; uninstall one, or give method=package.module:Class"
+        )
+    if name in METHODS:
+        return METHODS[name]
+    if not offered:
+        check_method_name(name)
+    return _import_outside(f"{offered[0].module}:{offered[0].attr}", f"method={name}")
+
+
+def check_method_name(name: str) -> None:
+    """Raises UserError where there can be no method of that name; nothing is imported."""
+    known = method_names()
+    if ":" not in name and name not in known:
+        raise UserError(
+            f"method={name} is not known{did_you_mean(name, known)}; give one of {', '.join(known)}, "
+            "or a class of your own as package.module:Class"
+        )
+
+
+def plugins(name: str | None = None) -> list[EntryPoint]:
+    """What installed packages offer as methods; with ``name``, as the method of that name. Nothing is imported."""
+    return [item for item in entry_points(group=PLUGIN_GROUP) if name in (None, item.name)]
+
+
+def method_names() -> list[str]:
+    """The names of all methods: those of ``METHODS``, then those of plug-ins."""
+    return list(dict.fromkeys([*METHODS, *sorted(item.name for item in plugins())]))
+
+
+def build_method(name: str, settings: Mapping[str, Any], modalities: Sequence[str], train_samples: int) -> Method:
+    """A method; ``settings`` gives its options by name, those it lacks have their defaults.
+
+    Raises:
+        UserError: as ``find_method``; or more modalities than the method can handle.
+    """
+    method = find_method(name)
+    return method(complete(method.Options, settings), modalities, train_samples)
+
+
+def _import_method(path: str, what: str) -> type[Method]:
+    from mm_balance.methods.base import Method  # loads PyTorch
+
+    return import_class(path, Method, what)
+
+
+def _import_outside(path: str, what: str) -> type[Method]:
+    """A method that is not in ``METHODS``: runs are found by its name, which must be its own."""
+    method = _import_method(path, what)
+    for attribute in ("name", "title"):
+        if not isinstance(getattr(method, attribute, None), str):
+            raise UserError(f"{what}: {method.__name__} has no {attribute}; give the class one")
+    if method.name in BUILT_IN and BUILT_IN[method.name] != import_path(method):
+        raise UserError(
+            f"{what}: {method.__name__}.name is {method.name!r}, a method of MM-Balance; give it another name"
+        )
+    return method
