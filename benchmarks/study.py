@@ -33,7 +33,7 @@ def main() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ["MLFLOW_EXPERIMENT_NAME"] = "study-benchmark"
     os.environ["TQDM_DISABLE"] = "1"
-    from mm_balance.tracking.runs import prepare_store
+    from mm_balance.tracking.lookup import prepare_store
 
     prepare_store()
     print(f"overhead of a trial, tracking included: {time_overhead(50):.3f} s")
@@ -81,11 +81,12 @@ def time_overhead(trials: int) -> float:
     from mm_balance.study.worker import work
     from mm_balance.testing import tiny_data
     from mm_balance.tracking.environment import environment
-    from mm_balance.tracking.runs import open_run
+    from mm_balance.tracking.lookup import open_run
+    from mm_balance.workflow.card import log_data
 
     def train(config, data: MultimodalData, run, stop, watch):
         run.log_config(asdict(config))
-        run.log_data(data, "training")
+        log_data(run, data, "training")
         run.log_json(environment(), "environment.json")
         metrics = {"val/accuracy": 1 - abs(config.gap_weight - 0.7) / 10}
         for epoch in range(12):
@@ -114,7 +115,7 @@ def _one_thread() -> None:
 
 def _full_run(confirmation: tuple[str, int, float]) -> None:
     from mm_balance.config import resolve
-    from mm_balance.tracking.runs import open_run
+    from mm_balance.tracking.lookup import open_run
     from mm_balance.workflow.runners import run_stage2, run_warmup
     from mm_balance.workflow.setup import read_data
 

@@ -18,7 +18,8 @@ from mm_balance.errors import UserError
 from mm_balance.study.settings import Settings
 from mm_balance.study.storage import StudyLock, locate, open_storage, shown
 from mm_balance.study.trials import PARENT_RUN, SETTINGS, TRIALS, requeue_or_fail
-from mm_balance.tracking.runs import TrackedRun, existing_run
+from mm_balance.tracking.lookup import existing_run
+from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.provenance import code_digest
 
 SEEDS_APART = 100_003

@@ -16,15 +16,9 @@ from mm_balance.config import Config, entry_point_options, parse_arguments, reso
 from mm_balance.data import MultimodalData, prepare_raw
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import METHODS, find_method, option_lines, parse_options
-from mm_balance.tracking.runs import (
-    TrackedRun,
-    adopted_run_id,
-    children,
-    existing_run,
-    open_run,
-    run_link,
-    tracking_uri,
-)
+from mm_balance.tracking.lookup import adopted_run_id, children, existing_run, open_run, run_link, tracking_uri
+from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.card import log_data
 from mm_balance.workflow.provenance import applied
 from mm_balance.workflow.report import accuracies, describe_data
 from mm_balance.workflow.runners import (
@@ -202,7 +196,7 @@ def _prepare(config: Config, stop: StopRequest) -> None:
     try:
         run.set_tags({"mm.stage": "prepare", "mm.dataset": data.name, "mm.data_digest": data.digest})
         run.log_config(applied(config, "prepare"))
-        run.log_data(data, "prepared")
+        log_data(run, data, "prepared")
         run.log_metrics({f"data/{name}": count for name, count in data.counts.items()}, 0)
         run.describe(describe_data(data))
     except BaseException:

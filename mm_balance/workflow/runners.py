@@ -15,8 +15,10 @@ from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import build_method, find_method
 from mm_balance.seeding import set_numerics
 from mm_balance.tracking.environment import environment
+from mm_balance.tracking.lookup import children, existing_run, find_warmup, open_run
 from mm_balance.tracking.model import load_network
-from mm_balance.tracking.runs import TrackedRun, children, existing_run, find_warmup, open_run
+from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.card import log_data
 from mm_balance.workflow.provenance import Provenance, circumstances, fingerprint
 from mm_balance.workflow.report import accuracies, describe_stage, final_validation, publish
 from mm_balance.workflow.setup import resolve_device
@@ -138,7 +140,7 @@ def introduce_main(config: Config, data: MultimodalData, parent: TrackedRun) -> 
     provenance = Provenance.new(config, "main", method, None)
     parent.set_tags(provenance.tags(data, "main", method) | {"mm.fingerprint": fingerprint(config, data)})
     parent.log_config(provenance.config)
-    parent.log_data(data, "training")
+    log_data(parent, data, "training")
     if names.ENVIRONMENT_FILE not in parent.artifact_names(""):  # of later processes, the nested runs have their own
         parent.log_json(environment(), names.ENVIRONMENT_FILE)
 
@@ -208,7 +210,7 @@ def run_evaluate(
             **({"mm.unimodal": "branches"} if branches else {}),
         }
     )
-    run.log_data(data, "evaluation")
+    log_data(run, data, "evaluation")
     run.log_metrics(metrics, epoch)
     run.describe(
         f"Model of run `{source.run_id}` after epoch {epoch} on the {split} split ({len(seen.labels)} samples): "

@@ -12,7 +12,6 @@ import torch
 from mm_balance.config import AUTO, Config
 from mm_balance.data import DecodeSettings, FileOptions, MultimodalData, load_data
 from mm_balance.errors import UserError
-from mm_balance.workflow.card import ensure_card
 
 CACHE_VARIABLE = "MM_BALANCE_CACHE"
 DATA_SEED = 0
@@ -49,7 +48,6 @@ def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> Multi
         options=file_options(config),
         work=decoding(config, stop),
     )
-    ensure_card(data)
     return data.with_train_fraction(config.train_fraction, seed=DATA_SEED)
 
 

@@ -27,7 +27,7 @@ from mm_balance.study.settings import new_settings
 from mm_balance.study.trials import ERROR, ORIGIN, RETRY_OF, RUN, STATUS, all_trials, count_trials, counted_trials
 from mm_balance.study.worker import work
 from mm_balance.testing import tiny_data
-from mm_balance.tracking.runs import nested_runs, open_run
+from mm_balance.tracking.lookup import nested_runs, open_run
 from mm_balance.workflow.runners import find_matching_warmup, run_warmup
 from mm_balance.workflow.setup import read_data, work_folder
 
