@@ -15,7 +15,8 @@ from analysis.tables import ROW_TAG, finished_run
 from mm_balance.config import Config
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Diverged, UserError
-from mm_balance.tracking.runs import TrackedRun, open_run, prepare_store
+from mm_balance.tracking.lookup import open_run, prepare_store
+from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.plans import warmup_plan
 from mm_balance.workflow.runs import run_evaluation, run_stage
 from mm_balance.workflow.stage import StageResult

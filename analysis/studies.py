@@ -23,8 +23,8 @@ from mm_balance import names
 from mm_balance.commands import COMMANDS
 from mm_balance.errors import UserError
 from mm_balance.study.command import study_name
+from mm_balance.tracking.lookup import existing_run
 from mm_balance.tracking.query import RunRecord, find_runs
-from mm_balance.tracking.runs import existing_run
 
 EXPERIMENT = "studies"
 SEARCHES = ("anneal", "weights", "anneal_and_weights", "form")

@@ -16,7 +16,9 @@ from analysis.claims import LEVEL, claims, claims_table, family_size
 from mm_balance.errors import UserError
 from mm_balance.functional.metrics import binary_auc, paired_interval
 from mm_balance.functional.mixture import fit_mixture
-from mm_balance.tracking.query import RunRecord, find_runs, metric_series, read_gap_table, read_run, refit_epochs
+from mm_balance.tracking.query import RunRecord, find_runs, read_run
+from mm_balance.tracking.refits import read_gap_table, refit_epochs
+from mm_balance.tracking.runs import TrackedRun
 
 ROW_TAG = "mm.row"
 ACCURACIES = ("accuracy", "accuracy_audio", "accuracy_visual")
@@ -63,7 +65,7 @@ def collect(experiment: str, wanted: Mapping[tuple[str, int], str]) -> pd.DataFr
     """
     lines: dict[tuple[str, int], dict[str, Any]] = {}
     for row, run, test in table_runs(experiment, wanted):
-        warmup = read_run(run.tags["mm.warmup_run"])
+        warmup, tracked = read_run(run.tags["mm.warmup_run"]), TrackedRun(run.run_id)
         line: dict[str, Any] = {"row": row, "seed": int(run.tags["mm.seed"]), "run": run.run_id}
         line |= {name: test.metrics[f"test/{name}"] for name in ACCURACIES}
         line["epoch"] = int(run.metrics["selection/last_epoch"])
@@ -73,11 +75,11 @@ def collect(experiment: str, wanted: Mapping[tuple[str, int], str]) -> pd.DataFr
             line[f"warm-up {name}"] = warmup.metrics[name]
             line[f"final {name}"] = run.metrics[name]
         for name in ("gmm/density_at_zero", "gmm/imbalanced_weight", "gmm/imbalanced_mean", "gap/mean", "gap/mean_abs"):
-            series = metric_series(run.run_id, name)
+            series = tracked.metric_series(name)
             line[f"first {name}"], line[f"last {name}"] = series[0][1], series[-1][1]
         line |= {f"last {name}": run.metrics[name] for name in run.metrics if name.startswith("truth/")}
         line |= {name: run.metrics[name] for name in run.metrics if name.startswith("time/")}
-        refits = {epoch: detection(read_gap_table(run.run_id, epoch)) for epoch in refit_epochs(run.run_id)}
+        refits = {epoch: detection(read_gap_table(tracked, epoch)) for epoch in refit_epochs(tracked)}
         line |= at_refits(refits, line["epoch"])
         lines[row, line["seed"]] = line
     return pd.DataFrame(lines.values()).sort_values(["row", "seed"], ignore_index=True)

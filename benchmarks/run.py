@@ -93,7 +93,7 @@ def training_rows(data) -> list[tuple[str, float, str]]:
 
 def tracking_rows() -> list[tuple[str, float, str]]:
     """One epoch's batch of metrics on a fresh sqlite store."""
-    from mm_balance.tracking.runs import open_run, prepare_store
+    from mm_balance.tracking.lookup import open_run, prepare_store
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{Path(folder) / 'mlflow.db'}"

@@ -32,7 +32,7 @@ def main() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ["MLFLOW_EXPERIMENT_NAME"] = "study-benchmark"
     os.environ["TQDM_DISABLE"] = "1"
-    from mm_balance.tracking.runs import prepare_store
+    from mm_balance.tracking.lookup import prepare_store
 
     prepare_store()
     print(f"overhead of a trial, tracking included: {time_overhead(50):.3f} s")
@@ -80,11 +80,12 @@ def time_overhead(trials: int) -> float:
     from mm_balance.study.worker import run_worker
     from mm_balance.testing import tiny_data
     from mm_balance.tracking.environment import environment
-    from mm_balance.tracking.runs import open_run
+    from mm_balance.tracking.lookup import open_run
+    from mm_balance.workflow.card import log_data
 
     def train(config, data: MultimodalData, run, stop, watch):
         run.log_config(config.values())
-        run.log_data(data, "training")
+        log_data(run, data, "training")
         run.log_json(environment(), "environment.json")
         metrics = {"val/accuracy": 1 - abs(config.gap_mixture.gap_weight - 0.7) / 10}
         for epoch in range(12):
@@ -113,7 +114,7 @@ def _one_thread() -> None:
 
 def _full_run(confirmation: tuple[str, int, float]) -> None:
     from mm_balance.config import resolve
-    from mm_balance.tracking.runs import open_run
+    from mm_balance.tracking.lookup import open_run
     from mm_balance.workflow.plans import adaptive_plan, warmup_plan
     from mm_balance.workflow.runs import run_stage
     from mm_balance.workflow.setup import read_data

@@ -167,6 +167,10 @@ CHECKPOINT_BEST = "best"
 GAP_FIGURE = "figures/gap_mixture.png"
 EVOLUTION_FIGURE = "figures/mixture_evolution.png"
 ACCURACY_FIGURE = "figures/unimodal_accuracy.png"
+REFITS_FOLDER = "refits"
+MIXTURE_FILE = "mixture.json"
+DENSITY_FILE = "density.png"
+GAPS_FILE = "gaps.parquet"
 DENSITY_IMAGE_KEY = "gmm/density"
 STUDY_FOLDER = "study"
 STUDY_TABLE = "study/trials"
@@ -185,9 +189,9 @@ ARTIFACTS = {
     f"{DATA_FOLDER}/{SHEET_FILE}": "frames beside spectrograms of some training samples",
     f"{DATA_FOLDER}/{SAMPLES_FILE}": "one row per sample: split, label, files, hashes, durations, and what the data set knows "
     "of it (CREMA-D: actor, human votes)",
-    "refits/epoch_NNNN/mixture.json": "the fitted mixture; reads back with Mixture.from_json",
-    "refits/epoch_NNNN/density.png": "histogram of gaps, components, their sum, posterior",
-    "refits/epoch_NNNN/gaps.parquet": "one row per training sample: index, sample, label, p_<modality>, p_fused, gap, "
+    f"{REFITS_FOLDER}/epoch_NNNN/{MIXTURE_FILE}": "the fitted mixture; reads back with Mixture.from_json",
+    f"{REFITS_FOLDER}/epoch_NNNN/{DENSITY_FILE}": "histogram of gaps, components, their sum, posterior",
+    f"{REFITS_FOLDER}/epoch_NNNN/{GAPS_FILE}": "one row per training sample: index, sample, label, p_<modality>, p_fused, gap, "
     "posterior_imbalanced (and the planted corruption, where known)",
     GAP_FIGURE: "the first fit of stage 2 (the paper's Fig. 2)",
     EVOLUTION_FIGURE: "all fits of the run, where there are several (the paper's Fig. 3)",
@@ -211,4 +215,9 @@ def resumed_environment_file(epoch: int) -> str:
 
 def refit_folder(epoch: int) -> str:
     """Artifact folder of the refit after ``epoch`` epochs."""
-    return f"refits/epoch_{epoch:04d}"
+    return f"{REFITS_FOLDER}/epoch_{epoch:04d}"
+
+
+def refit_epoch(folder: str) -> int:
+    """The inverse of ``refit_folder``."""
+    return int(folder.removeprefix(f"{REFITS_FOLDER}/epoch_"))

@@ -17,7 +17,7 @@ from hypothesis import settings
 
 from mm_balance.data import MultimodalData
 from mm_balance.testing import tiny_data as make_tiny_data
-from mm_balance.tracking.runs import prepare_store
+from mm_balance.tracking.lookup import prepare_store
 
 # The same examples every time: a red build means a change, not a new example. To look for new ones:
 # HYPOTHESIS_PROFILE=explore pytest ...

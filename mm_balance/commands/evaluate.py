@@ -13,7 +13,7 @@ def run(given: Given, stop: Stop) -> None:
         raise UserError("run_id is missing; give the id of a finished run of warmup, adaptive, train or main")
     from mm_balance import names
     from mm_balance.commands.training import check_same_data, end_run, print_result
-    from mm_balance.tracking.runs import existing_run, open_run
+    from mm_balance.tracking.lookup import existing_run, open_run
     from mm_balance.workflow.report import accuracies
     from mm_balance.workflow.runs import run_evaluation
     from mm_balance.workflow.setup import read_data

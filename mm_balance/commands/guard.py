@@ -107,7 +107,7 @@ def _adopted() -> TrackedRun | None:
     """The run that ``mlflow run`` has made for this process, if any."""
     if "MLFLOW_RUN_ID" not in os.environ:  # MLflow takes seconds to load
         return None
-    from mm_balance.tracking.runs import adopted_run_id, existing_run
+    from mm_balance.tracking.lookup import adopted_run_id, existing_run
 
     identity = adopted_run_id()
     return None if identity is None else existing_run(identity, "MLFLOW_RUN_ID")

@@ -38,7 +38,7 @@ def run_recipe(config: Config, data: MultimodalData, parent: TrackedRun, stop: S
     Returns:
         The final validation and test metrics.
     """
-    from mm_balance.tracking.runs import children, open_run
+    from mm_balance.tracking.lookup import children, open_run
     from mm_balance.workflow.plans import adaptive_plan, warmup_plan
     from mm_balance.workflow.report import accuracies, describe_stage, final_validation, publish
     from mm_balance.workflow.runs import run_evaluation, run_stage
@@ -90,6 +90,7 @@ def _log_header(config: Config, data: MultimodalData, parent: TrackedRun) -> Non
     from mm_balance import names
     from mm_balance.methods import build_method
     from mm_balance.tracking.environment import environment
+    from mm_balance.workflow.card import log_data
     from mm_balance.workflow.plans import adaptive_plan
     from mm_balance.workflow.provenance import Provenance, fingerprint
 
@@ -99,7 +100,7 @@ def _log_header(config: Config, data: MultimodalData, parent: TrackedRun) -> Non
     parent.set_tags(provenance.tags(data, COMMAND.name, method) | {"mm.fingerprint": fingerprint(config, data)})
     parent.log_config(provenance.config)
     parent.log_params(provenance.parameters())
-    parent.log_data(data, "training")
+    log_data(parent, data, "training")
     if names.ENVIRONMENT_FILE not in parent.artifact_names(""):  # of later processes, the nested runs have their own
         parent.log_json(environment(), names.ENVIRONMENT_FILE)
 

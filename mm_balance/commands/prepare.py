@@ -21,7 +21,8 @@ def run(given: Given, stop: Stop) -> None:
         raise UserError(f"source is missing; give the folder of the raw download of {name}")
     from mm_balance.commands.training import end_run
     from mm_balance.data import prepare_raw
-    from mm_balance.tracking.runs import open_run, run_link
+    from mm_balance.tracking.lookup import open_run, run_link
+    from mm_balance.workflow.card import log_data
     from mm_balance.workflow.report import describe_data
     from mm_balance.workflow.setup import decoding, read_data
 
@@ -41,7 +42,7 @@ def run(given: Given, stop: Stop) -> None:
     try:
         prepared.set_tags({"mm.stage": "prepare", "mm.dataset": data.name, "mm.data_digest": data.digest})
         prepared.log_config({name: values[name] for name in PARAMETERS})
-        prepared.log_data(data, "prepared")
+        log_data(prepared, data, "prepared")
         prepared.log_metrics({f"data/{count}": value for count, value in data.counts.items()}, 0)
         prepared.describe(describe_data(data))
     except BaseException:

@@ -16,7 +16,8 @@ from mm_balance.config import Config, format_value, options, restore
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import find_method
-from mm_balance.tracking.runs import TrackedRun, children, existing_run, open_run, run_link, tracking_uri
+from mm_balance.tracking.lookup import children, existing_run, open_run, run_link, tracking_uri
+from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.report import accuracies
 from mm_balance.workflow.setup import read_data, resolve_device
 from mm_balance.workflow.stage import StageResult, saved_state

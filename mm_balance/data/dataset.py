@@ -137,6 +137,7 @@ class MultimodalData:
         notes: what one should know of the data or the split.
         table: one value per sample and column, for all splits: what is known of each clip.
         folder: of the prepared store, where there is one.
+        whole: of a part of a prepared set, the set that it is a part of, which the data card describes; else None.
     """
 
     name: str
@@ -154,6 +155,7 @@ class MultimodalData:
     notes: list[str] = field(default_factory=list)
     table: dict[str, list] = field(default_factory=dict)
     folder: Path | None = None
+    whole: MultimodalData | None = None
 
     @property
     def card(self) -> Path | None:
@@ -182,7 +184,9 @@ class MultimodalData:
         sizes = {name: len(part) for name, part in parts.items()}
         if "corrupted" in self.counts:
             sizes["corrupted"] = sum(bool(modality) for modality in parts["train"].corrupted)
-        return replace(self, splits={**self.splits, **parts}, counts={**self.counts, **sizes})
+        # The splits of a store are only places in its arrays; the whole of a set in memory would be kept for nothing.
+        whole = None if self.folder is None else self.whole or self
+        return replace(self, splits={**self.splits, **parts}, counts={**self.counts, **sizes}, whole=whole)
 
     def with_held_out(self, fraction: float, *, seed: int) -> MultimodalData:
         """The same data with a stratified share of train as a split of its own, ``held_out``, for methods that need one.

@@ -49,7 +49,9 @@ from mm_balance.study.storage import shown, study_folder
 from mm_balance.study.trials import ORIGIN, TRIALS, all_trials, count_trials, fail_dead_trials
 from mm_balance.study.worker import LAUNCHER_VARIABLE, run_worker
 from mm_balance.study.worker_pool import WorkerPool, train_warmups
-from mm_balance.tracking.runs import TrackedRun, adopted_run_id, open_run
+from mm_balance.tracking.lookup import adopted_run_id, open_run
+from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.card import log_data
 from mm_balance.workflow.plans import method_options
 from mm_balance.workflow.provenance import FollowedWarmup, applied, stage_tags, warmup_settings
 from mm_balance.workflow.setup import read_data, resolve_device
@@ -166,7 +168,7 @@ def run_study(given: Mapping[str, Any], stop: Stop) -> FinishedStudy:
 def _make(parent: TrackedRun, launch: _Launch) -> StudyHandle:
     """The warm-up first, so that a study which can be found can be worked on."""
     settings, device = launch.settings, launch.slots[0].device
-    parent.log_data(launch.data, "training")
+    log_data(parent, launch.data, "training")
     _ensure_warmups([settings.config({}, device=device)], parent, launch)
     record = applied(settings.config({}), "study")
     if warmup_is_shared(settings.values):  # mistakes in it are told before any trial

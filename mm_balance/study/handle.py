@@ -19,7 +19,8 @@ from mm_balance.methods import find_method
 from mm_balance.study.settings import Settings
 from mm_balance.study.storage import StudyLock, locate, open_storage, shown
 from mm_balance.study.trials import PARENT_RUN, SETTINGS, TRIALS, requeue_or_fail
-from mm_balance.tracking.runs import TrackedRun, existing_run
+from mm_balance.tracking.lookup import existing_run
+from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.provenance import training_code
 
 SEEDS_APART = 100_003

@@ -60,8 +60,7 @@ class BestValueLogger:
 
     def __init__(self, handle: StudyHandle) -> None:
         self.handle = handle
-        history = handle.parent.client.get_metric_history(handle.parent.run_id, "study/best_value")
-        self.logged = max((metric.step for metric in history), default=0)
+        self.logged = handle.parent.last_step("study/best_value")
 
     def __call__(self, trials: Sequence[FrozenTrial]) -> None:
         series = best_so_far(trials, self.handle.settings.directions[0])

@@ -20,7 +20,8 @@ from mm_balance.errors import Interrupted, UserError
 from mm_balance.study.handle import StudyHandle
 from mm_balance.study.settings import rounded, warmup_is_shared
 from mm_balance.study.trials import CONFIRMATION, DEVICE, EPOCHS, ERROR, ORIGIN, RETRY_OF, RUN, STATUS, all_trials
-from mm_balance.tracking.runs import TrackedRun, open_run, run_link
+from mm_balance.tracking.lookup import open_run, run_link
+from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.plans import trial_plan
 from mm_balance.workflow.report import accuracies, final_validation
 from mm_balance.workflow.runs import run_stage

@@ -13,7 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mm_balance.study.settings import rounded
 from mm_balance.study.storage import worker_is_alive
-from mm_balance.tracking.runs import TrackedRun, nested_runs
+from mm_balance.tracking.lookup import nested_runs
+from mm_balance.tracking.runs import TrackedRun
 
 SETTINGS = "settings"
 PARENT_RUN = "parent_run"

@@ -19,7 +19,8 @@ from mm_balance.study.handle import StudyHandle
 from mm_balance.study.storage import new_identity, study_folder
 from mm_balance.study.trials import all_trials, count_trials
 from mm_balance.study.worker import IDENTITY_VARIABLE, LAUNCHER_VARIABLE
-from mm_balance.tracking.runs import TrackedRun, child_environment
+from mm_balance.tracking.lookup import child_environment
+from mm_balance.tracking.runs import TrackedRun
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 60

@@ -13,7 +13,6 @@ import numpy as np
 import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.models.model import ModelInfo
 from mlflow.types import ColSpec, Schema, TensorSpec
 
 import mm_balance
@@ -39,26 +38,12 @@ def log_model(run: TrackedRun, model: MultimodalNetwork, data: MultimodalData, s
         source = Path(mm_balance.__file__).parent
         code = Path(temporary) / "mm_balance"
         shutil.copytree(source, code, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
-        info = _log(run, folder, code, data, step)
-    return info.model_uri
-
-
-def _log(run: TrackedRun, folder: Path, code: Path, data: MultimodalData, step: int) -> ModelInfo:
-    return Model.log(
-        artifact_path=None,
-        flavor=_Flavor,
-        flavor_name="pyfunc",
-        name=names.MODEL_NAME,
-        run_id=run.run_id,
-        step=step,
-        data_path=folder,
-        code_path=code,
-        signature=signature(data),
-    )
+        content = {"data_path": folder, "code_path": code, "signature": signature(data)}
+        return run.log_model_folder(_Flavor, names.MODEL_NAME, step, **content)
 
 
 class _Flavor:
-    """Writes the model's folder for ``Model.log``.
+    """Writes the model's folder for ``TrackedRun.log_model_folder``.
 
     ``mlflow.pyfunc.save_model`` writes the same, but first looks through every installed package to compare the requirements
     with what is installed, from which they were just read; that took as long as all the rest.
@@ -112,16 +97,14 @@ def load_network(run: TrackedRun) -> tuple[MultimodalNetwork, int]:
     Raises:
         UserError: the run has logged no model, or it cannot be loaded.
     """
-    outputs = run.read().outputs
-    models = outputs.model_outputs if outputs is not None else []
-    if not models:
+    latest = run.latest_model()
+    if latest is None:
         raise UserError(
             f"run {run.run_id} has logged no model; give a finished run of warmup, adaptive or main (not a nested one)"
         )
-    # Not by step: a run that was continued may have had its best epoch at a later step before than it has now.
-    latest = max(models, key=lambda item: run.client.get_logged_model(item.model_id).creation_timestamp)
+    uri, step = latest
     try:
-        loaded = mlflow.pyfunc.load_model(f"models:/{latest.model_id}")
+        loaded = mlflow.pyfunc.load_model(uri)
     except (MlflowException, OSError) as error:
         raise UserError(f"the model of run {run.run_id} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return loaded.get_raw_model(), latest.step
+    return loaded.get_raw_model(), step

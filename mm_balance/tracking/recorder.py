@@ -10,15 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from PIL import Image
-
 from mm_balance import names
 from mm_balance.engine.checkpoint import gap_fit_from_state, read_checkpoint, write_checkpoint
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import UserError
-from mm_balance.figures import mixture_density, save_png
+from mm_balance.tracking import refits
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import GapFit
 
@@ -121,12 +117,10 @@ class MlflowRecorder:
         if state["refit"] is None:
             return
         refit = gap_fit_from_state(state["refit"])
-        folder = names.refit_folder(refit.epoch)
-        image = f"step+{refit.epoch}+"
-        if any(image in path.replace("%", "+") for path in self.run.artifact_names("images")):
-            return
-        if refit.epoch in {point["step"] for point in state["points"] if "gap/mean" in point["metrics"]}:
-            self._publish_refit(refit, folder)
+        # The state's fit may be the warm-up's, which is on another run.
+        own = refit.epoch in {point.step for point in points if "gap/mean" in point.metrics}
+        if own and not refits.is_complete(self.run, refit.epoch):
+            self._publish_refit(refit)
 
     def close(self) -> None:
         """Remove the working folder: the run has ended well and its checkpoints are artifacts."""
@@ -140,30 +134,11 @@ class MlflowRecorder:
         if not self.upload:
             return
         with self._timed():
-            self.run.client.log_artifact(self.run.run_id, str(path), names.CHECKPOINT_FOLDER)
+            self.run.log_file(path, names.CHECKPOINT_FOLDER)
 
-    def _publish_refit(self, refit: GapFit, folder: str | None = None) -> None:
+    def _publish_refit(self, refit: GapFit) -> None:
         started = time.perf_counter()
-        modalities = [f"{name} branch" if self.branches else name for name in refit.probabilities]
-        figure = mixture_density(
-            refit.gaps.numpy(),
-            refit.mixture,
-            title=f"Modality gap after epoch {refit.epoch}",
-            leading=modalities[0],
-            other=modalities[1] if len(modalities) == 2 else "the best other",
-        )
-        png = save_png(figure)
-        with tempfile.TemporaryDirectory() as temporary:
-            local = Path(temporary)
-            (local / "density.png").write_bytes(png)
-            (local / "mixture.json").write_text(refit.mixture.to_json() + "\n", "utf-8")
-            gap_table(refit, self.samples, self.corrupted).to_parquet(local / "gaps.parquet", index=False)
-            self.run.client.log_artifacts(self.run.run_id, temporary, folder or names.refit_folder(refit.epoch))
-            with Image.open(local / "density.png") as image:
-                self.run.client.log_image(
-                    self.run.run_id, np.asarray(image.convert("RGB")), key=names.DENSITY_IMAGE_KEY, step=refit.epoch,
-                    synchronous=True,
-                )  # fmt: skip
+        refits.write_refit(self.run, refit, self.samples, self.corrupted, branches=self.branches)
         self.refit_seconds.append(time.perf_counter() - started)
 
     @contextmanager
@@ -175,28 +150,6 @@ class MlflowRecorder:
             self.seconds += time.perf_counter() - started
 
 
-def gap_table(refit: GapFit, samples: Sequence[str], corrupted: Sequence[str] | None) -> pd.DataFrame:
-    """One row per training sample: what the survey measured and what the mixture makes of it.
-
-    Columns: index, sample, label, ``p_<modality>``, p_fused, gap, posterior_imbalanced, and ``corrupted`` (the modality
-    corrupted on purpose, empty = clean) where that is known.
-    """
-    table = pd.DataFrame({"index": np.arange(len(samples)), "sample": list(samples), "label": refit.labels.numpy()})
-    for modality, probability in refit.probabilities.items():
-        table[f"p_{modality}"] = probability.numpy()
-    table["p_fused"] = refit.fused_probability.numpy()
-    table["gap"] = refit.gaps.numpy()
-    table["posterior_imbalanced"] = refit.posterior_imbalanced.numpy()
-    if corrupted is not None:
-        table["corrupted"] = list(corrupted)
-    return table
-
-
 def _age(state: dict[str, Any]) -> tuple[int, int]:
     progress = state.get("progress", {"stage_epoch": state.get("epoch", 0), "batch": 0})
     return progress["stage_epoch"], progress["batch"]
-
-
-def read_gaps(path: Path) -> np.ndarray:
-    """The ``gap`` column of a table written by ``gap_table``, ``(samples,)`` float64."""
-    return pd.read_parquet(path, columns=["gap"])["gap"].to_numpy()

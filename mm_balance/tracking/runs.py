@@ -1,12 +1,12 @@
-"""Runs of MLflow, by explicit id: no global active run, so nested and concurrent runs cannot mix.
+"""One run of MLflow, by explicit id: no global active run, so nested and concurrent runs cannot mix.
 
-``mlflow run`` creates a run before our process starts and names it in ``MLFLOW_RUN_ID``; that run is adopted. It has
-already logged the raw texts of all ``-P`` parameters, which can never be changed: resolved values therefore go under
-``config/<name>``.
+``mlflow run`` has logged the raw texts of all ``-P`` parameters before our process starts, and MLflow's parameters can never be
+changed: resolved values therefore go under ``config/<name>``.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import mlflow
+import numpy as np
 import pandas as pd
 from mlflow.entities import (
     Dataset,
@@ -27,12 +27,17 @@ from mlflow.entities import (
     Param,
     Run,
     RunTag,
-    ViewType,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from mlflow.tracking import MlflowClient
-from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_LOGGED_ARTIFACTS,
+    MLFLOW_LOGGED_IMAGES,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+)
+from PIL import Image
 
 from mm_balance import names
 from mm_balance.config import format_value, options
@@ -49,26 +54,45 @@ for _name in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment", "m
 METRICS_PER_BATCH = 1000
 INPUT_ATTEMPTS = 6
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
+IMAGE_FOLDER = "images"
+
+
+def create_experiment(name: str) -> str:
+    """Id of a new experiment. Raises MlflowException where its name is taken."""
+    return MlflowClient().create_experiment(name, tags=EXPERIMENT_KIND)
 
 
 class TrackedRun:
-    """One run, addressed by its id. Every write goes through here.
+    """One run, addressed by its id: the only object through which anything is written to MLflow.
+
+    Every write to a run ends in one of the ``_send_*`` methods, and nothing else in the project calls a writing method of MLflow.
+    What is to hold for all writes, such as a spool that keeps them through an outage, belongs in these methods.
+
+    Args:
+        run_id: MLflow's id.
+        client: what to read and write with; by default a client of the tracking store that MLflow is set to.
 
     Attributes:
         run_id: MLflow's id.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self.client = client
+    def __init__(self, run_id: str, client: MlflowClient | None = None) -> None:
         self.run_id = run_id
+        self._client = client or MlflowClient()
+
+    @classmethod
+    def create(cls, experiment: str, name: str, tags: Mapping[str, str]) -> TrackedRun:
+        """A new run in the experiment with this id; it has ``tags`` from its first moment."""
+        client = MlflowClient()
+        return cls(client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id, client)
 
     def read(self) -> Run:
         """The run as the server knows it now."""
-        return self.client.get_run(self.run_id)
+        return self._client.get_run(self.run_id)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags; what they were before is lost."""
-        self.client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+        self._send_batch(tags=[RunTag(name, str(value)) for name, value in tags.items()])
 
     def log_config(self, values: Mapping[str, Any]) -> None:
         """Resolved parameters by name: ``config.json``, and ``config/<name>`` for the table of runs.
@@ -78,9 +102,9 @@ class TrackedRun:
         """
         declared = options()
         own = self.read().data.tags
-        told = self._config_of(own.get(MLFLOW_PARENT_RUN_ID))
+        of_parent = self._config_of(own.get(MLFLOW_PARENT_RUN_ID))
         texts = {f"{names.CONFIG_PREFIX}{name}": format_value(value) for name, value in values.items()}
-        fresh = {name: text for name, text in texts.items() if told.get(name) != text or name in own}
+        fresh = {name: text for name, text in texts.items() if of_parent.get(name) != text or name in own}
         changing = {
             name
             for name in fresh
@@ -94,7 +118,7 @@ class TrackedRun:
         """What a run says of the configuration; empty where there is no run."""
         if run_id is None:
             return {}
-        known = self.client.get_run(run_id).data
+        known = self._client.get_run(run_id).data
         return {
             name: text for name, text in {**known.params, **known.tags}.items() if name.startswith(names.CONFIG_PREFIX)
         }
@@ -104,10 +128,10 @@ class TrackedRun:
         known = self.read().data.params
         parameters = [Param(name, value) for name, value in values.items() if name not in known]
         if parameters:
-            self.client.log_batch(self.run_id, params=parameters)
+            self._send_batch(params=parameters)
 
-    def log_data(self, data: MultimodalData, context: str) -> None:
-        """The data set as an MLflow input (it shows in the table of runs), ``data.json``, and its card."""
+    def log_dataset(self, data: MultimodalData, context: str) -> None:
+        """The data set as an MLflow input (it shows in the table of runs), and ``data.json``."""
         dataset = Dataset(
             name=data.name,
             digest=data.digest[:36],
@@ -115,7 +139,7 @@ class TrackedRun:
             source=json.dumps({"description": data.source, "recipe": data.recipe}),
             profile=json.dumps(data.counts),
         )
-        self._log_input(DatasetInput(dataset=dataset, tags=[InputTag("mlflow.data.context", context)]))
+        self._send_input(DatasetInput(dataset=dataset, tags=[InputTag("mlflow.data.context", context)]))
         self.log_json(
             {
                 "name": data.name,
@@ -132,20 +156,6 @@ class TrackedRun:
             },
             names.DATA_FILE,
         )
-        if data.card is not None and data.card.is_dir() and context != "evaluation":
-            for file in (names.CARD_FILE, names.SHEET_FILE, names.SAMPLES_FILE):
-                self.client.log_artifact(self.run_id, str(data.card / file), names.DATA_FOLDER)
-
-    def _log_input(self, item: DatasetInput) -> None:
-        """MLflow looks for the data set and then adds it, so of two runs that log it at the same moment one fails."""
-        for attempt in range(INPUT_ATTEMPTS):
-            try:
-                self.client.log_inputs(self.run_id, datasets=[item])
-                return
-            except MlflowException:
-                if attempt == INPUT_ATTEMPTS - 1:
-                    raise
-                time.sleep(0.1 * 2**attempt)
 
     def log_points(self, points: Iterable[MetricPoint]) -> None:
         """Send points, in one call for up to a thousand numbers."""
@@ -153,7 +163,7 @@ class TrackedRun:
             Metric(name, value, point.time, point.step) for point in points for name, value in point.metrics.items()
         ]
         for start in range(0, len(metrics), METRICS_PER_BATCH):
-            self.client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+            self._send_batch(metrics=metrics[start : start + METRICS_PER_BATCH])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """One point, now. Where the server already has a value of a name at this step, that name is left out."""
@@ -163,18 +173,18 @@ class TrackedRun:
         """The greatest step at which a metric has been logged; 0 = it has not."""
         if name not in self.read().data.metrics:
             return 0
-        return max(item.step for item in self.client.get_metric_history(self.run_id, name))
+        return max(step for step, _ in self.metric_series(name))
+
+    def metric_series(self, name: str) -> list[tuple[int, float]]:
+        """A metric's points as (step, value), by step."""
+        return sorted((item.step, item.value) for item in self._client.get_metric_history(self.run_id, name))
 
     def send_missing(self, points: Iterable[MetricPoint]) -> None:
         """Send what the server lacks of ``points``: nothing is ever logged twice, and points cannot be deleted."""
         points = list(points)
         wanted = {name for point in points for name in point.metrics}
         present = set(self.read().data.metrics)
-        known = {
-            (name, metric.step)
-            for name in wanted & present
-            for metric in self.client.get_metric_history(self.run_id, name)
-        }
+        known = {(name, step) for name in wanted & present for step, _ in self.metric_series(name)}
         self.log_points(
             MetricPoint(
                 point.step,
@@ -185,25 +195,73 @@ class TrackedRun:
         )
 
     def log_json(self, value: Any, path: str) -> None:
-        self.client.log_text(self.run_id, json.dumps(value, indent=2, ensure_ascii=False) + "\n", path)
+        """Write ``value`` as the artifact ``path``."""
+        self.log_bytes((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), path)
 
     def log_bytes(self, content: bytes, path: str) -> None:
         """Write ``content`` as the artifact ``path``."""
-        with tempfile.TemporaryDirectory() as folder:
-            local = Path(folder) / Path(path).name
+        folder, _, file = path.rpartition("/")
+        with tempfile.TemporaryDirectory() as temporary:
+            local = Path(temporary) / file
             local.write_bytes(content)
-            self.client.log_artifact(self.run_id, str(local), str(Path(path).parent) if "/" in path else None)
+            self._send_file(local, folder)
+
+    def log_file(self, local: Path, folder: str) -> None:
+        """Upload a file into an artifact folder, under the name that it has."""
+        self._send_file(local, folder)
 
     def log_table(self, rows: Sequence[Mapping[str, Any]], path: str) -> None:
         """``rows`` as ``path`` + ``.csv``, and as ``.json`` in the format that the UI shows as a table."""
         frame = pd.DataFrame(list(rows))
-        self.client.log_text(self.run_id, frame.to_csv(index=False), f"{path}.csv")
-        self.client.log_text(self.run_id, frame.to_json(orient="split", index=False), f"{path}.json")
+        self.log_bytes(frame.to_csv(index=False).encode(), f"{path}.csv")
+        self.log_bytes(frame.to_json(orient="split", index=False).encode(), f"{path}.json")
         self.set_tags({MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": f"{path}.json", "type": "table"}])})
+
+    def log_step_image(self, picture: bytes, key: str, step: int) -> None:
+        """Show ``picture`` (as of a PNG file) on the run's page, under ``key`` and with a slider of steps."""
+        with Image.open(io.BytesIO(picture)) as image:
+            self._send_image(np.asarray(image.convert("RGB")), key, step)
+
+    def step_images(self, key: str, step: int) -> list[tuple[str, str]]:
+        """Artifacts behind the image ``key`` at ``step``: the picture (PNG) and its small copy (WebP), for each time it was logged.
+
+        The names are MLflow's own. It tags the run last; without the tag the run's page shows no image, so there is none then.
+        """
+        if MLFLOW_LOGGED_IMAGES not in self.read().data.tags:
+            return []
+        paths = set(self.artifact_names(IMAGE_FOLDER))
+        beginning = f"{IMAGE_FOLDER}/{key.replace('/', '~')}+step+{step}+timestamp+"
+        pictures = [path for path in sorted(paths) if path.startswith(beginning) and path.endswith(".png")]
+        pairs = [(path, f"{path.removesuffix('.png')}+compressed.webp") for path in pictures]
+        return [(picture, small) for picture, small in pairs if small in paths]
+
+    def log_model_folder(self, flavor: Any, name: str, step: int, **content: Any) -> str:
+        """Log an MLflow model.
+
+        Args:
+            flavor: its ``save_model(path, mlflow_model, **content)`` writes the model's folder.
+            name: of the model on the run.
+            step: epochs after which the model was as it is.
+            **content: what ``flavor`` needs.
+
+        Returns:
+            Its URI, ``models:/...``.
+        """
+        return self._send_model(flavor, name, step, content)
+
+    def latest_model(self) -> tuple[str, int] | None:
+        """URI and step of the model that the run logged last; None where it has none."""
+        outputs = self.read().outputs
+        models = outputs.model_outputs if outputs is not None else []
+        if not models:
+            return None
+        # Not by step: a run that was continued may have had its best epoch at a later step before than it has now.
+        latest = max(models, key=lambda item: self._client.get_logged_model(item.model_id).creation_timestamp)
+        return f"models:/{latest.model_id}", latest.step
 
     def artifact_names(self, folder: str) -> list[str]:
         """Paths of the artifacts directly in ``folder``; empty where there is no such folder."""
-        return [item.path for item in self.client.list_artifacts(self.run_id, folder)]
+        return [item.path for item in self._client.list_artifacts(self.run_id, folder)]
 
     def read_json(self, path: str) -> Any:
         """The content of a JSON artifact. Raises UserError where the run has none."""
@@ -213,7 +271,7 @@ class TrackedRun:
     def fetch(self, path: str, folder: Path) -> Path:
         """Download one artifact into ``folder``. Raises UserError where the run has none."""
         try:
-            return Path(self.client.download_artifacts(self.run_id, path, str(folder)))
+            return Path(self._client.download_artifacts(self.run_id, path, str(folder)))
         except (MlflowException, OSError) as error:
             raise UserError(f"run {self.run_id} has no artifact {path}") from error
 
@@ -225,146 +283,56 @@ class TrackedRun:
         """The text at the top of the run's page; empty where it has none."""
         return self.read().data.tags.get(MLFLOW_RUN_NOTE, "")
 
+    def rename(self, name: str) -> None:
+        """Give the run another name."""
+        self._send_info(name=name)
+
     def terminate(self, status: str) -> None:
         """End the run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
-        self.client.set_terminated(self.run_id, status)
+        self._send_end(status)
 
     def reopen(self) -> None:
         """Set the run RUNNING again, to continue it; why it had failed no longer holds."""
-        self.client.update_run(self.run_id, status="RUNNING")
+        self._send_info(status="RUNNING")
         if "mm.error" in self.read().data.tags:
-            self.client.delete_tag(self.run_id, "mm.error")
+            self._send_tag_removal("mm.error")
 
+    def _send_batch(
+        self, *, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
+    ) -> None:
+        self._client.log_batch(self.run_id, metrics=metrics, params=params, tags=tags)
 
-def adopted_run_id() -> str | None:
-    """Id of the run that ``mlflow run`` has made for this process, if any."""
-    return os.environ.get("MLFLOW_RUN_ID")
+    def _send_tag_removal(self, name: str) -> None:
+        self._client.delete_tag(self.run_id, name)
 
+    def _send_input(self, item: DatasetInput) -> None:
+        """MLflow looks for the data set and then adds it, so of two runs that log it at the same moment one fails."""
+        for attempt in range(INPUT_ATTEMPTS):
+            try:
+                self._client.log_inputs(self.run_id, datasets=[item])
+                return
+            except MlflowException:
+                if attempt == INPUT_ATTEMPTS - 1:
+                    raise
+                time.sleep(0.1 * 2**attempt)
 
-def open_run(name: str, *, parent: TrackedRun | None = None, tags: Mapping[str, str] | None = None) -> TrackedRun:
-    """Adopt the run ``mlflow run`` has made, or create one; with ``parent``, create a nested one.
+    def _send_file(self, local: Path, folder: str) -> None:
+        """``folder`` is the artifact folder; ``""`` = the run's own."""
+        self._client.log_artifact(self.run_id, str(local), folder or None)
 
-    The experiment is the parent's, the project run's, or the one that ``MLFLOW_EXPERIMENT_NAME`` names, else Default. A new run
-    has ``tags`` from its first moment.
-    """
-    client = MlflowClient()
-    adopted = adopted_run_id()
-    if parent is None and adopted is not None:
-        client.update_run(adopted, name=name)
-        return TrackedRun(client, adopted)
-    known = resolve_tags({}) | dict(tags or {})  # user, source, git commit, as MLflow itself records them
-    if parent is not None:
-        known[MLFLOW_PARENT_RUN_ID] = parent.run_id
-    experiment = parent.read().info.experiment_id if parent is not None else current_experiment(client)
-    return TrackedRun(client, client.create_run(experiment, tags=known, run_name=name).info.run_id)
+    def _send_image(self, picture: np.ndarray, key: str, step: int) -> None:
+        """``picture`` is ``(height, width, 3)`` uint8."""
+        self._client.log_image(self.run_id, picture, key=key, step=step, synchronous=True)
 
-
-def existing_run(run_id: str, parameter: str) -> TrackedRun:
-    """The run ``run_id`` that the user named in ``parameter``. Raises UserError where there is none."""
-    client = MlflowClient()
-    try:
-        client.get_run(run_id)
-    except MlflowException:
-        raise UserError(
-            f"{parameter}={run_id}: no such run in {mlflow.get_tracking_uri()}; check the id and MLFLOW_TRACKING_URI"
-        ) from None
-    return TrackedRun(client, run_id)
-
-
-def current_experiment(client: MlflowClient) -> str:
-    """Id of the experiment for new runs; created where its name is new."""
-    if (known := _known_experiment(client)) is not None:
-        return known
-    try:
-        return client.create_experiment(_experiment_name(), tags=EXPERIMENT_KIND)
-    except MlflowException:  # another process was faster
-        if (known := _known_experiment(client)) is None:
-            raise
-        return known
-
-
-def _experiment_name() -> str:
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
-
-
-def _known_experiment(client: MlflowClient) -> str | None:
-    """Id of the experiment for new runs; None where it is not made yet."""
-    if identity := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        return identity
-    found = client.get_experiment_by_name(_experiment_name())
-    return None if found is None else found.experiment_id
-
-
-def children(run: TrackedRun) -> dict[str, TrackedRun]:
-    """The nested runs of ``run``, by their stage tag; of several with one stage, the newest."""
-    experiment = run.read().info.experiment_id
-    found = run.client.search_runs(
-        [experiment], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run.run_id}'", order_by=["attributes.start_time ASC"]
-    )
-    return {
-        item.data.tags["mm.stage"]: TrackedRun(run.client, item.info.run_id)
-        for item in found
-        if "mm.stage" in item.data.tags
-    }
-
-
-def nested_runs(run: TrackedRun, tags: Mapping[str, str]) -> list[TrackedRun]:
-    """The nested runs of ``run`` with these tags, in any status, oldest first."""
-    clauses = [f"tags.`{name}` = '{value}'" for name, value in {MLFLOW_PARENT_RUN_ID: run.run_id, **tags}.items()]
-    found: list[TrackedRun] = []
-    token = None
-    while True:
-        page = run.client.search_runs(
-            [run.read().info.experiment_id],
-            " and ".join(clauses),
-            order_by=["attributes.start_time ASC"],
-            page_token=token,
+    def _send_model(self, flavor: Any, name: str, step: int, content: Mapping[str, Any]) -> str:
+        info = Model.log(
+            artifact_path=None, flavor=flavor, flavor_name="pyfunc", name=name, run_id=self.run_id, step=step, **content
         )
-        found += [TrackedRun(run.client, item.info.run_id) for item in page]
-        token = page.token
-        if not token:
-            return found
+        return info.model_uri
 
+    def _send_info(self, *, status: str | None = None, name: str | None = None) -> None:
+        self._client.update_run(self.run_id, status=status, name=name)
 
-def prepare_store() -> None:
-    """Make store and experiment before several processes write to them: two that make a database at once both fail."""
-    current_experiment(MlflowClient())
-
-
-def find_warmup(fingerprint: str) -> TrackedRun | None:
-    """The newest finished warm-up with this fingerprint: of the experiment at hand, else of any."""
-    client = MlflowClient()
-    own = _known_experiment(client)
-    others = [item.experiment_id for item in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
-    for experiments in ([own] if own else [], others):
-        if not experiments:  # MLflow would search in the default one
-            continue
-        found = client.search_runs(
-            experiments,
-            f"tags.`mm.fingerprint` = '{fingerprint}' and tags.`mm.stage` = 'warmup' and attributes.status = 'FINISHED'",
-            order_by=["attributes.start_time DESC"],
-            max_results=1,
-        )
-        if found:
-            return TrackedRun(client, found[0].info.run_id)
-    return None
-
-
-def run_link(run: TrackedRun) -> str:
-    """The page of a run in the MLflow UI (on ``localhost:5000`` where the store is no server).
-
-    ``workflowType`` makes a fresh browser open it among training runs; it would open in the mode for language models.
-    """
-    base = mlflow.get_tracking_uri()
-    base = base if base.startswith("http") else "http://127.0.0.1:5000"
-    return f"{base.rstrip('/')}/#/experiments/{run.read().info.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
-
-
-def child_environment(run: TrackedRun) -> dict[str, str]:
-    """Variables for a process whose runs are to lie beside ``run``."""
-    return {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_EXPERIMENT_ID": run.read().info.experiment_id}
-
-
-def tracking_uri() -> str:
-    """Where runs are kept."""
-    return mlflow.get_tracking_uri()
+    def _send_end(self, status: str) -> None:
+        """Unlike ``_send_info``, also sets the time of the end."""
+        self._client.set_terminated(self.run_id, status)

@@ -1,4 +1,7 @@
-"""The data card of a prepared set: numbers, a contact sheet, the table of samples. Made once, beside the store."""
+"""What a run says of its data, and the card of a prepared set: numbers, a contact sheet, the table of samples.
+
+The card is made once, beside the store, when a run logs the set for the first time.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,32 @@ from mm_balance.data import MultimodalData, Split
 from mm_balance.data.card import CardSample, data_card
 from mm_balance.errors import UserError
 from mm_balance.figures import SheetSample, contact_sheet, save_png
+from mm_balance.tracking.runs import TrackedRun
 
 SHEET_SAMPLES = 12
 
 
+def log_data(run: TrackedRun, data: MultimodalData, context: str) -> None:
+    """Log what a run works on: the data set as an input of the run, ``data.json``, and the card of a prepared set.
+
+    Args:
+        run: where to.
+        data: the data set, or the part of it that the run works on.
+        context: what for, as MLflow's table of runs shows it; ``evaluation`` logs no card, for the evaluated run has it.
+
+    Raises:
+        UserError: the card is missing and cannot be written.
+    """
+    run.log_dataset(data, context)
+    if data.card is None or context == "evaluation":
+        return
+    ensure_card(data)
+    for file in (names.CARD_FILE, names.SHEET_FILE, names.SAMPLES_FILE):
+        run.log_file(data.card / file, names.DATA_FOLDER)
+
+
 def ensure_card(data: MultimodalData) -> None:
-    """Write ``data.card`` where it is missing; nothing for data without a store.
+    """Write ``data.card``, of the whole set, where it is missing; nothing for data without a store.
 
     Raises:
         UserError: it cannot be written.
@@ -28,7 +51,7 @@ def ensure_card(data: MultimodalData) -> None:
     if data.card is None or (data.card / names.CARD_FILE).is_file():
         return
     try:
-        _write_card(data, data.card)
+        _write_card(data.whole or data, data.card)
     except OSError as error:
         raise UserError(
             f"{data.card}: cannot be written ({error.strerror or error}); the store itself is whole"

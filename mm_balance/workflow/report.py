@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
-import numpy as np
+from dataclasses import asdict
 
 from mm_balance import names
 from mm_balance.config import format_value
 from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.figures import Figure, mixture_evolution, save_png, unimodal_accuracy
-from mm_balance.functional.mixture import Mixture
 from mm_balance.tracking.model import log_model
-from mm_balance.tracking.recorder import read_gaps
+from mm_balance.tracking.refits import read_refits
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.stage import StageResult
 
@@ -64,33 +59,6 @@ def accuracy_figure(
         warmup_epochs=warmup_epochs,
         branches=branches,
     )
-
-
-@dataclass(frozen=True)
-class PublishedRefit:
-    """A refit as its run has it: epoch, gaps ``(samples,)``, mixture, and the density plot as PNG."""
-
-    epoch: int
-    gaps: np.ndarray
-    mixture: Mixture
-    density: bytes
-
-
-def read_refits(run: TrackedRun) -> list[PublishedRefit]:
-    """All refits a run has published, in order of epoch."""
-    found = []
-    with TemporaryDirectory() as temporary:
-        for folder in run.artifact_names("refits"):
-            local = run.fetch(folder, Path(temporary))
-            found.append(
-                PublishedRefit(
-                    epoch=int(folder.rsplit("_", 1)[1]),
-                    gaps=read_gaps(local / "gaps.parquet"),
-                    mixture=Mixture.from_json((local / "mixture.json").read_text("utf-8")),
-                    density=(local / "density.png").read_bytes(),
-                )
-            )
-    return sorted(found, key=lambda refit: refit.epoch)
 
 
 def final_validation(result: StageResult) -> dict[str, float]:

@@ -13,6 +13,7 @@ from mm_balance.methods import build_method
 from mm_balance.seeding import set_numerics
 from mm_balance.tracking.model import load_network
 from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.card import log_data
 from mm_balance.workflow.plans import StagePlan
 from mm_balance.workflow.report import accuracies, describe_stage, publish
 from mm_balance.workflow.setup import resolve_device
@@ -85,7 +86,7 @@ def run_evaluation(
             **({"mm.unimodal": "branches"} if branches else {}),
         }
     )
-    run.log_data(data, "evaluation")
+    log_data(run, data, "evaluation")
     run.log_metrics(metrics, epoch)
     run.describe(
         f"Model of run `{source.run_id}` after epoch {epoch} on the {split} split ({len(predictions.labels)} samples): "

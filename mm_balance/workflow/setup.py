@@ -11,7 +11,6 @@ import torch
 from mm_balance.config import AUTO, Config
 from mm_balance.data import DecodeSettings, MultimodalData, load_data
 from mm_balance.errors import UserError
-from mm_balance.workflow.card import ensure_card
 
 CACHE_VARIABLE = "MM_BALANCE_CACHE"
 DATA_SEED = 0
@@ -48,7 +47,6 @@ def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> Multi
         input_config=config.input,
         work=decoding(config, stop),
     )
-    ensure_card(data)
     return data.with_train_fraction(config.data.train_fraction, seed=DATA_SEED)
 
 

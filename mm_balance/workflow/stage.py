@@ -25,6 +25,7 @@ from mm_balance.tracking.environment import environment
 from mm_balance.tracking.recorder import MlflowRecorder
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import Clock
+from mm_balance.workflow.card import log_data
 from mm_balance.workflow.plans import StagePlan
 from mm_balance.workflow.provenance import FollowedWarmup, Provenance
 from mm_balance.workflow.setup import HELD_OUT_SEED, resolve_device, work_folder
@@ -231,7 +232,7 @@ def log_run_header(
     run.set_tags(provenance.tags(stage.data, name, stage.method))
     run.log_config(provenance.config)
     run.log_params(provenance.parameters() | provenance.foreign_warmup())
-    run.log_data(stage.data, "training")
+    log_data(run, stage.data, "training")
     if resumed_at is None:
         run.log_json(environment(), names.ENVIRONMENT_FILE)
     else:

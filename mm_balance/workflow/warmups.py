@@ -7,7 +7,8 @@ from mm_balance.config import AUTO, Config, format_value, options, resolve, stag
 from mm_balance.data import MultimodalData
 from mm_balance.errors import UserError
 from mm_balance.methods import find_method
-from mm_balance.tracking.runs import TrackedRun, existing_run, find_warmup
+from mm_balance.tracking.lookup import existing_run, find_warmup
+from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.provenance import circumstances, fingerprint
 
 

@@ -23,6 +23,7 @@ from analysis.tuning import Grid, Trial, Tuning
 from mm_balance.config import options
 from mm_balance.methods import METHODS
 from mm_balance.tracking.query import RunRecord
+from mm_balance.tracking.runs import TrackedRun
 
 STATISTICS = {
     "gmm/imbalanced_weight": (0.4, 0.3),
@@ -209,14 +210,14 @@ def test_rows_differ_from_the_defaults_in_known_parameters_only():
     assert UNIMODAL_WEIGHT.option.name in options()
 
 
-def test_collect_reads_the_table_of_every_refit(monkeypatch):
+def test_collect_reads_the_table_of_every_refit(monkeypatch, store):
     """The last refit finds the corruption, the others do not: one number for all would be either claim."""
     metrics = {f"test/{name}": 0.5 for name in tables.ACCURACIES} | {"selection/last_epoch": 4.0, "truth/auc_gap": 0.9}
     metrics |= {f"val/{name}": 0.5 for name in tables.ACCURACIES}
     tags = {"mm.row": FULL, "mm.seed": "0", "mm.warmup_run": "w", "mm.evaluated_run": "r", "mm.settings": "s"}
     records = [RunRecord(name, name, "FINISHED", metrics, {}, tags) for name in "rw"]
 
-    def gaps(run_id, epoch):
+    def gaps(run, epoch):
         corrupted = ["audio", "visual"] + [""] * 18
         found = np.linspace(-0.1, 0.1, 20)
         found[:2] = (-0.9, 0.9) if epoch == 4 else (0.001, -0.001)
@@ -224,8 +225,8 @@ def test_collect_reads_the_table_of_every_refit(monkeypatch):
 
     monkeypatch.setattr(tables, "find_runs", lambda experiment, tags=None: records[:1] if tags is None else records)
     monkeypatch.setattr(tables, "read_run", lambda run_id: records[1])
-    monkeypatch.setattr(tables, "metric_series", lambda run_id, name: [(2, 0.1), (4, 0.2)])
-    monkeypatch.setattr(tables, "refit_epochs", lambda run_id: [2, 3, 4])
+    monkeypatch.setattr(TrackedRun, "metric_series", lambda run, name: [(2, 0.1), (4, 0.2)])
+    monkeypatch.setattr(tables, "refit_epochs", lambda run: [2, 3, 4])
     monkeypatch.setattr(tables, "read_gap_table", gaps)
     (line,) = tables.collect("any", {(FULL, 0): "s"}).to_dict("records")
     assert (line["refits that train"], line["epoch"]) == ("2, 3", 4)

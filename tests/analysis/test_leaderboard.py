@@ -21,7 +21,8 @@ from analysis.leaderboard import (
 from analysis.tuning import Grid, Trial, Tuning
 from mm_balance.config import options, resolve
 from mm_balance.methods import METHODS, parse_options
-from mm_balance.tracking.query import find_runs, metric_series
+from mm_balance.tracking.query import find_runs
+from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import Clock
 from mm_balance.workflow import stage as stages
 from mm_balance.workflow.plans import train_plan, warmup_plan
@@ -192,7 +193,7 @@ def test_runs_of_a_method_from_scratch_and_of_one_after_a_warm_up_log_the_same_r
     assert list(frame["method"]) == ["concat", "gap_mixture"]
     assert list(frame["epoch"]) == [4, 4]
     assert list(frame["held"]) == [2, 2]
-    scratch, after = (metric_series(run, "learning_rate") for run in frame["run"])
+    scratch, after = (TrackedRun(run).metric_series("learning_rate") for run in frame["run"])
     (first,) = [run.run_id for run in find_runs("small", {"mm.stage": "warmup"})]
-    assert scratch == metric_series(first, "learning_rate") + after
+    assert scratch == TrackedRun(first).metric_series("learning_rate") + after
     assert [rate for _, rate in scratch] == pytest.approx([0.01, 0.01, 0.01, 0.005])

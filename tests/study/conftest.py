@@ -10,7 +10,7 @@ import pytest
 from mm_balance.config import StudyConfig, apply_preset
 from mm_balance.study.handle import make_study
 from mm_balance.study.settings import new_settings
-from mm_balance.tracking.runs import open_run
+from mm_balance.tracking.lookup import open_run
 
 ROOT = Path(__file__).parents[2]
 

@@ -65,9 +65,9 @@ def test_live_logs_each_point_once_also_in_another_process(new_desk):
     trials = handle.study.get_trials()
     BestValueLogger(handle)(trials[:2])
     BestValueLogger(handle)(trials)
-    history = handle.parent.client.get_metric_history(handle.parent.run_id, "study/best_value")
-    assert [point.step for point in history] == [1, 2, 3]
-    assert history[-1].value == max(trial.value for trial in trials)
+    series = handle.parent.metric_series("study/best_value")
+    assert [step for step, _ in series] == [1, 2, 3]
+    assert series[-1][1] == max(trial.value for trial in trials)
 
 
 def jobs(values):

@@ -9,7 +9,7 @@ from mm_balance.study import trials as study_trials
 from mm_balance.study.storage import new_identity, worker_is_alive, worker_lock
 from mm_balance.study.trial import suggest
 from mm_balance.study.trials import KILLS, RETRY_OF, WORKER, all_trials, count_trials, fail_dead_trials, requeue
-from mm_balance.tracking.runs import nested_runs, open_run
+from mm_balance.tracking.lookup import nested_runs, open_run
 
 
 def take(handle, worker="nobody/0"):

@@ -28,7 +28,7 @@ from mm_balance.study.settings import automatic_name, new_settings, searchable
 from mm_balance.study.trials import ERROR, ORIGIN, RETRY_OF, RUN, STATUS, all_trials, count_trials, counted_trials
 from mm_balance.study.worker import run_worker
 from mm_balance.testing import tiny_data
-from mm_balance.tracking.runs import nested_runs, open_run
+from mm_balance.tracking.lookup import nested_runs, open_run
 from mm_balance.workflow.plans import warmup_plan
 from mm_balance.workflow.runs import run_stage
 from mm_balance.workflow.setup import read_data

@@ -7,7 +7,9 @@ from mlflow.tracking import MlflowClient
 
 from mm_balance.models import MultimodalNetwork
 from mm_balance.tracking import runs
+from mm_balance.tracking.lookup import open_run
 from mm_balance.tracking.model import load_network, log_model
+from mm_balance.tracking.runs import TrackedRun
 from tests.conftest import make_tiny_data
 
 
@@ -16,7 +18,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setattr(runs.time, "sleep", lambda seconds: None)
-    return runs.open_run("some run")
+    return open_run("some run")
 
 
 class Racing(MlflowClient):
@@ -34,16 +36,15 @@ class Racing(MlflowClient):
 
 
 def test_a_lost_race_for_the_data_set_is_run_again(run):
-    run.client = Racing(losses=3)
-    run.log_data(make_tiny_data(), "training")
+    TrackedRun(run.run_id, Racing(losses=3)).log_dataset(make_tiny_data(), "training")
     (found,) = run.read().inputs.dataset_inputs
     assert found.dataset.name == "tiny"
 
 
 def test_a_lasting_failure_is_not_hidden(run):
-    run.client = Racing(losses=100)
+    racing = TrackedRun(run.run_id, Racing(losses=100))
     with pytest.raises(MlflowException, match="UNIQUE"):
-        run.log_data(make_tiny_data(), "training")
+        racing.log_dataset(make_tiny_data(), "training")
 
 
 def test_a_run_that_goes_on_no_longer_says_why_it_had_failed(run):

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("signals")
             "preset=quick method=ogm method_options=alfa=1",
             "ogm has no option 'alfa' (did you mean alpha?); it has: alpha, start_epoch",
         ),
-        ("train", "preset=quick method=omg", "method=omg is not known; give one of concat"),
+        ("train", "preset=quick method=omg", "method=omg is not known (did you mean opm?); give one of concat"),
     ],
 )
 def test_bad_values_end_with_one_line_and_leave_no_run(store, capsys, entry_point, words, told):

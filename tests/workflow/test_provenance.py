@@ -16,8 +16,9 @@ from mm_balance.config import resolve
 from mm_balance.errors import UserError
 from mm_balance.methods import find_method
 from mm_balance.testing import tiny_data
-from mm_balance.tracking.query import read_gap_table
-from mm_balance.tracking.runs import TrackedRun, find_warmup, open_run
+from mm_balance.tracking.lookup import find_warmup, open_run
+from mm_balance.tracking.refits import read_gap_table
+from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow import provenance
 from mm_balance.workflow.plans import adaptive_plan, warmup_plan
 from mm_balance.workflow.runs import run_stage
@@ -43,7 +44,7 @@ def test_posteriors_stay_with_their_samples_when_a_manifest_is_written_in_anothe
     folder.write()
     assert do("adaptive", f"{words} adaptive_epochs=1 warmup_run={before}", dataset=manifest) == 0
     adaptive = newest(stage="adaptive").info.run_id
-    old, new = (read_gap_table(run, 1).set_index("sample") for run in (before, adaptive))
+    old, new = (read_gap_table(TrackedRun(run), 1).set_index("sample") for run in (before, adaptive))
     truth = {row["sample"]: row["label"] for row in folder.rows if row["split"] == "train"}
     assert {sample: ("ja", "nein")[label] for sample, label in new["label"].items()} == truth
     pd.testing.assert_series_equal(old["gap"].sort_index(), new["gap"].sort_index())
@@ -149,7 +150,7 @@ def test_a_kept_optimiser_state_trains_with_the_configured_settings():
     assert do("warmup", QUICK) == 0
     words = f"{QUICK} adaptive_epochs=1 optimizer_state=keep momentum=0.5 weight_decay=0.01"
     assert do("adaptive", f"{words} warmup_run={newest(stage='warmup').info.run_id}") == 0
-    state = saved_state(TrackedRun(MlflowClient(), newest(stage="adaptive").info.run_id))
+    state = saved_state(TrackedRun(newest(stage="adaptive").info.run_id))
     (group,) = state["stepper"]["optimizer"]["param_groups"]
     assert (group["momentum"], group["weight_decay"]) == (0.5, 0.01)
 
@@ -178,7 +179,7 @@ def test_the_method_says_what_it_trained_with():
     assert not {"config/gap_weight", "config/anneal", "config/run_id", "config/source"} & set(options.data.params)
     assert "method" not in config_of(parameters)
     assert "gap_weight" not in config_of(options)
-    a, b = (saved_state(TrackedRun(MlflowClient(), run.info.run_id))["model"] for run in (options, parameters))
+    a, b = (saved_state(TrackedRun(run.info.run_id))["model"] for run in (options, parameters))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -266,6 +267,6 @@ def test_refits_and_files_say_the_same(tmp_path):
     run = newest(stage="warmup")
     path = MlflowClient().download_artifacts(run.info.run_id, "config.json", str(tmp_path))
     saved = json.loads(Path(path).read_text())
-    state = saved_state(TrackedRun(MlflowClient(), run.info.run_id))
+    state = saved_state(TrackedRun(run.info.run_id))
     assert state["record"]["config"] == saved
     assert "adaptive_epochs" not in saved

@@ -103,7 +103,7 @@ def test_a_warm_up_that_grew_is_the_longer_warm_up_and_no_other():
     expected = values(fresh, ("val/accuracy", "val/loss", "train/loss"))
     assert values(grown, ("val/accuracy", "val/loss", "train/loss")) == expected
     assert values(fresh, ("gap/mean",))["gap/mean"][-1] == values(grown, ("gap/mean",))["gap/mean"][-1]
-    first, second = (saved_state(TrackedRun(MlflowClient(), item.info.run_id))["model"] for item in (fresh, grown))
+    first, second = (saved_state(TrackedRun(item.info.run_id))["model"] for item in (fresh, grown))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
