@@ -13,9 +13,8 @@ def run(given: Given, stop: Stop) -> None:
     from mm_balance.workflow.runs import run_stage
     from mm_balance.workflow.warmups import choose_warmup
 
-    with open_training(COMMAND, given, stop, choose_warmup=choose_warmup) as training:
-        plan = adaptive_plan(training.config)
-        print_validation(run_stage(plan, training.data, training.run, stop, training.warmup))
+    with open_training(COMMAND, given, stop, adaptive_plan, choose_warmup=choose_warmup) as training:
+        print_validation(run_stage(training.plan, training.data, training.run, stop, training.warmup))
 
 
 COMMAND = Command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mm_balance.commands.command import Command, Given, Stop
@@ -11,25 +12,28 @@ from mm_balance.errors import Interrupted
 if TYPE_CHECKING:
     from mm_balance.data import MultimodalData
     from mm_balance.tracking.runs import TrackedRun
+    from mm_balance.workflow.plans import StagePlan
 
 
 def run(given: Given, stop: Stop) -> None:
     """Train both stages and test the result; goes on where ``resume_run`` stopped."""
     from mm_balance.commands.training import open_training, print_result
-    from mm_balance.workflow.plans import adaptive_plan
+    from mm_balance.workflow.plans import adaptive_plan, warmup_plan
     from mm_balance.workflow.report import accuracies
     from mm_balance.workflow.warmups import check_takes_warmup
 
-    def check(config: Config) -> None:
-        adaptive_plan(config)
-        check_takes_warmup(config)
+    def both_stages(config: Config) -> tuple[StagePlan, StagePlan]:
+        check_takes_warmup(config.method.method)
+        return warmup_plan(config), adaptive_plan(config)
 
-    with open_training(COMMAND, given, stop, check) as training:
-        final = run_recipe(training.config, training.data, training.run, stop)
+    with open_training(COMMAND, given, stop, both_stages) as training:
+        final = run_recipe(*training.plan, training.data, training.run, stop)
         print_result(training.run, accuracies(final, "test", tuple(training.data.specs)), "test accuracy")
 
 
-def run_recipe(config: Config, data: MultimodalData, parent: TrackedRun, stop: Stop) -> dict[str, float]:
+def run_recipe(
+    first: StagePlan, second: StagePlan, data: MultimodalData, parent: TrackedRun, stop: Stop
+) -> dict[str, float]:
     """Warm-up, stage 2, evaluation: nested runs; the parent gets final metrics, figures and model.
 
     Continues where an earlier process was stopped: finished children are kept, a started one goes on from its
@@ -39,22 +43,20 @@ def run_recipe(config: Config, data: MultimodalData, parent: TrackedRun, stop: S
         The final validation and test metrics.
     """
     from mm_balance.tracking.lookup import children, open_run
-    from mm_balance.workflow.plans import adaptive_plan, warmup_plan
     from mm_balance.workflow.report import accuracies, describe_stage, final_validation, publish
     from mm_balance.workflow.runs import run_evaluation, run_stage
     from mm_balance.workflow.stage import saved_points
 
-    _log_header(config, data, parent)
+    _log_header(second, data, parent)
     known = children(parent)
 
     def child(stage: str) -> TrackedRun:
         nested = known.get(stage) or open_run(
-            f"{stage} seed {config.run.seed}", parent=parent, tags={"mm.stage": stage}
+            f"{stage} seed {first.config.run.seed}", parent=parent, tags={"mm.stage": stage}
         )
         nested.reopen()
         return nested
 
-    first, second = warmup_plan(config), adaptive_plan(config)
     warmup = known.get("warmup")
     if warmup is None or not _has_ended(warmup, first.epochs):
         warmup = child("warmup")
@@ -70,7 +72,7 @@ def run_recipe(config: Config, data: MultimodalData, parent: TrackedRun, stop: S
     points = saved_points(warmup) + result.progress.points
     spent = publish(result, parent, points, result.progress.first_epoch)
     _raise_if_stopped(stop)
-    tested = run_evaluation(parent, "test", data, child("evaluate"), config.run.device)
+    tested = run_evaluation(parent, "test", data, child("evaluate"), first.config.run.device)
     final = tested | final_validation(result)
     # At the length of the run, which only grows: its last point is what a run shows, though its best epoch may have moved back.
     parent.log_metrics(final | spent, result.progress.epoch)
@@ -85,19 +87,17 @@ def run_recipe(config: Config, data: MultimodalData, parent: TrackedRun, stop: S
     return final
 
 
-def _log_header(config: Config, data: MultimodalData, parent: TrackedRun) -> None:
+def _log_header(second: StagePlan, data: MultimodalData, parent: TrackedRun) -> None:
     """Say on the parent run what it is, anew each time that it is continued."""
     from mm_balance import names
     from mm_balance.methods import build_method
     from mm_balance.tracking.environment import environment
     from mm_balance.workflow.card import log_data
-    from mm_balance.workflow.plans import adaptive_plan
     from mm_balance.workflow.provenance import Provenance, fingerprint
 
-    plan = adaptive_plan(config)
-    method = build_method(plan.method, plan.options, tuple(data.specs), 0)
-    provenance = Provenance.new(config, COMMAND.name, method, None)
-    parent.set_tags(provenance.tags(data, COMMAND.name, method) | {"mm.fingerprint": fingerprint(config, data)})
+    method = build_method(second.method, second.options, tuple(data.specs), 0)
+    provenance = Provenance.new(replace(second, stage=COMMAND.name), method, None)
+    parent.set_tags(provenance.tags(data, COMMAND.name, method) | {"mm.fingerprint": fingerprint(second.config, data)})
     parent.log_config(provenance.config)
     parent.log_params(provenance.parameters())
     log_data(parent, data, "training")

@@ -26,8 +26,7 @@ def run(given: Given, stop: Stop) -> None:
         return choose_warmup(config, data) if follows_warmup(config) else None
 
     with open_training(COMMAND, given, stop, train_plan, choose_warmup=choose) as training:
-        plan = train_plan(training.config)
-        print_validation(run_stage(plan, training.data, training.run, stop, training.warmup))
+        print_validation(run_stage(training.plan, training.data, training.run, stop, training.warmup))
 
 
 def method_help(words: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from mm_balance import names
 from mm_balance.commands.command import Command, Given, Stop
@@ -22,19 +22,21 @@ from mm_balance.workflow.report import accuracies
 from mm_balance.workflow.setup import read_data, resolve_device
 from mm_balance.workflow.stage import StageResult, saved_state
 
+P = TypeVar("P")
+
 
 @dataclass(frozen=True)
-class Training:
+class Training(Generic[P]):
     """What a command trains with.
 
     Attributes:
-        config: the configuration; of a run that is continued, the one that it was started with.
+        plan: what to train; of a run that is continued, as it was started.
         data: what to train on.
         run: its run.
         warmup: the run that it starts from; None = from scratch, or from its own checkpoint.
     """
 
-    config: Config
+    plan: P
     data: MultimodalData
     run: TrackedRun
     warmup: TrackedRun | None
@@ -45,17 +47,17 @@ def open_training(
     command: Command,
     given: Given,
     stop: Stop,
-    check: Callable[[Config], object] = lambda config: None,
+    make_plan: Callable[[Config], P],
     *,
     choose_warmup: Callable[[Config, MultimodalData], TrackedRun | None] = lambda config, data: None,
-) -> Iterator[Training]:
+) -> Iterator[Training[P]]:
     """Open a run to train in, or the one to continue; on leaving, no run is left RUNNING.
 
     Args:
         command: which.
         given: its parameters.
         stop: asked while data are decoded.
-        check: raises UserError for a configuration that cannot be trained, before anything is read.
+        make_plan: what to train; raises UserError for a configuration that cannot be trained, before anything is read.
         choose_warmup: the run to start from.
 
     Raises:
@@ -65,7 +67,7 @@ def open_training(
     state = None if resumed is None else saved_state(resumed)
     config = command.resolve(given) if resumed is None else _resumed_config(command, given, resumed, state)
     resolve_device(config.run.device)
-    check(config)
+    plan = make_plan(config)
     data = read_data(config, stop)
     if resumed is not None:
         check_same_data(resumed, data)
@@ -76,7 +78,7 @@ def open_training(
     if resumed is not None:
         resumed.reopen()
     try:
-        yield Training(config, data, run, warmup)
+        yield Training(plan, data, run, warmup)
     except Interrupted:
         end_run(run, "KILLED")
         line = f"mlflow run . --env-manager local -e {command.name} -P resume_run={run.run_id}"

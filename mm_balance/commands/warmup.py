@@ -12,8 +12,8 @@ def run(given: Given, stop: Stop) -> None:
     from mm_balance.workflow.plans import warmup_plan
     from mm_balance.workflow.runs import run_stage
 
-    with open_training(COMMAND, given, stop) as training:
-        print_validation(run_stage(warmup_plan(training.config), training.data, training.run, stop))
+    with open_training(COMMAND, given, stop, warmup_plan) as training:
+        print_validation(run_stage(training.plan, training.data, training.run, stop))
 
 
 COMMAND = Command(

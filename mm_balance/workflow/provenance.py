@@ -89,11 +89,12 @@ def applied(config: Config, stage: str) -> dict[str, Any]:
         stage: key of ``STAGES``.
     """
     values = config.values()
-    return {name: values[name] for name, option in stage_options(stage).items() if _recorded(option, config, stage)}
+    method = values["method"]
+    return {name: values[name] for name, option in stage_options(stage).items() if _recorded(option, method, stage)}
 
 
-def _recorded(option: Option, config: Config, stage: str) -> bool:
-    if issubclass(GROUPS[option.group], MethodOptions) and option.group != config.method.method:
+def _recorded(option: Option, method: str, stage: str) -> bool:
+    if issubclass(GROUPS[option.group], MethodOptions) and option.group != method:
         return False
     # A study's workers have devices of their own; which run was continued is said where it is continued.
     return not (option.one_process and (option.reference or stage == "study"))
@@ -161,17 +162,17 @@ class Provenance:
     method: str = ""
 
     @classmethod
-    def new(cls, config: Config, entry_point: str, method: Method, warmup: FollowedWarmup | None) -> Provenance:
+    def new(cls, plan: StagePlan, method: Method, warmup: FollowedWarmup | None) -> Provenance:
         """Of a stage that begins now."""
-        record = applied(config, entry_point)
+        record = applied(plan.config, plan.stage)
         if warmup is not None:
             record |= warmup_settings(warmup) | {"warmup_run": warmup.run_id}
-        trained_by = circumstances(config.run.device, type(method))
-        return cls(entry_point, record, asdict(method.options), [trained_by], [], warmup, method.name)
+        trained_by = circumstances(plan.config.run.device, type(method))
+        return cls(plan.stage, record, asdict(method.options), [trained_by], [], warmup, method.name)
 
-    def continued(self, config: Config, method: Method, epoch: int) -> Provenance:
-        """Of the same stage that goes on now, with ``config``, after ``epoch`` epochs in all."""
-        now = Provenance.new(config, self.entry_point, method, self.warmup)
+    def continued(self, plan: StagePlan, method: Method, epoch: int) -> Provenance:
+        """Of the same stage that goes on now, with ``plan``, after ``epoch`` epochs in all."""
+        now = Provenance.new(plan, method, self.warmup)
         declared = options()
         longer = [
             f"{name} {self.config[name]} -> {value} after epoch {epoch}"
@@ -263,7 +264,7 @@ def expected_settings(plan: StagePlan, data: MultimodalData, *, after_warmup: bo
     built = build_method(plan.method, plan.options, tuple(data.specs), 0)
     warmup = FollowedWarmup("", fingerprint(config, data), config.values()) if after_warmup else None
     trained_on = data.with_held_out(built.held_out, seed=HELD_OUT_SEED)
-    return Provenance.new(config, plan.stage, built, warmup).settings_digest(trained_on)
+    return Provenance.new(plan, built, warmup).settings_digest(trained_on)
 
 
 def stage_tags(data: MultimodalData, stage: str, seed: int, method: Method) -> dict[str, str]:

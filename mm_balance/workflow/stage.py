@@ -84,12 +84,12 @@ def train_stage(
         progress = _begin(plan, stage, run, warmup)
         stage.method.prepare(stage.model)
         followed = None if warmup is None else FollowedWarmup.of(warmup)
-        provenance = Provenance.new(plan.config, plan.stage, stage.method, followed)
+        provenance = Provenance.new(plan, stage.method, followed)
         stage.record = provenance.to_state()
     else:
         stage.method.prepare(stage.model)  # makes the buffers that the saved state fills
         progress = loop.restore(stage, state)
-        provenance = Provenance.from_state(state["record"]).continued(plan.config, stage.method, progress.epoch)
+        provenance = Provenance.from_state(state["record"]).continued(plan, stage.method, progress.epoch)
         stage.record = provenance.to_state()
         recorder.go_on(state)
         if stage.record != state["record"]:

@@ -30,7 +30,7 @@ def choose_warmup(config: Config, data: MultimodalData) -> TrackedRun:
             line that makes one; or the method keeps samples back that any warm-up has trained on.
     """
     named = config.start.warmup_run
-    check_takes_warmup(config)
+    check_takes_warmup(config.method.method, named)
     if named is None:
         match = find_matching_warmup(config, data)
         if match is None:
@@ -60,12 +60,12 @@ def choose_warmup(config: Config, data: MultimodalData) -> TrackedRun:
     return run
 
 
-def check_takes_warmup(config: Config) -> None:
-    """Raises UserError where the method cannot start from a warm-up, because it keeps samples back."""
-    method = find_method(config.method.method)
+def check_takes_warmup(name: str, run_id: str | None = None) -> None:
+    """Raises UserError where the method ``name`` cannot start from a warm-up (``run_id``), because it keeps samples back."""
+    method = find_method(name)
     if not method.held_out:
         return
-    which = f"the warm-up run {config.start.warmup_run}" if config.start.warmup_run else "a warm-up run"
+    which = f"the warm-up run {run_id}" if run_id else "a warm-up run"
     raise UserError(
         f"method={method.name} diagnoses on {method.held_out:.0%} of the training samples, which it keeps back; {which} has "
         "trained on them: train it from scratch with -e train, without warmup_run"

@@ -20,7 +20,7 @@ from mm_balance.tracking.lookup import find_warmup, open_run
 from mm_balance.tracking.refits import read_gap_table
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow import provenance
-from mm_balance.workflow.plans import adaptive_plan, warmup_plan
+from mm_balance.workflow.plans import adaptive_plan, train_plan, warmup_plan
 from mm_balance.workflow.runs import run_stage
 from mm_balance.workflow.stage import saved_state, train_stage
 
@@ -120,7 +120,7 @@ def test_an_edited_method_is_another_training_but_begins_from_the_same_warm_up(i
     config, data = resolve({"method": "edited_methods:Halved", "device": "cpu"}), tiny_data()
 
     def settings():
-        return provenance.expected_settings(config, data, "train", config.method, {}, after_warmup=True)
+        return provenance.expected_settings(train_plan(config), data, after_warmup=True)
 
     warmup, first = provenance.fingerprint(config, data), settings()
     assert settings() == first
