@@ -15,7 +15,7 @@ from mm_balance.data import MultimodalData
 from mm_balance.engine import loop
 from mm_balance.engine.cost import peak_memory_bytes
 from mm_balance.engine.predictions import fit_gaps_from_probabilities
-from mm_balance.engine.recorder import MetricPoint
+from mm_balance.engine.recorder import MetricPoint, OnPoint, ignore_point
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import UserError
 from mm_balance.functional.schedules import learning_rate_factor
@@ -31,7 +31,6 @@ from mm_balance.workflow.provenance import FollowedWarmup, Provenance
 from mm_balance.workflow.setup import HELD_OUT_SEED, resolve_device, work_folder
 
 STAGE2_METHOD = "gap_mixture"
-Watch = Callable[[MetricPoint], None]
 
 
 @dataclass
@@ -74,13 +73,15 @@ def train_stage2(
     stop: Callable[[], bool],
     *,
     warmup: TrackedRun | None,
-    watch: Watch | None = None,
+    as_trial: bool = False,
+    on_point: OnPoint = ignore_point,
 ) -> StageResult:
     """Stage 2, adaptive training, from the end of ``warmup``.
 
     Args:
         warmup: may be None for a run that has a checkpoint, which it goes on from.
-        watch: for a trial of a study: every point is shown to it, and checkpoints stay on this machine.
+        as_trial: whether it is a trial of a study: its run is of stage ``trial``, and its checkpoints stay on this machine.
+        on_point: called with every point; it may end the stage by an exception.
 
     Raises:
         UserError: ``optimizer_state=keep`` with another optimiser than the warm-up's; a warm-up or checkpoint of other samples.
@@ -95,7 +96,7 @@ def train_stage2(
         learning_rate=config.adaptive_learning_rate,
         select_best=config.selection == "best_validation",
     )
-    return _train(config, data, plan, run, "adaptive", stop, warmup, watch)
+    return _train(config, data, plan, run, "adaptive", stop, warmup, as_trial=as_trial, on_point=on_point)
 
 
 def train_method(
@@ -105,9 +106,10 @@ def train_method(
     stop: Callable[[], bool],
     *,
     warmup: TrackedRun | None,
-    watch: Watch | None = None,
+    as_trial: bool = False,
+    on_point: OnPoint = ignore_point,
 ) -> StageResult:
-    """One stage of ``config.method``, from scratch or from the end of ``warmup``; ``watch`` as of ``train_stage2``.
+    """One stage of ``config.method``, from scratch or from the end of ``warmup``; the other arguments as of ``train_stage2``.
 
     Raises:
         UserError: as ``train_stage2``; an unknown method or option; data or fusion that the method cannot use.
@@ -122,7 +124,7 @@ def train_method(
         learning_rate=config.learning_rate,
         select_best=config.selection == "best_validation",
     )
-    return _train(config, data, plan, run, "train", stop, warmup, watch)
+    return _train(config, data, plan, run, "train", stop, warmup, as_trial=as_trial, on_point=on_point)
 
 
 @dataclass(frozen=True)
@@ -244,11 +246,13 @@ def _train(
     name: str,
     stop: Callable[[], bool],
     warmup: TrackedRun | None,
-    watch: Watch | None = None,
+    *,
+    as_trial: bool = False,
+    on_point: OnPoint = ignore_point,
 ) -> StageResult:
-    name = name if watch is None else "trial"
+    name = "trial" if as_trial else name
     stage = build_stage(config, data, plan, title=name)
-    recorder = _recorder(run, stage, watch)
+    recorder = _recorder(run, stage, as_trial=as_trial, on_point=on_point)
     state = recorder.load()
     if state is None:
         progress = _begin(config, stage, run, warmup)
@@ -365,15 +369,16 @@ def _cost_metrics(stage: loop.Stage, progress: loop.Progress) -> dict[str, float
     }
 
 
-def _recorder(run: TrackedRun, stage: loop.Stage, watch: Watch | None = None) -> MlflowRecorder:
+def _recorder(
+    run: TrackedRun, stage: loop.Stage, *, as_trial: bool = False, on_point: OnPoint = ignore_point
+) -> MlflowRecorder:
     train = stage.data.splits["train"]
-    recorder = MlflowRecorder(
+    return MlflowRecorder(
         run,
         work_folder(run.run_id),
         train.samples,
         train.corrupted if stage.data.truth_known else None,
         branches=stage.method.sees_others(),
-        upload=watch is None,
+        upload=not as_trial,
+        on_point=on_point,
     )
-    recorder.watch = watch or recorder.watch
-    return recorder
