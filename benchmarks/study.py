@@ -83,7 +83,7 @@ def time_overhead(trials: int) -> float:
     from mm_balance.tracking.lookup import open_run
     from mm_balance.workflow.card import log_data
 
-    def train(config, data: MultimodalData, run, stop, watch):
+    def train(config, data: MultimodalData, run, stop, on_point):
         run.log_config(config.values())
         log_data(run, data, "training")
         run.log_json(environment(), "environment.json")
@@ -93,7 +93,7 @@ def time_overhead(trials: int) -> float:
                 epoch, int(time.time() * 1000), {**metrics, **{f"val/filler_{index}": 0.0 for index in range(20)}}
             )
             run.log_points([point])
-            watch(point)
+            on_point(point)
         return metrics
 
     data = tiny_data()

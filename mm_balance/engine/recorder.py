@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +22,14 @@ class MetricPoint:
     step: int
     time: int
     metrics: dict[str, float]
+
+
+OnPoint = Callable[[MetricPoint], None]
+"""Called with every point of a stage once it is published, those of earlier processes of the run too."""
+
+
+def ignore_point(point: MetricPoint) -> None:
+    """The default of ``OnPoint``: does nothing."""
 
 
 class Recorder(Protocol):

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from mm_balance.config import Config, Dimension, format_value
 from mm_balance.data import MultimodalData
-from mm_balance.engine.recorder import MetricPoint
+from mm_balance.engine.recorder import MetricPoint, OnPoint
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.study.handle import StudyHandle
 from mm_balance.study.settings import rounded, warmup_is_shared
@@ -26,12 +26,12 @@ from mm_balance.workflow.plans import trial_plan
 from mm_balance.workflow.report import accuracies, final_validation
 from mm_balance.workflow.runs import run_stage
 from mm_balance.workflow.setup import work_folder
-from mm_balance.workflow.stage import Watch, train_stage
+from mm_balance.workflow.stage import train_stage
 from mm_balance.workflow.warmups import choose_warmup
 
 Stop = Callable[[], bool]
-Train = Callable[[Config, MultimodalData, TrackedRun, Stop, Watch], Mapping[str, float]]
-"""Configuration, data, run, stop, and what is to see every point -> validation metrics of the selected epoch."""
+Train = Callable[[Config, MultimodalData, TrackedRun, Stop, OnPoint], Mapping[str, float]]
+"""Configuration, data, run, stop, what to call with every point -> validation metrics of the selected epoch."""
 
 
 def suggest(trial: optuna.Trial, dimensions: Mapping[str, Dimension]) -> dict[str, Any]:
@@ -83,10 +83,10 @@ def run_trial(
     config = _config(handle, parameters, confirmation, device)
     run = _open(trial, handle, confirmation, label)
     _take_over(trial, handle, run)
-    watch = _watch(trial, handle)
+    on_point = _report_to(trial, handle)
     status, kept = STATUS[TrialState.FAIL], False
     try:
-        metrics = (train or (_train_confirmation if confirmation else _train))(config, data, run, stop, watch)
+        metrics = (train or (_train_confirmation if confirmation else _train))(config, data, run, stop, on_point)
         values = tuple(metrics[name] for name in handle.settings.objectives)
         for name, value in zip(handle.settings.objectives, values, strict=True):
             if not math.isfinite(value):
@@ -151,7 +151,7 @@ def _take_over(trial: optuna.Trial, handle: StudyHandle, run: TrackedRun) -> Non
         old.rename(work_folder(run.run_id))
 
 
-def _watch(trial: optuna.Trial, handle: StudyHandle) -> Watch:
+def _report_to(trial: optuna.Trial, handle: StudyHandle) -> OnPoint:
     """Tell Optuna of every epoch, and end the trial where the pruner says so.
 
     The trial with the configured values is never pruned: its result is what the others are held against. Values that are not finite
@@ -161,7 +161,7 @@ def _watch(trial: optuna.Trial, handle: StudyHandle) -> Watch:
     configured = ORIGIN in trial.user_attrs
     seen = 0
 
-    def watch(point: MetricPoint) -> None:
+    def report(point: MetricPoint) -> None:
         nonlocal seen
         if settings.objectives[0] not in point.metrics:
             return
@@ -173,13 +173,14 @@ def _watch(trial: optuna.Trial, handle: StudyHandle) -> Watch:
             if not configured and seen < settings.epochs and trial.should_prune():
                 raise optuna.TrialPruned(f"after {seen} epochs")
 
-    return watch
+    return report
 
 
-def _train(config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, watch: Watch) -> Mapping[str, float]:
+def _train(config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, on_point: OnPoint) -> Mapping[str, float]:
     shared = warmup_is_shared(config.values())
     warmup = choose_warmup(config, data) if shared else None
-    result = train_stage(trial_plan(config, after_warmup=shared), data, run, stop, warmup=warmup, watch=watch)
+    plan = trial_plan(config, after_warmup=shared)
+    result = train_stage(plan, data, run, stop, warmup=warmup, as_trial=True, on_point=on_point)
     metrics = final_validation(result)
     stage = result.stage
     line = accuracies(metrics, "val", stage.model.modalities, branches=stage.method.sees_others())
@@ -188,7 +189,7 @@ def _train(config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, wa
 
 
 def _train_confirmation(
-    config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, watch: Watch
+    config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, on_point: OnPoint
 ) -> Mapping[str, float]:
     """A run like any other, with figures and model; nothing prunes it."""
     shared = warmup_is_shared(config.values())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mm_balance import names
 from mm_balance.engine.checkpoint import gap_fit_from_state, read_checkpoint, write_checkpoint
-from mm_balance.engine.recorder import MetricPoint
+from mm_balance.engine.recorder import MetricPoint, OnPoint, ignore_point
 from mm_balance.errors import UserError
 from mm_balance.tracking import refits
 from mm_balance.tracking.runs import TrackedRun
@@ -29,7 +29,7 @@ class MlflowRecorder:
         corrupted: per training sample the modality corrupted on purpose, or None where unknown.
         branches: whether the gaps are of branches that see each other; pictures then say so.
         upload: whether checkpoints become artifacts; without, they stay in the working folder.
-        watch: called with every point that was published, those of an earlier process too.
+        on_point: called with every point that was published, those of an earlier process too.
 
     Attributes:
         seconds: time spent on tracking: metrics, refits, uploads of checkpoints.
@@ -46,7 +46,7 @@ class MlflowRecorder:
         *,
         branches: bool = False,
         upload: bool = True,
-        watch: Callable[[MetricPoint], None] = lambda point: None,
+        on_point: OnPoint = ignore_point,
     ) -> None:
         self.run = run
         self.work_folder = work_folder
@@ -54,7 +54,7 @@ class MlflowRecorder:
         self.corrupted = corrupted
         self.branches = branches
         self.upload = upload
-        self.watch = watch
+        self.on_point = on_point
         self.seconds = 0.0
         self.checkpoint_seconds = 0.0
         self.refit_seconds: list[float] = []
@@ -81,7 +81,7 @@ class MlflowRecorder:
             self.run.log_points([point])
             if refit is not None:
                 self._publish_refit(refit)
-        self.watch(point)
+        self.on_point(point)
 
     def load(self, name: str = names.CHECKPOINT_LAST) -> dict[str, Any] | None:
         """The newest readable checkpoint of the run, from the working folder or the artifacts; None = none yet.
@@ -113,7 +113,7 @@ class MlflowRecorder:
         points = [MetricPoint(**point) for point in state["points"]]
         self.run.send_missing(points)
         for point in points:
-            self.watch(point)
+            self.on_point(point)
         if state["refit"] is None:
             return
         refit = gap_fit_from_state(state["refit"])

@@ -14,7 +14,7 @@ from mm_balance.data import MultimodalData
 from mm_balance.engine import loop
 from mm_balance.engine.cost import peak_memory_bytes
 from mm_balance.engine.predictions import fit_gaps_from_probabilities
-from mm_balance.engine.recorder import MetricPoint
+from mm_balance.engine.recorder import MetricPoint, OnPoint, ignore_point
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import UserError
 from mm_balance.functional.schedules import learning_rate_factor
@@ -29,8 +29,6 @@ from mm_balance.workflow.card import log_data
 from mm_balance.workflow.plans import StagePlan
 from mm_balance.workflow.provenance import FollowedWarmup, Provenance
 from mm_balance.workflow.setup import HELD_OUT_SEED, resolve_device, work_folder
-
-Watch = Callable[[MetricPoint], None]
 
 
 @dataclass
@@ -59,7 +57,8 @@ def train_stage(
     stop: Callable[[], bool],
     *,
     warmup: TrackedRun | None = None,
-    watch: Watch | None = None,
+    as_trial: bool = False,
+    on_point: OnPoint = ignore_point,
 ) -> StageResult:
     """Train what ``plan`` says on ``run``, from the end of ``warmup`` or from scratch; go on where the run has a checkpoint.
 
@@ -69,16 +68,17 @@ def train_stage(
         run: its run.
         stop: asked after every batch.
         warmup: the run to start from; not needed for a run that has a checkpoint, which it goes on from.
-        watch: for a trial of a study: every point is shown to it, and checkpoints stay on this machine.
+        as_trial: whether it is a trial of a study: its run is of stage ``trial``, and its checkpoints stay on this machine.
+        on_point: called with every point; it may end the stage by an exception.
 
     Raises:
         UserError: data or fusion that the method cannot use; ``optimizer_state=keep`` with another optimizer than the warm-up's; a
             warm-up or checkpoint of other samples.
         Interrupted: a stop was requested; the checkpoint is saved.
     """
-    name = plan.stage if watch is None else "trial"
+    name = "trial" if as_trial else plan.stage
     stage = build_stage(plan, data, title=name)
-    recorder = _recorder(run, stage, watch)
+    recorder = _recorder(run, stage, as_trial=as_trial, on_point=on_point)
     state = recorder.load()
     if state is None:
         progress = _begin(plan, stage, run, warmup)
@@ -286,15 +286,16 @@ def _cost_metrics(stage: loop.Stage, progress: loop.Progress) -> dict[str, float
     }
 
 
-def _recorder(run: TrackedRun, stage: loop.Stage, watch: Watch | None = None) -> MlflowRecorder:
+def _recorder(
+    run: TrackedRun, stage: loop.Stage, *, as_trial: bool = False, on_point: OnPoint = ignore_point
+) -> MlflowRecorder:
     train = stage.data.splits["train"]
-    recorder = MlflowRecorder(
+    return MlflowRecorder(
         run,
         work_folder(run.run_id),
         train.samples,
         train.corrupted if stage.data.truth_known else None,
         branches=stage.method.sees_others(),
-        upload=watch is None,
+        upload=not as_trial,
+        on_point=on_point,
     )
-    recorder.watch = watch or recorder.watch
-    return recorder

@@ -210,10 +210,10 @@ def test_the_report_of_two_objectives_names_its_front(new_desk, tmp_path):
 def test_a_log_of_several_points_in_one_trial_is_what_optuna_saw(new_desk):
     handle = new_desk(trials=1)
 
-    def three(config, data, run, stop, watch):
+    def three(config, data, run, stop, on_point):
         for epoch in (1, 2, 3):
-            watch(MetricPoint(epoch, 0, {"val/accuracy": epoch / 10}))
-        watch(MetricPoint(3, 0, {"gap/mean": 0.0}))  # no objective in it
+            on_point(MetricPoint(epoch, 0, {"val/accuracy": epoch / 10}))
+        on_point(MetricPoint(3, 0, {"gap/mean": 0.0}))  # no objective in it
         return {"val/accuracy": 0.3}
 
     do(handle, train=three)

@@ -85,13 +85,13 @@ def test_one_worker_draws_the_same_whether_it_was_cut_off_or_not(new_desk):
 def test_a_trial_that_fails_is_one_trial_not_the_study(new_desk):
     handle = new_desk(trials=4)
 
-    def sometimes(config, data, run, stop, watch):
+    def sometimes(config, data, run, stop, on_point):
         number = len(all_trials(handle.study)) - 1
         if number == 1:
             raise MemoryError("no memory left")
         if number == 2:
             raise UserError("the training loss is no longer finite")
-        return train(config, data, run, stop, watch)
+        return train(config, data, run, stop, on_point)
 
     do(handle, train=sometimes)
     states = [trial.state for trial in all_trials(handle.study)]
@@ -104,7 +104,7 @@ def test_a_trial_that_fails_is_one_trial_not_the_study(new_desk):
 
 
 def test_when_all_first_trials_fail_it_stops_and_says_why(new_desk):
-    def broken(config, data, run, stop, watch):
+    def broken(config, data, run, stop, on_point):
         raise RuntimeError("wrong from the start")
 
     handle = new_desk(trials=40)
@@ -117,7 +117,7 @@ def test_a_stop_hands_the_trial_on_with_its_checkpoint(new_desk):
     handle = new_desk(trials=3)
     stopped = []
 
-    def interrupted(config, data, run, stop, watch):
+    def interrupted(config, data, run, stop, on_point):
         folder = work_folder(run.run_id)
         if not stopped:
             folder.mkdir(parents=True)
@@ -126,7 +126,7 @@ def test_a_stop_hands_the_trial_on_with_its_checkpoint(new_desk):
             raise Interrupted
         if (folder / "last").exists():
             stopped.append((folder / "last").read_text())
-        return train(config, data, run, stop, watch)
+        return train(config, data, run, stop, on_point)
 
     with pytest.raises(Interrupted):
         do(handle, train=interrupted)
@@ -145,11 +145,11 @@ def test_a_stop_hands_the_trial_on_with_its_checkpoint(new_desk):
 def test_an_objective_that_is_no_number_fails_on_both_sides_and_ends_no_worker(new_desk, bad):
     handle = new_desk(trials=4, pruner="median")
 
-    def sometimes(config, data, run, stop, watch):
+    def sometimes(config, data, run, stop, on_point):
         if len(all_trials(handle.study)) == 2:
-            watch(MetricPoint(1, 0, {"val/accuracy": bad}))
+            on_point(MetricPoint(1, 0, {"val/accuracy": bad}))
             return {"val/accuracy": bad}
-        return train(config, data, run, stop, watch)
+        return train(config, data, run, stop, on_point)
 
     assert do(handle, train=sometimes) == 4
     states = [trial.state for trial in all_trials(handle.study)]
@@ -179,10 +179,10 @@ def test_the_configured_trial_is_never_pruned(new_desk, origin):
     do_better = 7
     values = dict.fromkeys(handle.settings.dimensions, 1.0)
 
-    def graded(config, data, run, stop, watch):
+    def graded(config, data, run, stop, on_point):
         quality = 0.1 if len(all_trials(handle.study)) == do_better else 0.9
         for epoch in range(1, handle.settings.epochs + 1):
-            watch(MetricPoint(epoch, 0, {"val/accuracy": quality}))
+            on_point(MetricPoint(epoch, 0, {"val/accuracy": quality}))
         return {"val/accuracy": quality}
 
     handle.study.set_user_attr("trials", 6)
@@ -259,10 +259,10 @@ def test_other_data_are_refused(new_desk):
 def test_pruned_trials_end_early_and_their_runs_say_so(new_desk):
     handle = new_desk(trials=30, pruner="median")
 
-    def slow(config, data, run, stop, watch):
+    def slow(config, data, run, stop, on_point):
         for epoch in range(1, 13):
             value = (1 - abs(config.gap_mixture.gap_weight - 0.7) / 10) * epoch / 12
-            watch(MetricPoint(epoch, int(time.time() * 1000), {"val/accuracy": value}))
+            on_point(MetricPoint(epoch, int(time.time() * 1000), {"val/accuracy": value}))
         return {"val/accuracy": value}
 
     do(handle, train=slow)

@@ -18,7 +18,7 @@ def value_of(config):
     return 1.0 - abs(config.gap_mixture.gap_weight - 0.7) / 10 - abs(config.gap_mixture.hard_weight - 1.5) / 10
 
 
-def train(config, data, run, stop, watch):
+def train(config, data, run, stop, on_point):
     """Epochs that take ``TRIVIAL_SECONDS``, logged and shown like real ones."""
     run.log_config(config.values())
     for epoch in range(1, EPOCHS + 1):
@@ -29,7 +29,7 @@ def train(config, data, run, stop, watch):
         metrics = {"val/accuracy": value_of(config) * epoch / EPOCHS, "val/gap_mean_abs": config.gap_mixture.gap_weight}
         point = MetricPoint(epoch, int(time.time() * 1000), metrics)
         run.log_points([point])
-        watch(point)
+        on_point(point)
     return metrics
 
 
