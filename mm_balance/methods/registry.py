@@ -114,8 +114,8 @@ def find_method(name: str) -> type[Method]:
         return _import_outside(f"{offered[0].module}:{offered[0].attr}", f"method={name}")
     known = method_names()
     raise UserError(
-        f"method={name} is not known{did_you_mean(name, known)}; give one of {', '.join(known)}, "
-        "or a class of your own as package.module:Class"
+        f"method={name} is not known; give one of {', '.join(known)}, or your own as package.module:Class"
+        f"{did_you_mean(name, known)}"
     )
 
 

@@ -163,6 +163,7 @@ def build_stage(config: Config, data: MultimodalData, plan: StagePlan, *, title:
         fusion=method.head(config.fusion),
         interaction=method.interaction,
     )
+    model.describe()  # a head that cannot be imported where the model is loaded is told now, not after training
     # Channels last: made for tensor cores, and 5 to 20 % faster on CPUs too.
     model = model.to(device).to(memory_format=torch.channels_last)
 
