@@ -59,7 +59,7 @@ def _needs(method: type[Method]) -> list[str]:
         facts.append(
             f"Keeps back {method.held_out:.0%} of the training split (stratified, the same in every run); takes no warm-up run."
         )
-    if set(method.heads) == {"concat"}:
+    if method.fusions == ("concat",):
         facts.append("Brings its own head: `fusion=concat` only.")
     return [f"{' '.join(facts)}\n"] if facts else []
 

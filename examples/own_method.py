@@ -1,28 +1,51 @@
-"""A method of one's own, outside the package: registered, trained and tested like any other.
+"""A method of one's own with a head of its own, outside the package: trained, studied and served like any other.
 
-python examples/own_method.py --preset quick --method_options smoothing=0.2
-pytest examples/own_method.py
+From the folder above this one:
+
+    python -m entrypoints.train --method examples.own_method:Smoothed --preset quick --method_options smoothing=0.2
+    python -m pytest examples/test_own_method.py
+
+With `mlflow run`: `-P method=examples.own_method:Smoothed`. An installed package can give its methods short names, in its
+`pyproject.toml`:
+
+    [project.entry-points."mm_balance.methods"]
+    smoothed = "my_package.methods:Smoothed"
 """
 
-import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from torch import Tensor, nn
 from torch.nn import functional
 
-from mm_balance.commands import run_command
-from mm_balance.methods import METHODS
 from mm_balance.methods.base import Method, loss_output
 from mm_balance.methods.options import option
-from mm_balance.models import MultimodalNetwork
-from mm_balance.testing import MethodConformance
+from mm_balance.models import Fusion, HeadSpec, MultimodalNetwork
 from mm_balance.types import Batch, Clock, LossOutput
+
+
+class TemperedHead(Fusion):
+    """A classifier for each modality; the fused logits are their sum, divided by a temperature."""
+
+    def __init__(self, widths: Mapping[str, int], classes: int, temperature: float) -> None:
+        super().__init__(widths, classes)
+        self.temperature = temperature
+        self.own = nn.ModuleDict({name: nn.Linear(width, classes) for name, width in widths.items()})
+
+    def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        unimodal = {name: self.own[name](features[name]) for name in self.modalities}
+        return sum(unimodal.values()) / self.temperature, unimodal
+
+    def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
+        return self.own[modality].parameters()
 
 
 @dataclass(frozen=True)
 class SmoothedOptions:
-    """See the field's help."""
+    """See the fields' help."""
 
     smoothing: float = option(0.1, "share of the label that is spread over all classes", minimum=0.0, maximum=0.9)
+    temperature: float = option(2.0, "what the sum of the unimodal logits is divided by", minimum=0.1, maximum=100.0)
 
 
 class Smoothed(Method):
@@ -32,6 +55,10 @@ class Smoothed(Method):
     title = "smoothed labels"
     citation = "Szegedy et al., CVPR 2016, arXiv 1512.00567, applied per modality"
     Options = SmoothedOptions
+    fusions = ("concat",)  # what the user may leave chosen; the head below takes its place
+
+    def choose_head(self, fusion: str) -> HeadSpec:
+        return HeadSpec(TemperedHead, {"temperature": self.options.temperature})
 
     def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
@@ -40,14 +67,3 @@ class Smoothed(Method):
             for name, logits in {"fusion": output.fused, **output.unimodal}.items()
         }
         return loss_output(output, **parts)
-
-
-METHODS["smoothed"] = Smoothed
-
-
-class TestSmoothed(MethodConformance):
-    method = Smoothed
-
-
-if __name__ == "__main__":
-    sys.exit(run_command("train", ["--method", "smoothed", *sys.argv[1:]]))

@@ -70,5 +70,10 @@ def outside_sources(cls: type, base: type) -> tuple[Path, ...]:
     return tuple(sources)
 
 
+def python_files(source: Path) -> list[Path]:
+    """The files of a source that ``outside_sources`` names."""
+    return sorted(source.rglob("*.py")) if source.is_dir() else [source]
+
+
 def _derives(value: Any, base: type) -> bool:
     return isinstance(value, type) and issubclass(value, base)

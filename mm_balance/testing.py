@@ -11,6 +11,7 @@ Run by pytest, on a CPU, in seconds. ``tiny_data`` and ``tiny_stage`` are there 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -83,10 +84,13 @@ def tiny_stage(
     epochs: int = 4,
     refit_every: int = 2,
     optimizer: str = "sgd",
-    fusion: str = "concat",
+    fusion: str | None = None,
     precision: str = "float32",
 ) -> loop.Stage:
-    """A stage of ``method`` on ``tiny_data``, seed 0, learning rate 0.05 falling to 0. ``settings`` = options by name."""
+    """A stage of ``method`` on ``tiny_data``, seed 0, learning rate 0.05 falling to 0.
+
+    ``settings`` = options by name; ``fusion`` None = the first that the method can use.
+    """
     data = (data or tiny_data()).with_held_out(method.held_out, seed=0)
     seed_everything(0)
     chosen = method(complete(method.Options, settings or {}), tuple(data.specs), len(data.splits["train"]))
@@ -94,7 +98,7 @@ def tiny_stage(
         data.specs,
         len(data.classes),
         encoder="resnet_narrow",
-        fusion=chosen.head(fusion),
+        fusion=chosen.head(method.fusions[0] if fusion is None else fusion),
         interaction=chosen.interaction,
     )
 
@@ -355,13 +359,23 @@ class MethodConformance:
         _, batches = planned(stage)
         update(stage, batches[0])
         stage.model.eval()
-        other = MultimodalNetwork.from_description(stage.model.describe())
+        description = stage.model.describe()
+        saved = json.loads(json.dumps(description, sort_keys=True))
+        assert saved == description, "arguments of a head are primitives, lists and mappings"
+        other = MultimodalNetwork.from_description(saved)
         other.load_state_dict(stage.model.state_dict())
         other.eval()
         expected = stage.method.predict(stage.model, batches[1])
         found = other(batches[1].inputs)
         torch.testing.assert_close(found.fused, expected.fused)
         torch.testing.assert_close(found.unimodal, expected.unimodal)
+
+    def test_every_parameter_of_the_head_belongs_to_one_modality_or_to_none(self) -> None:
+        head = self.stage().model.fusion
+        groups = [*(head.head_parameters(name) for name in head.modalities), head.shared_parameters()]
+        found = [id(parameter) for group in groups for parameter in group]
+        assert len(found) == len(set(found))
+        assert set(found) == {id(parameter) for parameter in head.parameters()}
 
     def test_three_modalities_train_or_are_refused_in_one_line(self) -> None:
         names = ("audio", "visual", "depth")

@@ -1,4 +1,4 @@
-"""The interface of a method: six seams, each with a default. Override the weakest that suffices.
+"""The interface of a method: hooks, each with a default. Override the weakest that suffices.
 
 The engine makes model and optimiser and lends them; a method owns only its own state (buffers and modules), so that saving
 and resuming come for free.
@@ -6,24 +6,18 @@ and resuming come for free.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mm_balance.errors import UserError
-from mm_balance.models import MultimodalNetwork
+from mm_balance.models import FUSIONS, HeadSpec, MultimodalNetwork
 from mm_balance.types import Batch, Clock, Cost, EpochPlan, GapFit, LossOutput, Output, SplitPredictions
-
-FUSIONS = ("concat", "sum", "film", "gated")
-SAME_HEAD = {name: name for name in FUSIONS}
-"""The method trains the fusion that the user has chosen."""
-OWN_HEADS = {name: f"{name}+own" for name in FUSIONS}
-"""The same with a classifier of its own for every modality beside it."""
 
 
 class Step(Protocol):
@@ -88,7 +82,7 @@ class Method(nn.Module):
         title: how tables and run descriptions call it.
         citation: where it comes from.
         Options: frozen dataclass of its options (``mm_balance.methods.options.option``).
-        heads: fusion that the user chose -> head that is trained; a fusion that is missing here cannot be used.
+        fusions: those that the user may choose; where the method brings a head in their place, most often ``concat`` alone.
         interaction: what joins the encoders, see ``MultimodalNetwork``.
         held_out: share of the training split that is kept back for ``Inspector.predict_split("held_out")``.
         needs_warmup: starts from a warm-up run, from whose refit it learns.
@@ -107,7 +101,7 @@ class Method(nn.Module):
     title: ClassVar[str]
     citation: ClassVar[str] = ""
     Options: ClassVar[type]
-    heads: ClassVar[Mapping[str, str]] = SAME_HEAD
+    fusions: ClassVar[tuple[str, ...]] = tuple(FUSIONS)
     interaction: ClassVar[str] = "none"
     held_out: ClassVar[float] = 0.0
     needs_warmup: ClassVar[bool] = False
@@ -124,13 +118,18 @@ class Method(nn.Module):
         self.modalities = tuple(modalities)
         self.train_samples = train_samples
 
-    def head(self, fusion: str) -> str:
-        """The head that is trained where the user chose ``fusion``. Raises UserError where the method cannot use it."""
-        if fusion not in self.heads:
+    @final
+    def head(self, fusion: str) -> HeadSpec:
+        """What ``choose_head`` says. Raises UserError where the method cannot use ``fusion``."""
+        if fusion not in self.fusions:
             raise UserError(
-                f"method {self.name} brings a head of its own; leave fusion={' or fusion='.join(self.heads)}"
+                f"method {self.name} brings a head of its own; leave fusion={' or fusion='.join(self.fusions)}"
             )
-        return self.heads[fusion]
+        return self.choose_head(fusion)
+
+    def choose_head(self, fusion: str) -> HeadSpec:
+        """The head that is trained where the user chose ``fusion``, which is one of ``fusions``. Default: that fusion."""
+        return HeadSpec.of_fusion(fusion)
 
     @classmethod
     def sees_others(cls) -> bool:
@@ -145,7 +144,7 @@ class Method(nn.Module):
         return Cost()
 
     def prepare(self, model: MultimodalNetwork) -> None:
-        """Called once, before the first update, with the weights that training starts from: keep a snapshot, set up heads."""
+        """Called once, before the first update, with the weights that training starts from: keep a snapshot, set up buffers."""
 
     def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
         """Called before every epoch: look at the data, change weights, plan the epoch."""

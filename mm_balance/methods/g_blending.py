@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from mm_balance.functional.blending import blending_weights
-from mm_balance.methods.base import OWN_HEADS, Inspector, Method, cross_entropy, loss_output
+from mm_balance.methods.base import Inspector, Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
-from mm_balance.models import MultimodalNetwork
+from mm_balance.models import HeadSpec, MultimodalNetwork, OwnHeads
 from mm_balance.types import Batch, Clock, Cost, EpochPlan, LossOutput, SplitPredictions
 
 JOINT = "joint"
@@ -54,8 +54,8 @@ class GBlending(Method):
 
     blend: Tensor
 
-    def head(self, fusion: str) -> str:
-        return OWN_HEADS[fusion] if self.options.heads == "own" else fusion
+    def choose_head(self, fusion: str) -> HeadSpec:
+        return HeadSpec(OwnHeads, {"joint": fusion}) if self.options.heads == "own" else super().choose_head(fusion)
 
     def cost(self) -> Cost:
         return Cost(

@@ -9,16 +9,16 @@ from the device at each step outside the mode.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mm_balance.methods.base import Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
-from mm_balance.models import MultimodalNetwork
+from mm_balance.models import HeadSpec, LateFusion, MultimodalNetwork
 from mm_balance.types import Batch, Clock, LossOutput
 
 OFFICIAL = "greedy_multimodal_learning@a190e03"
@@ -41,7 +41,7 @@ class Greedy(Method):
     title = "Greedy"
     citation = "Wu et al., ICML 2022, arXiv 2202.05306; nyukat/greedy_multimodal_learning@a190e03"
     Options = GreedyOptions
-    heads: ClassVar[Mapping[str, str]] = {"concat": "late_logits"}
+    fusions = ("concat",)
     interaction = "mmtm"
 
     main: Tensor
@@ -53,6 +53,9 @@ class Greedy(Method):
         self.register_buffer("bypass", torch.zeros(len(modalities)))
         self.cut_off: str | None = None
         self.remaining = 0
+
+    def choose_head(self, fusion: str) -> HeadSpec:
+        return HeadSpec(LateFusion, {"mean_of": "logits"})
 
     def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         assert model.interaction is not None

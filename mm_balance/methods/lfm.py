@@ -10,10 +10,8 @@ aligns class distributions and has no contrastive term; with more than two modal
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +19,7 @@ from torch.nn import functional
 
 from mm_balance.methods.base import Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
-from mm_balance.models import MultimodalNetwork
+from mm_balance.models import HeadSpec, LateFusion, MultimodalNetwork
 from mm_balance.types import Batch, Clock, LossOutput
 
 COEFFICIENTS = (2.04623704e-1, 3.35472727e-3, 1.22989557e-4, -2.92947416e-6, 2.23835486e-8, -5.39717505e-11)
@@ -46,7 +44,10 @@ class Lfm(Method):
     title = "LFM (fitted schedule)"
     citation = "Yang et al., NeurIPS 2024; njustkmg/NeurIPS24-LFM@ad44fa0"
     Options = LfmOptions
-    heads: ClassVar[Mapping[str, str]] = {"concat": "late_logits"}
+    fusions = ("concat",)
+
+    def choose_head(self, fusion: str) -> HeadSpec:
+        return HeadSpec(LateFusion, {"mean_of": "logits"})
 
     def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)

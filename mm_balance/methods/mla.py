@@ -9,6 +9,7 @@ mean feature is a constant, where the code lets its graph grow; an encoder out o
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 from mm_balance.functional.projection import next_projection
 from mm_balance.methods.base import Method, Step, cross_entropy, loss_output
 from mm_balance.methods.options import option
-from mm_balance.models import MultimodalNetwork
+from mm_balance.models import Fusion, HeadSpec, MultimodalNetwork
+from mm_balance.models.heads import common_width
 from mm_balance.types import Batch, Clock, LossOutput, Output
 
 OFFICIAL = "MLA@ab6c184"
-FIXED_SHARES = {2: (0.55, 0.45), 3: (0.35, 0.25, 0.4)}
+FIXED_SHARES = {2: [0.55, 0.45], 3: [0.35, 0.25, 0.4]}
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,46 @@ class MlaOptions:
     )
 
 
+class SharedHead(Fusion):
+    """One linear classifier for all modalities, whose logits are mixed in the prediction (MLA).
+
+    Args:
+        gate: weights of the mixture: ``entropy`` (softmax over modalities of minus each sample's entropy), ``fixed``
+            (``shares``), or ``batch`` (the official code's: one entropy per batch, of a softmax over the batch).
+        shares: of each modality, in order; None = equal ones.
+    """
+
+    exact_unimodal = False
+    shares: Tensor
+
+    def __init__(
+        self, widths: Mapping[str, int], classes: int, gate: str, shares: Sequence[float] | None = None
+    ) -> None:
+        super().__init__(widths, classes)
+        self.gate = gate
+        self.output = nn.Linear(common_width(widths), classes)
+        self.register_buffer("shares", torch.tensor(shares or [1.0 / len(widths)] * len(widths)))
+
+    def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """See ``Fusion.forward``."""
+        unimodal = {name: self.output(features[name]) for name in self.modalities}
+        logits = torch.stack(list(unimodal.values()))
+        return (self._weights(logits).unsqueeze(2) * logits).sum(dim=0), unimodal
+
+    def _weights(self, logits: Tensor) -> Tensor:
+        """``(modalities, batch, classes)`` -> ``(modalities, batch)`` that sum to 1 over modalities."""
+        if self.gate == "fixed":
+            return self.shares.unsqueeze(1).expand(-1, logits.shape[1])
+        if self.gate == "entropy":
+            return entropy(logits, dim=2).neg().softmax(dim=0)
+        of_batch = entropy(logits, dim=1).sum(dim=1, keepdim=True)
+        return of_batch.neg().softmax(dim=0).expand(-1, logits.shape[1])
+
+    def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
+        """None: the classifier is shared."""
+        return iter(())
+
+
 class Mla(Method):
     """Alternating unimodal adaptation."""
 
@@ -48,22 +90,22 @@ class Mla(Method):
     projection: Tensor
     turns: Tensor
 
-    def head(self, fusion: str) -> str:
-        return f"shared_{self.options.gate}"
+    def choose_head(self, fusion: str) -> HeadSpec:
+        shares = FIXED_SHARES.get(len(self.modalities))
+        return HeadSpec(SharedHead, {"gate": self.options.gate, "shares": shares})
 
     def prepare(self, model: MultimodalNetwork) -> None:
         width = next(iter(model.widths.values()))
         device = next(model.parameters()).device
         self.register_buffer("projection", torch.eye(width, device=device))
         self.register_buffer("turns", torch.zeros((), dtype=torch.int64))
-        if len(self.modalities) in FIXED_SHARES:
-            model.fusion.get_buffer("shares").copy_(torch.tensor(FIXED_SHARES[len(self.modalities)]))
 
     def update(self, model: MultimodalNetwork, batch: Batch, step: Step, clock: Clock) -> LossOutput:
         losses: dict[str, Tensor] = {}
         unimodal: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}
-        weight = model.fusion.get_parameter("output.weight")
+        assert isinstance(model.fusion, SharedHead)
+        weight = model.fusion.output.weight
         for name in self.modalities:
             step.zero_grad()
             with step.autocast():
@@ -79,7 +121,7 @@ class Mla(Method):
         return loss_output(Output(unimodal[name], unimodal, features), **losses)
 
     @torch.no_grad()
-    def _correct(self, weight: nn.Parameter, features: Tensor, clock: Clock) -> None:
+    def _correct(self, weight: Tensor, features: Tensor, clock: Clock) -> None:
         # The very first turn of a run is free. The count stays on the CPU: nothing waits for the device.
         if int(self.turns) > 0 and self.options.projection != "none" and weight.grad is not None:
             decay = 0.1 ** (1 + clock.batch / clock.batches)
@@ -88,3 +130,9 @@ class Mla(Method):
             )
             weight.grad.copy_(weight.grad @ self.projection.T)
         self.turns += 1
+
+
+def entropy(logits: Tensor, *, dim: int) -> Tensor:
+    """Entropy of ``softmax(logits)`` along ``dim``, in nats."""
+    logarithms = logits.log_softmax(dim=dim)
+    return -(logarithms.exp() * logarithms).sum(dim=dim)

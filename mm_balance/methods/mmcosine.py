@@ -5,13 +5,17 @@ arXiv 2303.05338; GeWu-Lab/MMCosine_ICASSP23@00ba0a9 (as released it does not st
 training does; the released validation reads an untrained linear head. The optional contrastive term (weight 0 by default) is left out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from mm_balance.methods.base import Method
 from mm_balance.methods.options import option
-from mm_balance.models import MultimodalNetwork
+from mm_balance.models import Fusion, HeadSpec
+from mm_balance.models.fusion import total_logits
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,36 @@ class MMCosineOptions:
     )  # fmt: skip
 
 
+class CosineHead(Fusion):
+    """``f_m[c] = scale * cos(phi_m, W_m[c])``, no bias; the fused logits are their sum (MMCosine).
+
+    Args:
+        scale: above 0.
+    """
+
+    exact_unimodal = True
+    scale: Tensor
+
+    def __init__(self, widths: Mapping[str, int], classes: int, scale: float) -> None:
+        super().__init__(widths, classes)
+        self.own = nn.ModuleDict({name: nn.Linear(width, classes, bias=False) for name, width in widths.items()})
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """See ``Fusion.forward``."""
+        directions = {
+            name: functional.normalize(self.own.get_submodule(name).get_parameter("weight")) for name in self.own
+        }
+        unimodal = {
+            name: self.scale * functional.normalize(features[name]) @ directions[name].T for name in self.modalities
+        }
+        return total_logits(unimodal), unimodal
+
+    def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
+        """The modality's class directions."""
+        return self.own[modality].parameters()
+
+
 class MMCosine(Method):
     """Cosines in place of products."""
 
@@ -31,7 +65,7 @@ class MMCosine(Method):
     title = "MMCosine"
     citation = "Xu et al., ICASSP 2023, arXiv 2303.05338; GeWu-Lab/MMCosine_ICASSP23@00ba0a9"
     Options = MMCosineOptions
-    heads: ClassVar[Mapping[str, str]] = {"concat": "cosine"}
+    fusions = ("concat",)
 
-    def prepare(self, model: MultimodalNetwork) -> None:
-        model.fusion.get_buffer("scale").fill_(self.options.scale)
+    def choose_head(self, fusion: str) -> HeadSpec:
+        return HeadSpec(CosineHead, {"scale": self.options.scale})

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mm_balance.functional.gradients import pareto_gradients
-from mm_balance.methods.base import OWN_HEADS, Method, Step, cross_entropy, loss_output
+from mm_balance.methods.base import Method, Step, cross_entropy, loss_output
 from mm_balance.methods.options import option
-from mm_balance.models import MultimodalNetwork
+from mm_balance.models import HeadSpec, MultimodalNetwork, OwnHeads
 from mm_balance.types import Batch, Clock, Cost, LossOutput
 
 
@@ -34,7 +34,9 @@ class MMPareto(Method):
     title = "MMPareto"
     citation = "Wei and Hu, ICML 2024, arXiv 2405.17730; GeWu-Lab/MMPareto_ICML2024@a339db3"
     Options = MMParetoOptions
-    heads = OWN_HEADS
+
+    def choose_head(self, fusion: str) -> HeadSpec:
+        return HeadSpec(OwnHeads, {"joint": fusion})
 
     def cost(self) -> Cost:
         return Cost(backward=2.0)

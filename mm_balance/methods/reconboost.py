@@ -9,16 +9,17 @@ learning rate for both phases, the run's. Compare at equal encoder passes, not a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mm_balance.methods.base import Inspector, Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
-from mm_balance.models import MultimodalNetwork
+from mm_balance.models import Fusion, HeadSpec, MultimodalNetwork
+from mm_balance.models.fusion import total_logits
+from mm_balance.models.heads import common_width
 from mm_balance.types import Batch, Clock, Cost, EpochPlan, LossOutput
 
 OFFICIAL = "ReconBoost@14ab57a"
@@ -36,6 +37,27 @@ class ReconBoostOptions:
     )
 
 
+class BoostedHead(Fusion):
+    """One two-layer classifier for all modalities; the fused logits are ``beta`` times their sum (ReconBoost)."""
+
+    exact_unimodal = False
+
+    def __init__(self, widths: Mapping[str, int], classes: int) -> None:
+        super().__init__(widths, classes)
+        width = common_width(widths)
+        self.output = nn.Sequential(nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, classes))
+        self.beta = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """See ``Fusion.forward``."""
+        unimodal = {name: self.output(features[name]) for name in self.modalities}
+        return self.beta * total_logits(unimodal), unimodal
+
+    def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
+        """None: the classifier is shared."""
+        return iter(())
+
+
 class ReconBoost(Method):
     """Alternating boosting."""
 
@@ -43,7 +65,10 @@ class ReconBoost(Method):
     title = "ReconBoost"
     citation = "Hua et al., ICML 2024, arXiv 2405.09321; huacong/ReconBoost@14ab57a"
     Options = ReconBoostOptions
-    heads: ClassVar[Mapping[str, str]] = {"concat": "boosted"}
+    fusions = ("concat",)
+
+    def choose_head(self, fusion: str) -> HeadSpec:
+        return HeadSpec(BoostedHead)
 
     def cost(self) -> Cost:
         alone = 1 / len(self.modalities)
@@ -63,8 +88,8 @@ class ReconBoost(Method):
             features = model.encode(batch.inputs, others)
         features |= model.encode(batch.inputs, (learner,))
         output = model.fuse({name: features[name] for name in self.modalities})
-        beta = model.fusion.get_parameter("beta").detach()
-        known = beta * torch.stack([output.unimodal[name].detach() for name in others]).sum(dim=0)
+        assert isinstance(model.fusion, BoostedHead)
+        known = model.fusion.beta.detach() * torch.stack([output.unimodal[name].detach() for name in others]).sum(dim=0)
         values = boosting_losses(
             output.unimodal[learner].float(), known.float(), batch.labels,
             self.options.own_weight, self.options.others_weight, self.options.regulariser,

@@ -8,15 +8,42 @@ probabilities: UME of Du et al., On Uni-Modal Feature Learning in Supervised Mul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
 
 from mm_balance.errors import UserError
 from mm_balance.methods.base import Method, cross_entropy, loss_output
 from mm_balance.methods.options import option
-from mm_balance.models import MultimodalNetwork
+from mm_balance.models import Fusion, HeadSpec, LateFusion, MultimodalNetwork
 from mm_balance.types import Batch, Clock, Cost, LossOutput
+
+
+class OnlyHead(Fusion):
+    """One modality alone. The others are not encoded, and count as knowing nothing: their logits are all zero."""
+
+    exact_unimodal = True
+
+    def __init__(self, widths: Mapping[str, int], classes: int, modality: str) -> None:
+        super().__init__(widths, classes)
+        if modality not in widths:
+            raise UserError(f"this network has no modality {modality}; it has {', '.join(widths)}")
+        self.uses = (modality,)
+        self.output = nn.Linear(widths[modality], classes)
+
+    def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """See ``Fusion.forward``; only the features of the one modality are read."""
+        (modality,) = self.uses
+        logits = self.output(features[modality])
+        unknown = torch.zeros_like(logits)
+        return logits, {name: logits if name == modality else unknown for name in self.modalities}
+
+    def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
+        """Everything, for the one modality."""
+        return self.output.parameters() if modality in self.uses else iter(())
 
 
 class OneModality(Method):
@@ -30,8 +57,8 @@ class OneModality(Method):
         if self.modality not in modalities:
             raise UserError(f"method {self.name} needs a modality {self.modality}; there are {', '.join(modalities)}")
 
-    def head(self, fusion: str) -> str:
-        return f"only:{self.modality}"
+    def choose_head(self, fusion: str) -> HeadSpec:
+        return HeadSpec(OnlyHead, {"modality": self.modality})
 
     def cost(self) -> Cost:
         share = 1 / len(self.modalities)
@@ -71,8 +98,8 @@ class Ensemble(Method):
     citation = "Du et al., ICML 2023, arXiv 2305.01233 (no official code found)"
     Options = EnsembleOptions
 
-    def head(self, fusion: str) -> str:
-        return f"late_{self.options.mean_of}"
+    def choose_head(self, fusion: str) -> HeadSpec:
+        return HeadSpec(LateFusion, {"mean_of": self.options.mean_of})
 
     def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)

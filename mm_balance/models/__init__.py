@@ -2,7 +2,8 @@
 
 from mm_balance.models.encoders import ENCODERS, Encoder, build_encoder
 from mm_balance.models.fusion import FUSIONS, Fusion, build_fusion
-from mm_balance.models.heads import build_head
+from mm_balance.models.head_spec import HeadSpec
+from mm_balance.models.heads import LateFusion, OwnHeads
 from mm_balance.models.network import MultimodalNetwork
 
 __all__ = [
@@ -10,8 +11,10 @@ __all__ = [
     "FUSIONS",
     "Encoder",
     "Fusion",
+    "HeadSpec",
+    "LateFusion",
     "MultimodalNetwork",
+    "OwnHeads",
     "build_encoder",
     "build_fusion",
-    "build_head",
 ]

@@ -15,19 +15,22 @@ from mm_balance.errors import UserError
 
 
 class Fusion(nn.Module):
-    """Base of all fusion heads.
+    """Base of all heads.
 
     Attributes:
         exact_unimodal: whether the fused logits are exactly the sum of the unimodal ones (Eq. 2-3). Where they are
             not, the unimodal logits of a modality are the head's with every other modality's features set to zero.
         uses: modalities whose features it reads; the others need not be encoded.
 
+    A head of one's own derives from it. It stands at the top of a module, and its constructor takes, beside these, keyword arguments
+    of primitives: so a saved model can name it (``HeadSpec``).
+
     Args:
         widths: modality -> number of features; the order is that of the mapping.
         classes: number of classes.
     """
 
-    exact_unimodal: bool
+    exact_unimodal: bool = False
 
     def __init__(self, widths: Mapping[str, int], classes: int) -> None:
         super().__init__()
@@ -61,6 +64,10 @@ class Fusion(nn.Module):
         """The parameters that belong to no single modality: all but the ``head_parameters``."""
         owned = {id(parameter) for modality in self.modalities for parameter in self.head_parameters(modality)}
         return (parameter for parameter in self.parameters() if id(parameter) not in owned)
+
+    def warmup_name(self, name: str) -> str:
+        """What a warm-up's head, which is the fusion that the user chose, calls the parameter that this head calls ``name``."""
+        return name
 
 
 class ConcatFusion(Fusion):
@@ -202,6 +209,13 @@ FUSIONS: dict[str, type[Fusion]] = {
 }
 
 
+def find_fusion(name: str) -> type[Fusion]:
+    """The class of the fusion called ``name``. Raises UserError for an unknown one."""
+    if name not in FUSIONS:
+        raise UserError(f"fusion={name} is not known; give one of {', '.join(FUSIONS)}")
+    return FUSIONS[name]
+
+
 def build_fusion(name: str, widths: Mapping[str, int], classes: int) -> Fusion:
     """A new fusion head.
 
@@ -213,6 +227,4 @@ def build_fusion(name: str, widths: Mapping[str, int], classes: int) -> Fusion:
     Raises:
         UserError: unknown ``name``, or a number of modalities that the fusion cannot join.
     """
-    if name not in FUSIONS:
-        raise UserError(f"fusion={name} is not known; give one of {', '.join(FUSIONS)}")
-    return FUSIONS[name](widths, classes)
+    return find_fusion(name)(widths, classes)

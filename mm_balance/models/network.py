@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mm_balance.errors import UserError
 from mm_balance.models.encoders import build_encoder
-from mm_balance.models.heads import build_head
+from mm_balance.models.head_spec import HeadSpec
 from mm_balance.models.interaction import build_interaction
 from mm_balance.models.passes import PassCounter
 from mm_balance.types import InputSpec, Output
@@ -25,12 +25,13 @@ class MultimodalNetwork(nn.Module):
             first one leads the gap.
         classes: number of classes.
         encoder: key of ``ENCODERS``, the same for every modality.
-        fusion: key of ``FUSIONS``, or another head (``build_head``).
+        fusion: the head: key of ``FUSIONS``, or any other as a ``HeadSpec``.
         interaction: ``none``, or ``mmtm``: what joins the encoders between their stages.
 
     Attributes:
         modalities: names in order.
         widths: modality -> features per sample.
+        head: what ``fusion`` was built from.
         passes: how often samples went through the encoders.
         exact_unimodal: whether fused logits are exactly the sum of the unimodal ones (see ``Fusion``).
 
@@ -40,7 +41,13 @@ class MultimodalNetwork(nn.Module):
     """
 
     def __init__(
-        self, specs: Mapping[str, InputSpec], classes: int, *, encoder: str, fusion: str, interaction: str = "none"
+        self,
+        specs: Mapping[str, InputSpec],
+        classes: int,
+        *,
+        encoder: str,
+        fusion: str | HeadSpec,
+        interaction: str = "none",
     ) -> None:
         super().__init__()
         for name, spec in specs.items():
@@ -52,8 +59,8 @@ class MultimodalNetwork(nn.Module):
         encoders = {name: build_encoder(encoder, spec) for name, spec in specs.items()}
         self.encoders = nn.ModuleDict(encoders)
         self.widths = {name: module.width for name, module in encoders.items()}
-        self.fusion = build_head(fusion, self.widths, classes)
-        self._fusion_name = fusion
+        self.head = HeadSpec.of_fusion(fusion) if isinstance(fusion, str) else fusion
+        self.fusion = self.head.build(self.widths, classes)
         self.interaction = build_interaction(interaction, encoders)
         self._interaction_name = interaction
         self.passes = PassCounter()
@@ -134,7 +141,8 @@ class MultimodalNetwork(nn.Module):
         own = self.state_dict()
         taken = {}
         for name in own:
-            source = name if name in state else name.replace("fusion.joint.", "fusion.", 1)
+            part, _, rest = name.partition(".")
+            source = f"fusion.{self.fusion.warmup_name(rest)}" if part == "fusion" and name not in state else name
             if source in state and state[source].shape == own[name].shape:
                 taken[name] = state[source]
         self.load_state_dict({**own, **taken})
@@ -159,18 +167,25 @@ class MultimodalNetwork(nn.Module):
         """What ``from_description`` needs to build the same network (with new weights), as JSON-ready primitives.
 
         The specs are a list, so that the order of the modalities survives JSON written with sorted keys.
+
+        Raises:
+            UserError: a head that cannot be imported elsewhere.
         """
         return {
             "specs": [{"modality": name, **_plain(spec)} for name, spec in self.specs.items()],
             "classes": self.classes,
             "encoder": self.encoder,
-            "fusion": self._fusion_name,
+            "fusion": self.head.describe(),
             "interaction": self._interaction_name,
         }
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> MultimodalNetwork:
-        """A new network from what ``describe`` gave."""
+        """A new network from what ``describe`` gave.
+
+        Raises:
+            UserError: the head that it names cannot be imported, or is none.
+        """
         specs = {
             item["modality"]: InputSpec(item["kind"], tuple(item["shape"]), tuple(item["mean"]), tuple(item["std"]))
             for item in description["specs"]
@@ -179,7 +194,7 @@ class MultimodalNetwork(nn.Module):
             specs,
             description["classes"],
             encoder=description["encoder"],
-            fusion=description["fusion"],
+            fusion=HeadSpec.from_description(description["fusion"]),
             interaction=description["interaction"],
         )
 

@@ -19,6 +19,8 @@ import mm_balance
 from mm_balance import names
 from mm_balance.data import MultimodalData
 from mm_balance.errors import UserError
+from mm_balance.imports import outside_sources, python_files
+from mm_balance.models.fusion import Fusion
 from mm_balance.models.network import MultimodalNetwork
 from mm_balance.models.serving import save_model
 from mm_balance.tracking.runs import TrackedRun
@@ -30,14 +32,19 @@ def log_model(run: TrackedRun, model: MultimodalNetwork, data: MultimodalData, s
     """Log ``model`` to ``run``; its URI, ``models:/...``.
 
     The package's source travels with the model (without the embedded data), so that it loads where MM-Balance is not
-    installed.
+    installed; likewise that of a head from outside the package.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / names.MODEL_NAME
         save_model(model, data.classes, folder)
-        source = Path(mm_balance.__file__).parent
-        code = Path(temporary) / "mm_balance"
-        shutil.copytree(source, code, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
+        code = Path(temporary) / "code"
+        package = Path(mm_balance.__file__).parent
+        shutil.copytree(package, code / package.name, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
+        for source in outside_sources(model.head.head, Fusion):
+            for path in python_files(source):
+                copy = code / path.relative_to(source.parent)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
         content = {"data_path": folder, "code_path": code, "signature": signature(data)}
         return run.log_model_folder(_Flavor, names.MODEL_NAME, step, **content)
 
@@ -55,7 +62,7 @@ class _Flavor:
     ) -> None:
         folder = Path(path)
         shutil.copytree(data_path, folder / "data" / data_path.name)
-        shutil.copytree(code_path, folder / "code" / code_path.name)
+        shutil.copytree(code_path, folder / "code")
         requirements = [f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS]
         python = platform.python_version()
         conda = {

@@ -25,7 +25,7 @@ from mm_balance.config import (
     warmup_parameters,
 )
 from mm_balance.data import MultimodalData
-from mm_balance.imports import outside_sources
+from mm_balance.imports import outside_sources, python_files
 from mm_balance.methods import Method, build_method
 from mm_balance.tracking.environment import git_state
 from mm_balance.tracking.runs import TrackedRun
@@ -58,7 +58,7 @@ def training_code(method: type[Method]) -> str:
 @cache
 def _outside_digest(source: Path) -> str:
     """Of a folder or a file when the process first asks: what is edited while it trains is not what it trains with."""
-    return _digest_of_sources(source.parent, source.rglob("*.py") if source.is_dir() else [source])
+    return _digest_of_sources(source.parent, python_files(source))
 
 
 def _digest_of_sources(root: Path, paths: Iterable[Path]) -> str:

@@ -11,6 +11,7 @@ from mm_balance.engine.recorder import ListRecorder
 from mm_balance.errors import UserError
 from mm_balance.functional.modulation import discrepancy_ratios
 from mm_balance.methods import METHODS, parse_options
+from mm_balance.models import FUSIONS, HeadSpec, OwnHeads
 from mm_balance.testing import CPU, clock_of, first_progress, planned, set_loss_scale, tiny_data, tiny_stage, update
 
 KEPT = ("audio", "visual")
@@ -217,8 +218,8 @@ def test_a_copy_that_is_trained_and_thrown_away_leaves_no_trace():
 
 
 def test_g_blending_shared_heads_are_the_slices():
-    assert stage_of("g_blending", {"heads": "shared"}).model.describe()["fusion"] == "concat"
-    assert stage_of("g_blending").model.describe()["fusion"] == "concat+own"
+    assert stage_of("g_blending", {"heads": "shared"}).model.head == HeadSpec(FUSIONS["concat"])
+    assert stage_of("g_blending").model.head == HeadSpec(OwnHeads, {"joint": "concat"})
 
 
 def test_a_part_of_train_is_held_out_and_nothing_else():

@@ -28,11 +28,13 @@ from mm_balance.methods.focal import focal_losses
 from mm_balance.methods.greedy import fastest_branch
 from mm_balance.methods.lfm import alignment, classification_share
 from mm_balance.methods.mbsd import pair_distillation
+from mm_balance.methods.mla import SharedHead
+from mm_balance.methods.mmcosine import CosineHead
 from mm_balance.methods.pmr import mean_entropy, prototype_weights
 from mm_balance.methods.reconboost import boosting_losses
 from mm_balance.methods.sample_valuation import copies, modality_share, shapley_of_samples
 from mm_balance.methods.umt import feature_distance
-from mm_balance.models import build_head
+from mm_balance.models import LateFusion
 from mm_balance.types import Output
 
 
@@ -304,7 +306,7 @@ def test_mla_projections():
 
 @pytest.mark.parametrize(("gate", "expected"), [("entropy", [0.601790, 0.325482]), ("batch", [0.449599, 0.449599])])
 def test_mla_gates(gate, expected):
-    head = build_head(f"shared_{gate}", {"audio": 3, "visual": 3}, 3)
+    head = SharedHead({"audio": 3, "visual": 3}, 3, gate)
     audio, visual = tensor([[2, 0, 0], [0.2, 0.1, 0]]), tensor([[0.5, 0.3, 0], [0, 3, 0]])
     near(head._weights(torch.stack([audio, visual]))[0], expected)
     if gate == "entropy":
@@ -367,7 +369,7 @@ def test_min_norm_weights_against_a_search():
 
 
 def test_mmcosine_logits():
-    head = build_head("cosine", {"audio": 2, "visual": 2}, 2).double()
+    head = CosineHead({"audio": 2, "visual": 2}, 2, scale=10.0).double()
     with torch.no_grad():
         head.own["audio"].weight.copy_(tensor([[1, 2], [0, -1]]))
         head.own["visual"].weight.copy_(tensor([[0.5, 0.5], [2, 0]]))
@@ -396,7 +398,7 @@ def test_umt_distance():
     ],
 )
 def test_ensemble_means(mean_of, expected):
-    head = build_head(f"late_{mean_of}", {"audio": 3, "visual": 3}, 3)
+    head = LateFusion({"audio": 3, "visual": 3}, 3, mean_of)
     with torch.no_grad():
         for layer in head.own.values():
             layer.weight.copy_(torch.eye(3))

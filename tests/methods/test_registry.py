@@ -56,7 +56,7 @@ def test_the_package_has_no_other_names():
 
 def test_an_unknown_method_is_answered_with_what_is_meant_and_what_there_is():
     with pytest.raises(
-        UserError, match=r"method=ogm_g is not known \(did you mean ogm_ge\?\); give one of concat, .*Class"
+        UserError, match=r"method=ogm_g is not known; give one of concat, .*Class \(did you mean ogm_ge\?\)"
     ):
         find_method("ogm_g")
 
