@@ -57,7 +57,7 @@ def claims(frame: pd.DataFrame) -> list[Finding]:
         ("without gamma (hard)", "The hard-sample term helps (gamma)"),
         ("posterior weighting none", "Posterior weights help (against both set to 1, as in Table 2)"),
         ("posterior weighting prior", "(ours) Posterior weights help (against the same mean weight for all)"),
-        ("SGD, state kept", "SGD: resetting the optimiser's state beats keeping it"),
+        ("SGD, state kept", "SGD: resetting the optimizer's state beats keeping it"),
         ("Adam, state reset", "SGD (0.02) beats Adam (0.001, not tuned), both reset"),
     ):
         found.append(_compare(claim, accuracy(FULL), accuracy(other)))

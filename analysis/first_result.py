@@ -2,7 +2,7 @@
 
     python -m analysis.first_result --seeds 5 --processes 2
 
-Stage 1 is shared by all rows of a seed and optimiser; stage 2 differs. Tuning (on validation, on a seed of its own, one grid and
+Stage 1 is shared by all rows of a seed and optimizer; stage 2 differs. Tuning (on validation, on a seed of its own, one grid and
 as many trials for the control as for the method, see ``analysis.tuning``) comes last. Runs go to the MLflow experiment
 ``first-result``; a row and seed that has a finished run is not trained again. Test data are read once per finished run, for the
 table alone.

@@ -231,7 +231,7 @@ def page(frame: pd.DataFrame, tuning: Tuning) -> list[str]:
         f"for {held}, then a cosine to 0; the last epoch is scored. Every method had {tuning.trials} trials on validation (seed "
         f"{campaign.TUNING_SEED}): first of the learning rate, with its main option in the middle, then of that option at the best "
         "rate, on one grid where methods share the option. Where a best value lay at an edge of its grid, the grid grew by one step "
-        "for all that have it, and the others had as many trials more, between their best one and its better neighbour; what lies at "
+        "for all that have it, and the others had as many trials more, between their best one and its better neighbor; what lies at "
         "an edge all the same is named (`bound`: the option ends there). All trials: `leaderboard_trials.csv`.",
         "",
         "| method | measured at | fused | audio | visual | imbalance degree | seconds | cost | trials | learning rate and options "

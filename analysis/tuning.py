@@ -8,7 +8,7 @@ A trial is a learning rate and a setting of the method's main option. The search
    others refine once more, so that all have the same number of trials; at most ``RATE_ROUNDS`` times for the rate, then at most
    ``OPTION_ROUNDS`` times for the options. What still lies at an edge is said, not hidden.
 
-Refining is a trial between the best value so far and its better neighbour. Of equal scores the earlier trial counts, and
+Refining is a trial between the best value so far and its better neighbor. Of equal scores the earlier trial counts, and
 trials begin in the middle: grids grow for a reason only.
 """
 
@@ -57,8 +57,8 @@ class Grid:
 
     def beyond(self, edge: str) -> float | None:
         """The next value beyond an edge; None where the parameter's bounds end."""
-        last, neighbour = self.values[:2] if edge == "low" else self.values[:-3:-1]
-        value = self._number(2 * last - neighbour if self.even else last * last / neighbour)
+        last, neighbor = self.values[:2] if edge == "low" else self.values[:-3:-1]
+        value = self._number(2 * last - neighbor if self.even else last * last / neighbor)
         return value if value not in self.values and self._allowed(value) else None
 
     def between(self, one: float, other: float) -> float:
@@ -227,7 +227,7 @@ def equalised(
 
 
 def refinements(scores: Scores, rates: Grid, space: Space) -> Iterator[Trial]:
-    """Trials between the best one and its neighbours, the better neighbour first: of its option, then of its rate, ever closer."""
+    """Trials between the best one and its neighbors, the better neighbor first: of its option, then of its rate, ever closer."""
     top = best(scores)
     for name, axis in (("setting", space), ("rate", rates)):
         if not isinstance(axis, Grid):

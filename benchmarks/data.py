@@ -2,7 +2,7 @@
 
 Official: GeWu-Lab/OGM-GE_CVPR2022@343dc1d, dataset/CramedDataset.py: for every sample of every epoch, librosa loads and
 resamples the WAV and computes the transform, and Pillow opens one extracted JPEG frame (480 x 360), which torchvision crops,
-resizes, mirrors and normalises. The same work is written here in our own words.
+resizes, mirrors and normalizes. The same work is written here in our own words.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def store_rows(folder: Path, official: float) -> list[tuple[str, float, str]]:
         view = train.views["visual"]
         view.transform = replace(view.transform, augment=augment)
         for batch in BatchLoader(train, BATCH, seed=0).epoch(0, torch.device("cpu")):
-            network._normalise("visual", batch.inputs["visual"])
+            network._normalize("visual", batch.inputs["visual"])
 
     reading, copying = (median_seconds(action, 7) for action in (read, copy))
     speeds = {

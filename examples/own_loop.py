@@ -8,9 +8,9 @@ from mm_balance import LossWeights, adaptive_loss, fit_mixture, modality_gap
 torch.manual_seed(0)
 classes, samples = 4, 800
 labels = torch.randint(classes, (samples,))
-centres = torch.randn(classes, 16)
-audio = centres[labels] + 0.7 * torch.randn(samples, 16)
-visual = centres[labels] + 1.5 * torch.randn(samples, 16)  # noisier: audio will lead
+centers = torch.randn(classes, 16)
+audio = centers[labels] + 0.7 * torch.randn(samples, 16)
+visual = centers[labels] + 1.5 * torch.randn(samples, 16)  # noisier: audio will lead
 
 encoders = nn.ModuleDict({name: nn.Sequential(nn.Linear(16, 32), nn.ReLU()) for name in ("audio", "visual")})
 heads = nn.ModuleDict({name: nn.Linear(32, classes) for name in encoders})

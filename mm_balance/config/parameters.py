@@ -335,7 +335,7 @@ class GapMixtureOptions(MethodOptions):
     )
     shift_weight: float = param(
         0.5,
-        "beta: pull imbalanced samples to the balanced centre",
+        "beta: pull imbalanced samples to the balanced center",
         minimum=0.0,
         source="ours",
         search=(0.05, 5.0, "log"),
@@ -422,7 +422,7 @@ class DigitsConfig:
 
     visual_difficulty: float = param(
         AUTO,
-        "`digits` only: 1 = small displaced noisy digits (audio dominates), 0 = clean centred (vision dominates)",
+        "`digits` only: 1 = small displaced noisy digits (audio dominates), 0 = clean centered (vision dominates)",
         minimum=0.0,
         maximum=1.0,
         source="calibrated, CHANGELOG",

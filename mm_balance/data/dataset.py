@@ -214,7 +214,7 @@ class BatchLoader:
     Args:
         split: what to read.
         batch_size: samples per batch; the last one may be smaller, nothing is dropped. A last batch of a single sample
-            joins the one before it, because batch normalisation cannot train on one sample.
+            joins the one before it, because batch normalization cannot train on one sample.
         seed: of the orders of ``epoch``.
     """
 

@@ -21,7 +21,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from mm_balance.data.features import AUDIO_RECIPES
-from mm_balance.data.frames import colour_moments, read_frames
+from mm_balance.data.frames import color_moments, read_frames
 from mm_balance.data.growing_array import Rows, row_shapes
 from mm_balance.data.journal import Clip, frames_of
 from mm_balance.data.recipe import SOUND, Recipe
@@ -146,7 +146,7 @@ def _decode(path: Path, kind: str, recipe: Recipe) -> tuple[np.ndarray, dict[str
     frames, picture = read_frames(
         path, frames_per_second=recipe.frames_per_second, count=recipe.frame_count, size=recipe.frame_edge
     )
-    mean, square = colour_moments(frames[: picture.valid])
+    mean, square = color_moments(frames[: picture.valid])
     seen = {
         "seconds": picture.seconds,
         "rate": picture.rate,

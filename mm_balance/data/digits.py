@@ -1,4 +1,4 @@
-"""`digits`, the embedded set: real handwriting with synthesised speech, some of it corrupted on purpose.
+"""`digits`, the embedded set: real handwriting with synthesized speech, some of it corrupted on purpose.
 
 Sounds are eSpeak NG's (not recordings); images are MNIST digits; a pair shares its class and nothing else. Test voices
 are never heard in training. Files and their origin: ``mm_balance/data/embedded/index.json``, ``tools/make_digits.py``.
@@ -50,7 +50,7 @@ def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed
 
     Args:
         visual_difficulty: in [0, 1]. 1: digits of 20-28 px at a random place, a distracting piece of another digit,
-            image noise; audio dominates. 0: 28 px, centred, clean; vision dominates. In between, each of these in
+            image noise; audio dominates. 0: 28 px, centered, clean; vision dominates. In between, each of these in
             proportion. The sounds are the same at any value.
         corruption: in [0, 0.5], share of the **training** samples that are corrupted in one modality, half of them in
             sound (noise, silence, another digit), half in the image (noise, another digit), evenly over the classes.
@@ -109,7 +109,7 @@ def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed
             "skipped": 0,
             "corrupted": int((where != "").sum()),
         },
-        source="Embedded `digits`: MNIST handwriting paired by class with speech synthesised by eSpeak NG (not "
+        source="Embedded `digits`: MNIST handwriting paired by class with speech synthesized by eSpeak NG (not "
         "recorded together, not recordings).",
     )
 
@@ -237,13 +237,13 @@ def _visual(
     generator = _generator(seed, "visual")
     count = len(tiles)
     size = DIGIT[1] - difficulty * (DIGIT[1] - generator.uniform(*DIGIT, count))
-    centre = generator.uniform(-1.0, 1.0, (count, 2)) * difficulty * (CANVAS - size)[:, None] / 2
+    center = generator.uniform(-1.0, 1.0, (count, 2)) * difficulty * (CANVAS - size)[:, None] / 2
     pieces = _pieces(tiles, split, generator)
     noise = generator.standard_normal((count, CANVAS, CANVAS), dtype=np.float32)
     source = _other_digit(
         labels, corrupted & (how == "other_digit"), split == "train", _generator(seed, "visual donors")
     )
-    canvas = _place(torch.from_numpy(tiles[source]), torch.from_numpy(size), torch.from_numpy(centre))
+    canvas = _place(torch.from_numpy(tiles[source]), torch.from_numpy(size), torch.from_numpy(center))
     canvas = torch.maximum(canvas, difficulty * pieces)
     canvas[torch.from_numpy(corrupted & (how == "noise"))] = 0
     strength = np.full(count, IMAGE_NOISE * difficulty, dtype=np.float32)
@@ -252,12 +252,12 @@ def _visual(
     return (canvas + torch.from_numpy(noise * strength[:, None, None])).unsqueeze(1).contiguous()
 
 
-def _place(tiles: Tensor, size: Tensor, centre: Tensor) -> Tensor:
-    """Scale each 28 x 28 tile to ``size`` pixels and put it ``centre`` pixels off the middle: ``(samples, 36, 36)``."""
+def _place(tiles: Tensor, size: Tensor, center: Tensor) -> Tensor:
+    """Scale each 28 x 28 tile to ``size`` pixels and put it ``center`` pixels off the middle: ``(samples, 36, 36)``."""
     scale = CANVAS / size
     theta = torch.zeros(len(tiles), 2, 3, dtype=torch.float64)
     theta[:, 0, 0] = theta[:, 1, 1] = scale
-    theta[:, :, 2] = -centre * (2 / CANVAS) * scale[:, None]
+    theta[:, :, 2] = -center * (2 / CANVAS) * scale[:, None]
     grid = functional.affine_grid(theta.float(), [len(tiles), 1, CANVAS, CANVAS], align_corners=False)
     return functional.grid_sample(tiles.unsqueeze(1), grid, align_corners=False).squeeze(1)
 

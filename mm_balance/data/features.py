@@ -67,7 +67,7 @@ def stft257(audio: np.ndarray) -> np.ndarray:
     """Logarithmic magnitudes of a short-time Fourier transform, natural logarithm.
 
     GeWu-Lab/OGM-GE_CVPR2022@343dc1d, dataset/CramedDataset.py: 22,050 Hz, clipped to [-1, 1], ``n_fft`` 512, hop 353 (Hann
-    window, frames centred, librosa's padding), ``log(magnitude + 1e-7)``. Three seconds give 257 x 188.
+    window, frames centered, librosa's padding), ``log(magnitude + 1e-7)``. Three seconds give 257 x 188.
     """
     import librosa  # slow to import, and only needed here
 
@@ -85,10 +85,10 @@ def fbank128(audio: np.ndarray) -> np.ndarray:
     from 20 Hz to half the rate; natural logarithm with float32's epsilon as floor. No dither.
     """
     length, hop = 400, 160
-    centred = audio.astype(np.float64) - audio.mean(dtype=np.float64)
-    if len(centred) < length:
+    centered = audio.astype(np.float64) - audio.mean(dtype=np.float64)
+    if len(centered) < length:
         return np.zeros((128, 0), np.float32)
-    windows = np.lib.stride_tricks.sliding_window_view(centred, length)[::hop]
+    windows = np.lib.stride_tricks.sliding_window_view(centered, length)[::hop]
     windows = windows - windows.mean(1, keepdims=True)
     before = np.concatenate([windows[:, :1], windows[:, :-1]], axis=1)
     windows = (windows - 0.97 * before) * np.hanning(length)
@@ -119,7 +119,7 @@ def logmel64(audio: np.ndarray) -> np.ndarray:
     """Ours: 16 kHz, 64 bands on the HTK mel scale, 32 ms Hann windows every 16 ms.
 
     Natural logarithm of the power in each band (plus ``LOGMEL_FLOOR``), where white noise of variance 1 has a mean power
-    of 1. Frames are centred on sample 0, 256, ...; zeros beyond both ends.
+    of 1. Frames are centered on sample 0, 256, ...; zeros beyond both ends.
     """
     window, hop = 512, 256
     taper = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
@@ -147,8 +147,8 @@ def htk_filters(rate: int, window: int, bands: int) -> np.ndarray:
     top = 2595.0 * math.log10(1.0 + rate / 2 / 700.0)
     edges = 700.0 * (10.0 ** (np.linspace(0.0, top, bands + 2) / 2595.0) - 1.0)
     frequencies = np.linspace(0.0, rate / 2, window // 2 + 1)
-    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    rising, falling = (frequencies - low) / (centre - low), (high - frequencies) / (high - centre)
+    low, center, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising, falling = (frequencies - low) / (center - low), (high - frequencies) / (high - center)
     triangles = np.maximum(0.0, np.minimum(rising, falling))
     total = triangles.sum(axis=1, keepdims=True)
     if not total.all():

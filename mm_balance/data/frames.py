@@ -165,7 +165,7 @@ def _upright(frame: Any) -> Image.Image:
 def open_image(content: bytes) -> Image.Image:
     """A PNG or JPEG file as an RGB picture.
 
-    Its EXIF orientation is respected; transparency is dropped; 16-bit grey is brought to 8 bits.
+    Its EXIF orientation is respected; transparency is dropped; 16-bit gray is brought to 8 bits.
 
     Args:
         content: the bytes of the file.
@@ -196,13 +196,13 @@ def to_square(image: Image.Image, size: int) -> np.ndarray:
     """
     if image.size == (size, size):
         return np.asarray(image)
-    # In this order torch sees that colours lie last, and keeps them so.
+    # In this order torch sees that colors lie last, and keeps them so.
     pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
     square = functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
     return square[0].permute(1, 2, 0).numpy()
 
 
-def colour_moments(frames: np.ndarray) -> tuple[list[float], list[float]]:
+def color_moments(frames: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and mean square of red, green and blue over ``(frames, height, width, 3)`` uint8, where 255 counts as 1."""
     # From a histogram: exact, and ten times as fast as sums over the last dimension.
     tall = Image.fromarray(frames.reshape(-1, *frames.shape[2:]))

@@ -18,7 +18,7 @@ from mm_balance.errors import UserError
 def row_shapes(recipe: Recipe, kinds: Mapping[str, str]) -> dict[str, tuple[tuple[int, ...], str]]:
     """Modality -> shape of a stored row, and its type."""
     sound = (AUDIO_RECIPES[recipe.audio].shape(recipe.clip_seconds), "<f4")
-    # Colours last, as pictures are decoded and as convolutions are fastest.
+    # Colors last, as pictures are decoded and as convolutions are fastest.
     picture = ((recipe.frame_count, recipe.frame_edge, recipe.frame_edge, 3), "|u1")
     return {name: sound if kind == SOUND else picture for name, kind in kinds.items()}
 

@@ -20,7 +20,7 @@ def log_mel(audio: Tensor, *, rate: int, window: int, hop: int, bands: int) -> T
     """Logarithmic mel spectrograms.
 
     Args:
-        audio: ``(sounds, samples)`` float32; frames are centred on sample 0, ``hop``, ...; zeros beyond both ends.
+        audio: ``(sounds, samples)`` float32; frames are centered on sample 0, ``hop``, ...; zeros beyond both ends.
         rate: sampling rate in Hz.
         window: samples per frame (periodic Hann window).
         hop: samples between frames.

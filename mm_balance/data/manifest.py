@@ -232,7 +232,7 @@ def _why_unusable(folder: Path, modality: str, file: str, kind: str) -> str:
 
 
 def check_groups(path: Path, rows: list[Row]) -> None:
-    """A speaker or source video in two splits would let a model score by recognising it."""
+    """A speaker or source video in two splits would let a model score by recognizing it."""
     found: dict[str, Row] = {}
     for row in rows:
         if not row.group:

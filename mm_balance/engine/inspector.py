@@ -35,7 +35,7 @@ class EngineInspector:
         device: where the network is.
         batch_size: of copies.
         seed: of the order in which copies see the samples.
-        new_optimizer_step: network -> a fresh optimiser.
+        new_optimizer_step: network -> a fresh optimizer.
         learning_rate: the stage's rate at a time.
         clock: when the method inspects.
         stop_requested: asked after every batch of a copy.

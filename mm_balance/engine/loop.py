@@ -29,7 +29,7 @@ from mm_balance.types import Clock, EpochPlan, GapFit
 
 @dataclass
 class Stage:
-    """What a stage trains and how. Built once, not changed by the loop beyond model, method and optimiser state.
+    """What a stage trains and how. Built once, not changed by the loop beyond model, method and optimizer state.
 
     Attributes:
         epochs: length of the stage.
@@ -37,7 +37,7 @@ class Stage:
         mixture: kind of mixture to fit at each survey.
         learning_rate: the rate at a time.
         title: what the progress bar says.
-        new_optimizer_step: network -> a fresh optimiser for it, at the stage's initial rate.
+        new_optimizer_step: network -> a fresh optimizer for it, at the stage's initial rate.
         record: what the caller wants kept in every checkpoint: configuration and circumstances, as primitives.
     """
 
@@ -59,7 +59,7 @@ class Stage:
 
 @dataclass
 class Progress:
-    """Where a stage stands: everything that changes while it trains, beside model, method and optimiser.
+    """Where a stage stands: everything that changes while it trains, beside model, method and optimizer.
 
     Attributes:
         first_epoch: epochs finished before this stage.
@@ -119,7 +119,7 @@ def capture(stage: Stage, progress: Progress) -> dict[str, Any]:
 
 
 def restore(stage: Stage, state: dict[str, Any]) -> Progress:
-    """Put ``state`` back into the stage's model, method, optimiser and the global generators.
+    """Put ``state`` back into the stage's model, method, optimizer and the global generators.
 
     Raises:
         UserError: the state is of other training samples, or of the same in another order; nothing has been changed.

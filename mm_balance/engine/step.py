@@ -1,4 +1,4 @@
-"""Optimiser, mixed precision and one update."""
+"""Optimizer, mixed precision and one update."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def build_optimizer(
 
 
 class EngineOptimizerStep:
-    """One optimiser with its gradient scaler. It is what ``Method.update`` gets as ``step``.
+    """One optimizer with its gradient scaler. It is what ``Method.update`` gets as ``step``.
 
     Args:
         optimizer: what to step.
@@ -89,12 +89,12 @@ class EngineOptimizerStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over momentum and the like; learning rate, momentum's factor, weight decay stay this optimiser's own.
+        """Take over momentum and the like; learning rate, momentum's factor, weight decay stay this optimizer's own.
 
         torch's ``Optimizer.load_state_dict`` would take the saved settings too.
 
         Raises:
-            ValueError: the state is another optimiser's (torch would take it silently).
+            ValueError: the state is another optimizer's (torch would take it silently).
         """
         if state["kind"] != type(self.optimizer).__name__:
             raise ValueError(f"the saved state is of {state['kind']}, this is {type(self.optimizer).__name__}")

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mm_balance.figures.style import DARK_GREY, DOTS_PER_INCH, STYLE
+from mm_balance.figures.style import DARK_GRAY, DOTS_PER_INCH, STYLE
 
 COLUMNS = 3
 MOST_FRAMES = 3
@@ -62,7 +62,7 @@ def _draw(figure: Figure, sample: SheetSample, left: float, top: float) -> None:
     width, height = figure.get_figwidth(), figure.get_figheight()
     figure.text((left + 0.08) / width, (top - 0.12) / height, _short(sample.label), fontweight="bold", va="center")
     figure.text(
-        (left + 0.08) / width, (top - 0.3) / height, _short(sample.name), fontsize=8, color=DARK_GREY, va="center"
+        (left + 0.08) / width, (top - 0.3) / height, _short(sample.name), fontsize=8, color=DARK_GRAY, va="center"
     )
     edge, gap = CELL[1] - 0.5, 0.06
     frames = [picture for pictures in sample.pictures.values() for picture in pictures[:MOST_FRAMES]]
@@ -92,7 +92,7 @@ def _axes(figure: Figure, left: float, bottom: float, width: float, height: floa
 
 
 def _rgb(picture: np.ndarray) -> np.ndarray:
-    """``(channels, height, width)`` as matplotlib wants it; one channel becomes grey."""
+    """``(channels, height, width)`` as matplotlib wants it; one channel becomes gray."""
     return np.repeat(picture, 3, axis=0).transpose(1, 2, 0) if len(picture) == 1 else picture.transpose(1, 2, 0)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mm_balance.figures.style import BLACK, DARK_GREY, DOTS_PER_INCH, GREY, MODALITIES, STYLE, epoch_ticks
+from mm_balance.figures.style import BLACK, DARK_GRAY, DOTS_PER_INCH, GRAY, MODALITIES, STYLE, epoch_ticks
 
 
 @matplotlib.rc_context(STYLE)
@@ -48,11 +48,11 @@ def unimodal_accuracy(
         gridspec_kw={"height_ratios": [3, 1], "hspace": 0.12, "left": 0.1, "right": 0.97, "top": 0.85, "bottom": 0.1},
     )  # fmt: skip
     for number, (name, values) in enumerate(accuracies.items()):
-        colour = MODALITIES[number % len(MODALITIES)]
+        color = MODALITIES[number % len(MODALITIES)]
         upper.plot(
             epochs,
             100 * np.asarray(values),
-            color=colour,
+            color=color,
             marker=_marker(epochs),
             markersize=3.5,
             label=f"{name} branch" if branches else f"{name} alone",
@@ -61,7 +61,7 @@ def unimodal_accuracy(
         upper.plot(epochs, 100 * np.asarray(fused), color=BLACK, linestyle="--", label="fused")
     difference = _draw_difference(lower, epochs, accuracies)
     upper.set_ylabel("accuracy (%)")
-    upper.grid(axis="y", color=GREY, linewidth=0.5)
+    upper.grid(axis="y", color=GRAY, linewidth=0.5)
     lower.set_xlabel("epochs finished")
     lower.margins(x=0.02)
     epoch_ticks(lower, epochs)
@@ -79,8 +79,8 @@ def _draw_difference(axes: Axes, epochs: Sequence[int], accuracies: Mapping[str,
     """Best minus worst modality in points; ``(points,)``."""
     table = 100 * np.array([np.asarray(values, dtype=float) for values in accuracies.values()])
     difference = table.max(axis=0) - table.min(axis=0)
-    axes.fill_between(epochs, difference, color=GREY, linewidth=0)
-    axes.plot(epochs, difference, color=DARK_GREY, linewidth=1.4, marker=_marker(epochs), markersize=3)
+    axes.fill_between(epochs, difference, color=GRAY, linewidth=0)
+    axes.plot(epochs, difference, color=DARK_GRAY, linewidth=1.4, marker=_marker(epochs), markersize=3)
     axes.set_ylabel("difference\n(points)")
     axes.set_ylim(0, 1.15 * max(np.nan_to_num(difference).max(), 1.0))
     return difference
@@ -92,7 +92,7 @@ def _mark_stages(upper: Axes, lower: Axes, warmup_epochs: int) -> None:
     for text, side in (("warm-up ", "right"), (" adaptive", "left")):  # above the axes, clear of the curves
         upper.text(
             warmup_epochs, 1.0, text, transform=upper.get_xaxis_transform(), ha=side, va="bottom",
-            fontsize=9, color=DARK_GREY,
+            fontsize=9, color=DARK_GRAY,
         )  # fmt: skip
 
 

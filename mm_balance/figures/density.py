@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 from mm_balance.figures.style import (
     BALANCED,
     BLACK,
-    DARK_GREY,
+    DARK_GRAY,
     DOTS_PER_INCH,
-    GREY,
+    GRAY,
     IMBALANCED,
     ORANGE,
     PURPLE,
@@ -51,14 +51,14 @@ def mixture_density(
     finite = finite_gaps(gaps)
     points = grid(mixture)
     heights, edges = histogram(finite, mixture)
-    axes.stairs(heights, edges, fill=True, color=GREY, label=f"gaps of {len(finite):,} samples")
+    axes.stairs(heights, edges, fill=True, color=GRAY, label=f"gaps of {len(finite):,} samples")
     total = mixture.density(points)
     components = mixture.component_densities(points)
-    for component, curve, (name, colour) in zip(
+    for component, curve, (name, color) in zip(
         mixture.components, components, roles(mixture, leading, other), strict=True
     ):
         numbers = f"weight {component.weight:.3f}, mean {component.mean:+.3f}, std {component.std:.3f}"
-        axes.plot(points, curve, color=colour, label=f"{name}: {numbers}")
+        axes.plot(points, curve, color=color, label=f"{name}: {numbers}")
     axes.plot(points, total, color=BLACK, linewidth=1.2, linestyle="--", label=_total_label(mixture))
     _scale_density(axes, float(total.max()), heights)
     axes.set_xlim(points[0], points[-1])
@@ -112,7 +112,7 @@ def histogram(values: np.ndarray, mixture: Mixture) -> tuple[np.ndarray, np.ndar
 
 
 def roles(mixture: Mixture, leading: str, other: str) -> list[tuple[str, str]]:
-    """Name and colour of every component, in the order of ``mixture.components``."""
+    """Name and color of every component, in the order of ``mixture.components``."""
     found = []
     for place, component in enumerate(mixture.components):
         if place == mixture.balanced_index:
@@ -142,7 +142,7 @@ def _draw_posterior(axes: Axes, points: np.ndarray, mixture: Mixture) -> Line2D:
     right.tick_params(axis="y", colors=PURPLE)
     right.spines["left"].set_visible(False)
     right.spines["right"].set_visible(True)
-    axes.axvline(0.0, color=DARK_GREY, linewidth=0.6, zorder=0)
+    axes.axvline(0.0, color=DARK_GRAY, linewidth=0.6, zorder=0)
     return line
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mm_balance.figures.density import finite_gaps, gap_label, grid, histogram, roles
-from mm_balance.figures.style import BALANCED, BLACK, DARK_GREY, DOTS_PER_INCH, GREY, IMBALANCED, STYLE, epoch_ticks
+from mm_balance.figures.style import BALANCED, BLACK, DARK_GRAY, DOTS_PER_INCH, GRAY, IMBALANCED, STYLE, epoch_ticks
 
 if TYPE_CHECKING:
     from mm_balance.functional.mixture import Mixture
@@ -61,12 +61,12 @@ def mixture_evolution(
 def _draw_refit(axes: Axes, epoch: int, gaps: np.ndarray, mixture: Mixture, leading: str, other: str) -> None:
     points = grid(mixture)
     heights, edges = histogram(finite_gaps(gaps), mixture)
-    axes.stairs(heights, edges, fill=True, color=GREY, label="gaps")
-    for curve, (name, colour) in zip(mixture.component_densities(points), roles(mixture, leading, other), strict=True):
-        axes.plot(points, curve, color=colour, linewidth=1.4, label=name)
+    axes.stairs(heights, edges, fill=True, color=GRAY, label="gaps")
+    for curve, (name, color) in zip(mixture.component_densities(points), roles(mixture, leading, other), strict=True):
+        axes.plot(points, curve, color=color, linewidth=1.4, label=name)
     total = mixture.density(points)
     axes.plot(points, total, color=BLACK, linewidth=1.0, linestyle="--", label="sum")
-    axes.axvline(0.0, color=DARK_GREY, linewidth=0.6, zorder=0)
+    axes.axvline(0.0, color=DARK_GRAY, linewidth=0.6, zorder=0)
     axes.set_xlim(points[0], points[-1])
     # Each panel has its own scale: the peak grows so much that the first panels would be flat on a common one.
     axes.set_ylim(0.0, 1.1 * min(max(total.max(), heights.max(initial=0.0)), 2 * total.max()))
@@ -74,7 +74,7 @@ def _draw_refit(axes: Axes, epoch: int, gaps: np.ndarray, mixture: Mixture, lead
     axes.text(0.01, 0.9, f"epoch {epoch}", transform=axes.transAxes, ha="left", va="top", fontweight="bold")
     axes.text(
         0.99, 0.9, f"density at zero {mixture.density_at_zero:.3g}", transform=axes.transAxes, ha="right", va="top",
-        fontsize=9, color=DARK_GREY,
+        fontsize=9, color=DARK_GRAY,
     )  # fmt: skip
 
 
@@ -86,13 +86,13 @@ def _draw_numbers(panels: Sequence[Axes], refits: Sequence[tuple[int, np.ndarray
         ("mean of imbalanced", [mixture.imbalanced.mean for mixture in mixtures], IMBALANCED),
         ("density at zero", [mixture.density_at_zero for mixture in mixtures], BALANCED),
     )
-    for axes, (name, values, colour) in zip(panels, series, strict=True):
-        axes.plot(epochs, values, color=colour, marker="o", markersize=4)
+    for axes, (name, values, color) in zip(panels, series, strict=True):
+        axes.plot(epochs, values, color=color, marker="o", markersize=4)
         axes.set_title(name, loc="left", fontsize=10)
-        axes.grid(axis="y", color=GREY, linewidth=0.5)
+        axes.grid(axis="y", color=GRAY, linewidth=0.5)
         axes.margins(x=0.06, y=0.15)
         axes.locator_params(axis="y", nbins=4)
-    panels[1].axhline(0.0, color=DARK_GREY, linewidth=0.8)
+    panels[1].axhline(0.0, color=DARK_GRAY, linewidth=0.8)
     panels[-1].set_ylim(bottom=0.0)
     panels[-1].set_xlabel("epochs finished")
     epoch_ticks(panels[-1], epochs)

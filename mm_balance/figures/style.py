@@ -1,4 +1,4 @@
-"""Colours, sizes and the way to PNG of every figure.
+"""Colors, sizes and the way to PNG of every figure.
 
 Figures are plain ``matplotlib.figure.Figure`` objects: no pyplot, no global state, no window.
 """
@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe-Ito, told apart with every common colour blindness.
+# Okabe-Ito, told apart with every common color blindness.
 BLACK = "#000000"
-GREY = "#c9c9c9"
-DARK_GREY = "#595959"
+GRAY = "#c9c9c9"
+DARK_GRAY = "#595959"
 BLUE = "#0072b2"
 VERMILION = "#d55e00"
 GREEN = "#009e73"
@@ -28,7 +28,7 @@ PURPLE = "#8f4a78"
 BALANCED = BLUE
 IMBALANCED = VERMILION
 MODALITIES = (BLUE, VERMILION, GREEN, ORANGE, PURPLE)
-"""Line colours of modalities in their order; they repeat after the fifth."""
+"""Line colors of modalities in their order; they repeat after the fifth."""
 
 DOTS_PER_INCH = 100
 

@@ -64,7 +64,7 @@ class Terms:
         fusion: L_f, cross-entropy of the fused logits (Eq. 5, reconstructed).
         unimodal: sum over modalities of the unimodal cross-entropies.
         distance: abs(D).
-        shift: squared distance to the balanced centre, (D - mu_b)^2.
+        shift: squared distance to the balanced center, (D - mu_b)^2.
         imbalanced: q_m.
         balanced: q_b.
     """

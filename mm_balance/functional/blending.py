@@ -1,4 +1,4 @@
-"""How much each loss generalises against how much it overfits, and the weights that follow (G-Blending). Pure functions."""
+"""How much each loss generalizes against how much it overfits, and the weights that follow (G-Blending). Pure functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def blending_weights(
     """``w_k = (G_k / O_k^2) / Z``; they sum to 1.
 
     G is the fall of the held-out loss (negative counts as 0), O the growth of held-out minus training loss. Where nothing
-    generalises, all weights are equal. Both guards are ours.
+    generalizes, all weights are equal. Both guards are ours.
 
     Args:
         before: head -> its mean held-out and training loss at the start.

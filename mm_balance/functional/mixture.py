@@ -35,7 +35,7 @@ THINNED = 1000
 
 
 def fit_mixture(gaps: Tensor | NDArray, *, kind: str = "two", seed: int = 0) -> Mixture:
-    """Fit the mixture (Eq. 8) by expectation-maximisation; the best likelihood of several starts wins.
+    """Fit the mixture (Eq. 8) by expectation-maximization; the best likelihood of several starts wins.
 
     Three starts from k-means, six from random data points with random widths, five with a narrow component at a
     quantile beside wide ones. K-means alone sticks in a poor optimum when a narrow peak sits on a broad component,

@@ -3,7 +3,7 @@
 Source: Li et al., Boosting Multi-modal Model Performance with Adaptive Gradient Modulation, ICCV 2023, arXiv 2308.07686;
 lihong2303/AGM_ICCV2023@5a65542, run/CREMAD_main.py and model/CREMAD_net.py. Deviations: after ``end_epoch`` nothing is scaled, where
 the code keeps its last factors; the code's pass with all inputs blank is left out (it is not used). Blank = zeros where the
-network expects its normalised input. ``responses=slices`` (ours, "fast") takes the unimodal logits for responses and scales the
+network expects its normalized input. ``responses=slices`` (ours, "fast") takes the unimodal logits for responses and scales the
 encoders' gradients: no further passes. Adam cancels slowly varying factors: use SGD.
 """
 

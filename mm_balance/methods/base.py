@@ -1,6 +1,6 @@
 """The interface of a method: hooks, each with a default. Override the weakest that suffices.
 
-The engine makes model and optimiser and lends them; a method owns only its own state (buffers and modules), so that saving
+The engine makes model and optimizer and lends them; a method owns only its own state (buffers and modules), so that saving
 and resuming come for free.
 """
 
@@ -21,7 +21,7 @@ from mm_balance.types import Batch, Clock, Cost, EpochPlan, GapFit, LossOutput, 
 
 
 class Step(Protocol):
-    """One optimiser update, with mixed precision where it is on.
+    """One optimizer update, with mixed precision where it is on.
 
     ``backward`` leaves true gradients. ``gradients`` gives those of one loss alone, zero where it does not depend on a
     parameter, and keeps the graph; under float16 they are scaled until, assigned, ``unscale`` puts them right. Between that and
@@ -63,7 +63,7 @@ class Inspector(Protocol):
     ) -> Inspector:
         """A look at a copy of the network that was trained on for so many epochs with ``loss`` alone.
 
-        The network itself, its optimiser and the global random numbers stay as they are. The learning rate follows the stage's
+        The network itself, its optimizer and the global random numbers stay as they are. The learning rate follows the stage's
         schedule, epoch by epoch.
 
         Args:

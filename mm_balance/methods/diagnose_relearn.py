@@ -36,7 +36,7 @@ class DiagnoseRelearnOptions:
 
 
 class DiagnoseRelearn(Method):
-    """Soft re-initialisation of encoders, as strong as they overfit."""
+    """Soft re-initialization of encoders, as strong as they overfit."""
 
     name = "diagnose_relearn"
     title = "Diagnosing & Re-learning"

@@ -1,4 +1,4 @@
-"""G-Blending: the losses of all modalities and of the joint head, weighted by generalisation over overfitting squared.
+"""G-Blending: the losses of all modalities and of the joint head, weighted by generalization over overfitting squared.
 
 Source: Wang et al., What Makes Training Multi-modal Classification Networks Hard?, CVPR 2020, arXiv 1905.12681. The authors' code
 (facebookresearch/VMZ@4cc542d) has the weighted loss and example weights, **not their estimation**: that is from the paper as

@@ -4,7 +4,7 @@ Source: arXiv 2510.21797v1, Sec. 3.3. Eq. 6, 8 and 9 as in the paper. **Eq. 10 i
 so its form is a named choice (``loss_form``); see ``mm_balance.functional.adaptive``. No official code was found.
 
 Deviations and additions: ``posterior_source=current``, ``gap_gradient=weaker``, the mixture kinds ``two_absolute`` and
-``three`` and ``posterior_weighting=prior`` are ours. Under ``two_absolute`` the pull to the balanced centre acts on the
+``three`` and ``posterior_weighting=prior`` are ours. Under ``two_absolute`` the pull to the balanced center acts on the
 absolute gap, because that is what the mixture describes.
 """
 

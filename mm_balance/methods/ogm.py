@@ -59,7 +59,7 @@ class Ogm(Method):
 
 
 class OgmGe(Ogm):
-    """The same with noise of the gradient's own size, which makes up for the generalisation that damping costs."""
+    """The same with noise of the gradient's own size, which makes up for the generalization that damping costs."""
 
     name = "ogm_ge"
     title = "OGM-GE"

@@ -1,7 +1,7 @@
 """ReconBoost: one modality at a time learns what the others get wrong; then all are put right together.
 
 Source: Hua et al., ReconBoost: Boosting Can Achieve Modality Reconcilement, ICML 2024, arXiv 2405.09321; huacong/ReconBoost@14ab57a,
-train.py and models/dynamic_net.py. One two-layer classifier for all modalities; stages of two phases, each with a fresh optimiser: in
+train.py and models/dynamic_net.py. One two-layer classifier for all modalities; stages of two phases, each with a fresh optimizer: in
 the first one encoder learns against the others' prediction, in the second everything learns together. Deviations: no start from
 unimodally trained encoders (give ``warmup_run`` for a common one); the term GA has no gradient in the code and is left out; one
 learning rate for both phases, the run's. Compare at equal encoder passes, not at equal epochs.

@@ -1,7 +1,7 @@
 """Encoders: one modality's samples -> features. From scratch, no pretrained weights.
 
-Initialisation, as in the official codes of the field (OGM-GE, PMR, MLA): convolutions Kaiming normal by fan-out, batch
-normalisation 1 / 0.
+Initialization, as in the official codes of the field (OGM-GE, PMR, MLA): convolutions Kaiming normal by fan-out, batch
+normalization 1 / 0.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ResNet18(Encoder):
         self.backbone.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         self.backbone.fc = nn.Identity()
         self.stage_widths = (64, 128, 256, 512)
-        initialise(self.backbone)
+        initialize(self.backbone)
 
     def parts(self) -> list[Callable[[Tensor], Tensor]]:
         """See ``Encoder.parts``: four stages, the stem belongs to the first."""
@@ -79,7 +79,7 @@ class ResNetNarrow(Encoder):
             incoming = outgoing
         self.backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.stage_widths = NARROW_WIDTHS
-        initialise(self.backbone)
+        initialize(self.backbone)
 
     def parts(self) -> list[Callable[[Tensor], Tensor]]:
         """See ``Encoder.parts``: four stages of two blocks, the stem belongs to the first."""
@@ -114,8 +114,8 @@ class EverySecondPixel(nn.Conv2d):
         return super().forward(every_second)
 
 
-def initialise(module: nn.Module) -> None:
-    """Kaiming normal (fan-out, ReLU) for every convolution, 1 / 0 for every batch normalisation, in place."""
+def initialize(module: nn.Module) -> None:
+    """Kaiming normal (fan-out, ReLU) for every convolution, 1 / 0 for every batch normalization, in place."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -1,7 +1,7 @@
 """Fusion heads: features of all modalities -> fused logits, and the logits of each modality alone.
 
 Late fusions as in OGM-GE (models/fusion_modules.py of GeWu-Lab/OGM-GE_CVPR2022), written anew for M modalities.
-Linear layers keep torch's default initialisation.
+Linear layers keep torch's default initialization.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class Interaction(nn.Module):
         ]
 
     def forward(self, encoders: nn.ModuleDict, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Features of all modalities, ``(batch, width)`` each, from normalised samples as ``Encoder`` takes them."""
+        """Features of all modalities, ``(batch, width)`` each, from normalized samples as ``Encoder`` takes them."""
         batch = {name: len(value) for name, value in samples.items()}
         maps = {name: value.flatten(0, 1) if value.dim() == 5 else value for name, value in samples.items()}
         parts = {name: _parts(encoders[name]) for name in samples}

@@ -1,4 +1,4 @@
-"""The whole network: normalise, encode each modality, fuse."""
+"""The whole network: normalize, encode each modality, fuse."""
 
 from __future__ import annotations
 
@@ -96,19 +96,19 @@ class MultimodalNetwork(nn.Module):
         Args:
             inputs: as for ``forward``.
             modalities: which to encode; None = those that the head reads.
-            blank: of these, encode zeros in place of the normalised input.
+            blank: of these, encode zeros in place of the normalized input.
 
         Raises:
             ValueError: as ``forward``.
         """
         self._check(inputs)
         wanted = self.fusion.uses if modalities is None else modalities
-        normalised = {name: self._normalise(name, inputs[name]) for name in wanted}
-        normalised |= {name: torch.zeros_like(normalised[name]) for name in blank}
+        normalized = {name: self._normalize(name, inputs[name]) for name in wanted}
+        normalized |= {name: torch.zeros_like(normalized[name]) for name in blank}
         if self.interaction is None:
-            features = {name: self.encoders[name](normalised[name]) for name in wanted}
+            features = {name: self.encoders[name](normalized[name]) for name in wanted}
         else:
-            features = self.interaction(self.encoders, normalised)
+            features = self.interaction(self.encoders, normalized)
         for name in wanted:
             self.passes.watch(name, features[name])
         return features
@@ -201,7 +201,7 @@ class MultimodalNetwork(nn.Module):
     def _mean(self, modality: str) -> Tensor:
         return self.get_buffer(f"mean_{modality}")
 
-    def _normalise(self, modality: str, value: Tensor) -> Tensor:
+    def _normalize(self, modality: str, value: Tensor) -> Tensor:
         mean, std = self._mean(modality), self.get_buffer(f"std_{modality}")
         if value.dtype != torch.uint8:
             return (value.to(mean.dtype) - mean) / std

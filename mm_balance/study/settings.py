@@ -37,7 +37,7 @@ OBJECTIVES = {
     "val/gap_mean_abs": "minimize",
     "val/imbalance_degree": "minimize",
 }
-"""What may be optimised, and its direction. Nothing of the test split."""
+"""What may be optimized, and its direction. Nothing of the test split."""
 DEFAULT_OBJECTIVE = "val/accuracy"
 SHARED = "it belongs to the warm-up, and all trials of a study share one warm-up run per seed"
 DIGITS = 4
@@ -188,7 +188,7 @@ def new_settings(
 
 
 def parse_objectives(text: str) -> tuple[str, ...]:
-    """``val/accuracy`` or two with a comma. Raises UserError for what may not be optimised."""
+    """``val/accuracy`` or two with a comma. Raises UserError for what may not be optimized."""
     names = tuple(part.strip() for part in (DEFAULT_OBJECTIVE if text == "auto" else text).split(","))
     for name in names:
         if name.startswith("test/"):

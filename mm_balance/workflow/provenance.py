@@ -108,7 +108,7 @@ def warmup_settings(warmup: FollowedWarmup) -> dict[str, Any]:
 def fingerprint(config: Config, data: MultimodalData) -> str:
     """What a warm-up run of ``config``, trained on ``data`` by a process like this one, depends on; as SHA-256.
 
-    Equal fingerprint = interchangeable: data with the training samples in their order, model, optimiser and warm-up parameters,
+    Equal fingerprint = interchangeable: data with the training samples in their order, model, optimizer and warm-up parameters,
     seed, precision, training code, kind of device, threads of a CPU.
     """
     return _fingerprint(config.values(), data, [circumstances(config.run.device)])

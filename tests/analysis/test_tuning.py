@@ -52,7 +52,7 @@ def test_where_no_best_lies_at_an_edge_there_are_five_trials():
     assert list(tuning.scores["mine"]) == [
         Trial(0.02, 1.0), Trial(0.01, 1.0), Trial(0.04, 1.0), Trial(0.02, 0.5), Trial(0.02, 2.0),
     ]  # fmt: skip
-    # A method without an option has rates between its best and both neighbours: sqrt(.01 * .02), sqrt(.02 * .04).
+    # A method without an option has rates between its best and both neighbors: sqrt(.01 * .02), sqrt(.02 * .04).
     assert [trial.rate for trial in list(tuning.scores["plain"])[3:]] == [0.0141, 0.0283]
     assert tuning.edges("mine") == tuning.edges("plain") == []
 
@@ -149,7 +149,7 @@ def test_whatever_the_scores_all_have_as_many_trials_and_no_trial_twice(seed):
     assert [(m, t) for wanted in again for m, trials in wanted.items() for t in trials] == asked[: len(asked) // 2]
 
 
-def test_refinements_lie_between_the_best_and_its_better_neighbour_first():
+def test_refinements_lie_between_the_best_and_its_better_neighbor_first():
     scores = {Trial(0.02, 1.0): 0.9, Trial(0.02, 0.5): 0.7, Trial(0.02, 2.0): 0.8, Trial(0.01, 1.0): 0.6}
     found = list(refinements(scores, RATES, grid()))
     assert found[:2] == [Trial(0.02, 1.41), Trial(0.02, 0.707)]

@@ -16,7 +16,7 @@ def tone(seconds=1.0, rate=44_100, frequency=440.0, level=0.5):
 
 def write_video(path: Path, *, seconds=2.0, rate=25, size=(96, 72), sound=True, picture=True, sound_seconds=None,
                 frames=None, level=0.5, frequency=440.0):  # fmt: skip
-    """A video whose n-th frame has the grey level 10 + n (mod 240), with a tone.
+    """A video whose n-th frame has the gray level 10 + n (mod 240), with a tone.
 
     ``frames`` overrides the number of frames; ``sound=False`` and ``picture=False`` leave a track out.
     """

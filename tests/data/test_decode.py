@@ -156,7 +156,7 @@ def test_images_are_resized_with_antialiasing():
     file = io.BytesIO()
     Image.fromarray(stripes).save(file, "PNG")
     image = decode_image(file.getvalue(), size=16).float()
-    assert image.std() < 20, "fine stripes turn grey; without antialiasing they would stay black or white"
+    assert image.std() < 20, "fine stripes turn gray; without antialiasing they would stay black or white"
 
 
 def test_exif_orientation_is_respected():
@@ -171,7 +171,7 @@ def test_exif_orientation_is_respected():
     assert decoded[0, -1].max() < 60
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped():
+def test_sixteen_bit_gray_is_scaled_not_clipped():
     values = np.linspace(0, 65_535, 64).reshape(8, 8).astype(np.uint16)
     file = io.BytesIO()
     Image.fromarray(values).save(file, "PNG")

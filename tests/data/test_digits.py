@@ -153,7 +153,7 @@ def test_clean_images_are_clean(clean):
     for split in clean.splits.values():
         assert float(split.inputs["visual"].min()) >= 0.0
         assert float(split.inputs["visual"].max()) <= 1.0 + 1e-5
-        assert float(split.inputs["visual"][..., :4].max()) < 1e-5, "28 px centred on 36 leave a border of 4"
+        assert float(split.inputs["visual"][..., :4].max()) < 1e-5, "28 px centered on 36 leave a border of 4"
 
 
 def test_corrupted_samples_are_what_they_are_called(digits):

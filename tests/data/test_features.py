@@ -30,7 +30,7 @@ def test_shapes(name, shape):
 
 
 def test_stft257_is_the_transform_by_definition():
-    """OGM-GE's recipe: a Hann window of 512 every 353 samples, centred, silence beyond both ends."""
+    """OGM-GE's recipe: a Hann window of 512 every 353 samples, centered, silence beyond both ends."""
     audio = chirp("stft257").astype(np.float64)
     window = np.array([0.5 - 0.5 * math.cos(2 * math.pi * n / 512) for n in range(512)])
     padded = np.concatenate([np.zeros(256), np.clip(audio, -1, 1), np.zeros(256)])
@@ -65,14 +65,14 @@ def naive_fbank(audio):
         step = (high - low) / 129
         row = []
         for band in range(128):
-            left, centre, right = low + band * step, low + (band + 1) * step, low + (band + 2) * step
+            left, center, right = low + band * step, low + (band + 1) * step, low + (band + 2) * step
             energy = 0.0
             for bin in range(256):
                 place = mel(bin * 16_000 / 512)
-                if left < place <= centre:
-                    energy += power[bin] * (place - left) / (centre - left)
-                elif centre < place < right:
-                    energy += power[bin] * (right - place) / (right - centre)
+                if left < place <= center:
+                    energy += power[bin] * (place - left) / (center - left)
+                elif center < place < right:
+                    energy += power[bin] * (right - place) / (right - center)
             row.append(math.log(max(energy, 1.1920928955078125e-07)))
         rows.append(row)
     return np.array(rows).T
@@ -90,9 +90,9 @@ def test_fbank128_golden_numbers():
     time = np.arange(1600) / 16_000
     features = fbank128((0.5 * np.sin(2 * np.pi * 1000 * time)).astype(np.float32))
     assert features.shape == (128, 8)
-    centres = 700 * (np.exp((1127 * np.log(1 + 20 / 700) + np.arange(1, 129) * (
+    centers = 700 * (np.exp((1127 * np.log(1 + 20 / 700) + np.arange(1, 129) * (
         1127 * np.log(1 + 8000 / 700) - 1127 * np.log(1 + 20 / 700)) / 129) / 1127) - 1)  # fmt: skip
-    assert np.abs(features[:, 3].argmax() - np.abs(centres - 1000).argmin()) <= 1
+    assert np.abs(features[:, 3].argmax() - np.abs(centers - 1000).argmin()) <= 1
     # The bands share out all the power. By Parseval: half of 512 times that of the windowed, pre-emphasised tone.
     gain = abs(1 - 0.97 * np.exp(-2j * np.pi * 1000 / 16_000))
     assert np.exp(features[:, 3]).sum() == pytest.approx(256 * (0.5 * gain) ** 2 / 2 * 0.375 * 399, rel=0.01)
@@ -107,7 +107,7 @@ def test_fbank128_fills_up_with_zeros_and_its_floor_is_kaldis():
     assert not recipe.compute(np.ones(100, np.float32), 1.0).any(), "less than one window"
 
 
-def test_kaldis_filters_sum_to_one_between_their_centres():
+def test_kaldis_filters_sum_to_one_between_their_centers():
     total = kaldi_filters(128, 512, 16_000).sum(0)
     np.testing.assert_allclose(total[3:248], 1.0, atol=1e-9)
 

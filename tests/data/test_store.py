@@ -33,7 +33,7 @@ KINDS = {"audio": "sound", "visual": "image"}
 
 
 def make_clip(folder: Path, number: int) -> stores.Clip:
-    """A tone and a grey picture that both tell the number."""
+    """A tone and a gray picture that both tell the number."""
     sound, picture = folder / f"clip {number} é.wav", folder / f"{number}.png"
     if not sound.exists():
         seconds = np.arange(3200) / 16_000

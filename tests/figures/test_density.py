@@ -14,9 +14,9 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KINDS = {"two": 2, "two_absolute": 2, "three": 3}
 
 
-def sample_gaps(centre_std=0.1) -> np.ndarray:
+def sample_gaps(center_std=0.1) -> np.ndarray:
     generator = np.random.default_rng(0)
-    parts = [generator.normal(0.0, centre_std, 600), generator.normal(0.6, 0.1, 150), generator.normal(-0.5, 0.1, 80)]
+    parts = [generator.normal(0.0, center_std, 600), generator.normal(0.6, 0.1, 150), generator.normal(-0.5, 0.1, 80)]
     return np.clip(np.concatenate(parts), -1, 1)
 
 
@@ -127,10 +127,10 @@ def test_sharp_peak_turns_the_scale_logarithmic_and_stays_smooth():
     assert save_png(figure).startswith(PNG_SIGNATURE)
 
 
-@pytest.mark.parametrize("centre_std", [0.002, 0.03, 0.3])
+@pytest.mark.parametrize("center_std", [0.002, 0.03, 0.3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_histogram_is_a_density_over_the_whole_range(kind, centre_std):
-    gaps = sample_gaps(centre_std)
+def test_histogram_is_a_density_over_the_whole_range(kind, center_std):
+    gaps = sample_gaps(center_std)
     mixture = fit_mixture(gaps, kind=kind)
     heights, edges = histogram(gaps, mixture)
     assert (edges[0], edges[-1]) == (-1.0, 1.0)

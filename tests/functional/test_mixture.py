@@ -132,7 +132,7 @@ def test_merged_imbalanced_component_of_three():
         # The known weakness: the balanced component is the wide one, so the far tail of the other sign counts as
         # balanced, and the posterior rises and falls again beyond the narrow peak.
         (mixture((0.0, 0.3, 0.6), (0.5, 0.1, 0.4)), False),
-        # The other component is wider on both sides and centred alike.
+        # The other component is wider on both sides and centered alike.
         (mixture((0.0, 0.05, 0.8), (0.0, 0.4, 0.2)), True),
         (mixture((-0.6, 0.2, 0.2), (0.0, 0.1, 0.6), (0.6, 0.2, 0.2), balanced=1, kind="three"), True),
         (mixture((0.0, 0.05, 0.7), (0.5, 0.2, 0.3), kind="two_absolute"), True),

@@ -22,7 +22,7 @@ def two_peaks(samples=4000, share=0.857, first=(0.0, 0.1), second=(0.5, 0.15), s
 
 
 def narrow_on_broad(**changes) -> np.ndarray:
-    """What late refits look like: a narrow peak at zero on a broad, nearly centred component."""
+    """What late refits look like: a narrow peak at zero on a broad, nearly centered component."""
     return two_peaks(**({"share": 0.6, "first": (0.0, 0.02), "second": (0.0, 0.45)} | changes))
 
 
@@ -101,7 +101,7 @@ def test_three_kinds():
 
 def test_three_takes_the_smallest_second_moment_even_where_it_is_not_in_the_middle():
     generator = np.random.default_rng(2)
-    gaps = np.concatenate([generator.normal(centre, 0.04, 800) for centre in (0.0, 0.4, 0.8)])
+    gaps = np.concatenate([generator.normal(center, 0.04, 800) for center in (0.0, 0.4, 0.8)])
     found = fit_mixture(gaps, kind="three")
     assert found.balanced_index == 0
     assert found.imbalanced.mean == pytest.approx(0.6, abs=0.01)

@@ -22,7 +22,7 @@ def stage_of(name, settings=None, **extra):
 
 
 def gradients(stage, batch):
-    """Gradients of the method's loss after ``modulate``, by name, before the optimiser's step."""
+    """Gradients of the method's loss after ``modulate``, by name, before the optimizer's step."""
     stage.optimizer_step.zero_grad()
     loss_output = stage.method.loss(stage.model, batch, clock_of(stage))
     stage.optimizer_step.backward(loss_output.total)
@@ -354,7 +354,7 @@ def test_reconboost_trains_one_encoder_then_all():
         before = copy.deepcopy(stage.model)
         clock = loop.Clock(epoch, epoch, 4)
         loop.plan_epoch(stage, loop.Progress(), clock, lambda: False)
-        assert not stage.optimizer_step.optimizer.state, "each phase has a fresh optimiser"
+        assert not stage.optimizer_step.optimizer.state, "each phase has a fresh optimizer"
         stage.model.train()
         batch = next(iter(loop.BatchLoader(stage.data.splits["train"], 8).epoch(0, CPU)))
         stage.method.update(stage.model, batch, stage.optimizer_step, clock)

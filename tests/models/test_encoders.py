@@ -1,4 +1,4 @@
-"""Encoders: widths, channels, frames, initialisation."""
+"""Encoders: widths, channels, frames, initialization."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_features_of_frames_are_averaged(name):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_initialisation_is_kaiming_by_fan_out_and_unit_batch_norm(name):
+def test_initialization_is_kaiming_by_fan_out_and_unit_batch_norm(name):
     torch.manual_seed(0)
     for layer in build_encoder(name, spec(3, 32, 32)).modules():
         if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 4000:
@@ -74,7 +74,7 @@ def test_initialisation_is_kaiming_by_fan_out_and_unit_batch_norm(name):
 
 def test_narrow_network_has_the_layout_of_resnet18_at_an_eighth_of_the_width():
     def convolution(incoming: int, outgoing: int, size: int) -> int:
-        return incoming * outgoing * size**2 + 2 * outgoing  # with its batch normalisation
+        return incoming * outgoing * size**2 + 2 * outgoing  # with its batch normalization
 
     expected = convolution(1, 8, 3) + 4 * convolution(8, 8, 3)
     for incoming, outgoing in ((8, 16), (16, 32), (32, 64)):

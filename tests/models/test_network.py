@@ -1,4 +1,4 @@
-"""The whole network: normalisation, checks, parameter groups, gradients, description."""
+"""The whole network: normalization, checks, parameter groups, gradients, description."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_gradient_of_a_unimodal_loss_stays_in_its_modality(fusion):
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in other)
 
 
-def test_inputs_are_normalised_per_channel():
+def test_inputs_are_normalized_per_channel():
     model = network().eval()
     plain = network(
         {name: InputSpec(s.kind, s.shape, (0.0,) * len(s.mean), (1.0,) * len(s.std)) for name, s in SPECS.items()}
@@ -152,7 +152,7 @@ def test_contradictory_specs_are_refused(spec):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_bytes_are_normalised_alike_in_every_layout(layout):
+def test_bytes_are_normalized_alike_in_every_layout(layout):
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     specs = {
         "audio": InputSpec("sound", (1, 8, 8), (0.0,), (1.0,)),
@@ -160,7 +160,7 @@ def test_bytes_are_normalised_alike_in_every_layout(layout):
     }
     network = MultimodalNetwork(specs, 2, encoder="resnet_narrow", fusion="concat")
     pixels = torch.randint(0, 256, (4, 3, 6, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    found = network._normalise("visual", pixels.contiguous(memory_format=layout))
+    found = network._normalize("visual", pixels.contiguous(memory_format=layout))
     expected = (pixels.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
     assert found.is_contiguous(memory_format=layout)

@@ -146,7 +146,7 @@ def test_a_run_after_a_named_warm_up_says_what_that_warm_up_was():
     assert config["warmup_run"] == warmup.info.run_id
 
 
-def test_a_kept_optimiser_state_trains_with_the_configured_settings():
+def test_a_kept_optimizer_state_trains_with_the_configured_settings():
     assert do("warmup", QUICK) == 0
     words = f"{QUICK} adaptive_epochs=1 optimizer_state=keep momentum=0.5 weight_decay=0.01"
     assert do("adaptive", f"{words} warmup_run={newest(stage='warmup').info.run_id}") == 0
