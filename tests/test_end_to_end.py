@@ -165,7 +165,7 @@ def test_warm_ups_that_do_not_fit_are_refused(store):
         assert done.returncode == 1
         return done.stderr
 
-    assert "was trained on other data" in refused("--corruption", "0.2")
+    assert "was trained on different data" in refused("--corruption", "0.2")
     assert "was trained with fusion=concat" in refused("--fusion", "sum")
     assert "the warm-up used another optimizer" in refused("--optimizer", "adam", "--optimizer_state", "keep")
     client(store).set_terminated(run, "FAILED")
@@ -266,7 +266,7 @@ def test_resuming_with_other_settings_is_refused(store):
     run = by_stage(store)["warmup"].info.run_id
     changed = python_run(store, "warmup", "--resume_run", run, "--learning_rate", "0.5")
     assert changed.returncode == 1
-    assert "it cannot go on with learning_rate=0.5" in changed.stderr
+    assert "it cannot be resumed with learning_rate=0.5" in changed.stderr
     wrong = python_run(store, "adaptive", "--resume_run", run)
     assert wrong.returncode == 1
     assert "is a run of warmup" in wrong.stderr

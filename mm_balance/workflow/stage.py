@@ -91,7 +91,7 @@ def train_stage(
         progress = loop.restore(stage, state)
         provenance = Provenance.from_state(state["record"]).continued(plan, stage.method, progress.epoch)
         stage.record = provenance.to_state()
-        recorder.go_on(state)
+        recorder.restore_clocks(state)
         if stage.record != state["record"]:
             # First here, then on the run: what the run says of itself can always be told from its checkpoint.
             recorder.save(loop.capture(stage, progress))

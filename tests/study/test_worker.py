@@ -280,7 +280,7 @@ def test_every_sampler_draws_within_the_space(new_desk, sampler):
     handle = new_desk(trials=13, sampler=sampler)
     do(handle)
     for trial in all_trials(handle.study):
-        assert all(handle.settings.dimensions[name].holds(value) for name, value in trial.params.items())
+        assert all(handle.settings.dimensions[name].contains(value) for name, value in trial.params.items())
     assert len({str(trial.params) for trial in all_trials(handle.study)}) == 13
 
 

@@ -200,9 +200,9 @@ def test_settings_come_from_the_checkpoint_and_only_epochs_may_grow(capsys):
     assert do("warmup", f"{QUICK} warmup_epochs=2") == 0
     run = newest(stage="warmup")
     assert do("warmup", f"resume_run={run.info.run_id} warmup_epochs=1") == 1
-    assert "started with warmup_epochs=2, it cannot go on with warmup_epochs=1" in capsys.readouterr().err
+    assert "started with warmup_epochs=2, it cannot be resumed with warmup_epochs=1" in capsys.readouterr().err
     assert do("warmup", f"resume_run={run.info.run_id} momentum=0.5") == 1
-    assert "cannot go on with momentum=0.5" in capsys.readouterr().err
+    assert "cannot be resumed with momentum=0.5" in capsys.readouterr().err
 
 
 def test_more_than_one_kind_of_process_is_told():
@@ -227,7 +227,7 @@ def test_a_checkpoint_that_cannot_be_read_is_an_error_not_a_new_beginning(capsys
     (path,) = Path(unquote(urlparse(run.info.artifact_uri).path)).rglob("last")
     path.write_bytes(path.read_bytes()[:100])
     assert do("warmup", f"resume_run={run.info.run_id} warmup_epochs=2") == 1
-    assert "cannot go on" in capsys.readouterr().err
+    assert "cannot be resumed" in capsys.readouterr().err
     assert steps(MlflowClient().get_run(run.info.run_id)) == [1]
 
 
