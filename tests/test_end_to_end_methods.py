@@ -56,7 +56,7 @@ def test_a_method_with_options_and_its_measures(store, tmp_path):  # noqa: F811
 def test_gap_mixture_after_a_warm_up_is_adaptive_to_the_last_bit_and_others_can_follow_it_too(store, tmp_path):  # noqa: F811
     nothing = python_run(store, "train", *SHORT, "--method", "gap_mixture")
     assert nothing.returncode == 1
-    assert "make one with: mlflow run . --env-manager local -e warmup" in nothing.stderr
+    assert "train one with: mlflow run . --env-manager local -e warmup" in nothing.stderr
     for entry_point, words in (
         ("warmup", ()), ("adaptive", ()), ("train", ("--method", "gap_mixture", "--epochs", "2")),
     ):  # fmt: skip

@@ -136,7 +136,7 @@ class InputConfig:
     )
     visual_normalization: str = param(
         AUTO,
-        "normalization of images: `imagenet` constants (all official code) or `train` (mean and standard deviation of the training split)",
+        "image normalization: `imagenet` constants (all official code) or `train` (mean and standard deviation of the training split)",
         choices=("imagenet", "train"),
         network_input=True,
     )

@@ -53,7 +53,7 @@ from mm_balance.tracking.lookup import adopted_run_id, open_run
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.card import log_data
 from mm_balance.workflow.plans import method_options
-from mm_balance.workflow.provenance import FollowedWarmup, applied, stage_tags, warmup_settings
+from mm_balance.workflow.provenance import FollowedWarmup, recorded_parameters, stage_tags, warmup_settings
 from mm_balance.workflow.setup import read_data, resolve_device
 from mm_balance.workflow.warmups import choose_warmup, find_matching_warmup
 
@@ -170,7 +170,7 @@ def _make(parent: TrackedRun, launch: _Launch) -> StudyHandle:
     settings, device = launch.settings, launch.slots[0].device
     log_data(parent, launch.data, "training")
     _ensure_warmups([settings.config({}, device=device)], parent, launch)
-    record = applied(settings.config({}), "study")
+    record = recorded_parameters(settings.config({}), "study")
     if warmup_is_shared(settings.values):  # mistakes in it are told before any trial
         warmup = FollowedWarmup.of(choose_warmup(settings.config({}, device=device), launch.data))
         settings = replace(settings, warmups={str(settings.values["seed"]): warmup.run_id})

@@ -1,4 +1,4 @@
-"""What a stage trains, decided from the configuration in one place."""
+"""Stage plans: what a stage trains, derived from the configuration in one place."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class StagePlan:
 
     Attributes:
         config: the configuration.
-        stage: key of ``STAGES``: whose parameters apply to it.
-        method: its method.
-        options: of the method, by name; those that are missing have their defaults.
+        stage: key of ``STAGES`` whose parameters apply.
+        method: name of the method.
+        options: options of the method, by name; missing ones have their defaults.
         epochs: length of the stage.
         refit_every: epochs between two gap fits; None = one, after the last epoch.
         mixture: kind of mixture.
         learning_rate: initial learning rate of the stage.
-        anneal_rate: whether ``learning_rate_schedule=cosine`` falls over this stage.
-        select_best: whether the weights of the best validation epoch are the result, not the last ones.
+        anneal_rate: whether ``learning_rate_schedule=cosine`` decays over this stage.
+        select_best: whether the result is the weights of the best validation epoch instead of the last ones.
     """
 
     config: Config
@@ -42,7 +42,7 @@ class StagePlan:
 
 
 def warmup_plan(config: Config) -> StagePlan:
-    """Stage 1 (Eq. 7, reconstructed), then the first gap fit, of two components."""
+    """Plan stage 1 (Eq. 7, reconstructed), followed by the first gap fit, with two components."""
     return StagePlan(
         config,
         "warmup",
@@ -57,7 +57,7 @@ def warmup_plan(config: Config) -> StagePlan:
 
 
 def adaptive_plan(config: Config) -> StagePlan:
-    """Stage 2 after a warm-up, of ``config.method``.
+    """Plan stage 2 of ``config.method``, after a warm-up.
 
     Raises:
         UserError: an unknown method or option.
@@ -76,7 +76,7 @@ def adaptive_plan(config: Config) -> StagePlan:
 
 
 def train_plan(config: Config) -> StagePlan:
-    """One stage of ``config.method``, from scratch or after a warm-up.
+    """Plan a single stage of ``config.method``, from scratch or after a warm-up.
 
     Raises:
         UserError: an unknown method or option.
@@ -95,13 +95,13 @@ def train_plan(config: Config) -> StagePlan:
 
 
 def trial_plan(config: Config, *, after_warmup: bool) -> StagePlan:
-    """What a trial of a study, or a row of a table, trains: stage 2 of the paper's method, or one stage of another one."""
+    """Plan a trial of a study, or a row of a table: stage 2 of the paper's method, or one stage of another method."""
     adaptive = config.method.method == ADAPTIVE_METHOD and after_warmup
     return adaptive_plan(config) if adaptive else train_plan(config)
 
 
 def method_options(config: Config) -> dict[str, Any]:
-    """The options of ``config.method`` that were given, by name: parameters of its own group, or the text ``method_options``.
+    """Return the options of ``config.method``, by name, from the parameters of its own group or from ``method_options``.
 
     Raises:
         UserError: an unknown method or option.

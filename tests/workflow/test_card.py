@@ -66,7 +66,7 @@ def test_a_part_of_data_in_memory_keeps_nothing_of_the_whole(tiny_data):
 def test_a_card_that_cannot_be_written_is_a_mistake_in_one_line(manifest):
     data = read(manifest)
     data.card.write_text("a file where the folder should be")
-    with pytest.raises(UserError, match=r"cannot be written .*; the store itself is whole"):
+    with pytest.raises(UserError, match=r"cannot be written .*; the store itself is intact"):
         log_data(open_run("training"), data, "training")
 
 

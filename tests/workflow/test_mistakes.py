@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("signals")
         (
             "adaptive",
             "preset=quick seed=77",
-            "no finished warm-up run with these settings, this code and 1 CPU thread(s); make one with: mlflow run",
+            "no finished warm-up run with these settings, this code and 1 CPU thread(s); train one with: mlflow run",
         ),
         ("evaluate", "", "run_id is missing"),
         ("main", "dataset=nowhere/manifest.csv", "manifest.csv"),

@@ -189,8 +189,8 @@ def test_a_method_that_keeps_samples_back_does_not_follow_a_warm_up_that_has_see
     for method in ("g_blending", "diagnose_relearn"):
         assert do("train", f"{QUICK} method={method} epochs=1 warmup_run={warmup}") == 1
         told = capsys.readouterr().err
-        assert f"method={method} diagnoses on 10% of the training samples, which it keeps back" in told
-        assert f"{warmup} has trained on them: train it from scratch with -e train, without warmup_run" in told
+        assert f"method={method} diagnoses on 10% of the training samples, which it holds out" in told
+        assert f"{warmup} has trained on them: train the method from scratch with -e train, without warmup_run" in told
     assert not runs(stage="train")
 
 
