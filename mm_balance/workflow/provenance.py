@@ -108,8 +108,8 @@ def warmup_settings(warmup: FollowedWarmup) -> dict[str, Any]:
 def fingerprint(config: Config, data: MultimodalData) -> str:
     """Return the SHA-256 of everything that a warm-up of ``config``, trained on ``data`` by this process, depends on.
 
-    Equal fingerprint = interchangeable. It covers data with the training samples in their order, model, optimizer and warm-up parameters,
-    seed, precision, training code, kind of device, threads of a CPU.
+    Equal fingerprint = interchangeable. It covers data with the training samples in their order, model, optimizer and warm-up
+    parameters, seed, precision, training code, kind of device, threads of a CPU.
     """
     return _fingerprint(config.values(), data, [circumstances(config.run.device)])
 

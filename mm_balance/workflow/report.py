@@ -156,7 +156,7 @@ def notes(result: StageResult) -> list[str]:
     if truth:
         value = truth[-1].metrics
         lines.append(
-            f"Detection of deliberately corrupted training samples at the last refit (AUC): abs(gap) {value['truth/auc_gap_abs']:.3f}, "
+            f"Detection of planted corruption in training at the last refit (AUC): abs(gap) {value['truth/auc_gap_abs']:.3f}, "
             f"posterior {value['truth/auc_posterior']:.3f}, -log p {value['truth/auc_loss']:.3f}."
         )
     return lines

@@ -187,11 +187,15 @@ def _begin(plan: StagePlan, stage: loop.Stage, run: TrackedRun, warmup: TrackedR
         run.set_tags({"mm.fresh_weights": ", ".join(fresh)[:500]})
     if plan.config.stage.optimizer_state == "keep":
         if fresh:
-            raise UserError("optimizer_state=keep: the method has a head that the warm-up did not train; use optimizer_state=reset")
+            raise UserError(
+                "optimizer_state=keep: the method has a head that the warm-up did not train; use optimizer_state=reset"
+            )
         try:
             stage.optimizer_step.load_state_dict(state["stepper"])
         except ValueError as error:
-            raise UserError(f"optimizer_state=keep: the warm-up used another optimizer ({error}); use optimizer_state=reset") from error
+            raise UserError(
+                f"optimizer_state=keep: the warm-up used another optimizer ({error}); use optimizer_state=reset"
+            ) from error
     warmup_fit = loop.gap_fit_from_state(state["refit"])
     gap_fit = fit_gaps_from_probabilities(
         warmup_fit.probabilities,

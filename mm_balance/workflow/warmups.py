@@ -36,7 +36,9 @@ def choose_warmup(config: Config, data: MultimodalData) -> TrackedRun:
         if match is None:
             threads = circumstances(config.run.device)["threads"]
             environment = f", this code and {threads} CPU thread(s)" if threads else " and this code"
-            raise UserError(f"no finished warm-up run with these settings{environment}; train one with: {warmup_line(config)}")
+            raise UserError(
+                f"no finished warm-up run with these settings{environment}; train one with: {warmup_line(config)}"
+            )
         return match
     run = existing_run(given, "warmup_run")
     info = run.read()

@@ -28,7 +28,7 @@ from mm_balance.study.report import (
     publish,
     run_line,
 )
-from mm_balance.study.storage import locate, open_storage, shown
+from mm_balance.study.storage import locate, open_storage, redact_password
 from mm_balance.study.trials import all_trials, describe
 
 BEGIN = datetime(2026, 1, 1)
@@ -234,6 +234,6 @@ def test_storages_that_cannot_be_used(store, storage, words):
 
 
 def test_passwords_are_not_shown():
-    assert shown("postgresql+psycopg://me:secret@host:5432/db") == "postgresql+psycopg://me:***@host:5432/db"
-    assert shown("postgresql://me@host/db") == "postgresql://me@host/db"
-    assert shown("/a/b.journal") == "/a/b.journal"
+    assert redact_password("postgresql+psycopg://me:secret@host:5432/db") == "postgresql+psycopg://me:***@host:5432/db"
+    assert redact_password("postgresql://me@host/db") == "postgresql://me@host/db"
+    assert redact_password("/a/b.journal") == "/a/b.journal"

@@ -232,7 +232,7 @@ def test_of_two_that_make_a_study_the_first_decides_on_its_warm_up(new_desk):
 def test_a_study_made_by_other_code_is_refused(new_desk, monkeypatch):
     new_desk(name="mine")
     monkeypatch.setattr("mm_balance.study.handle.training_code", lambda method: "f" * 64)
-    with pytest.raises(UserError, match="was made with other training code"):
+    with pytest.raises(UserError, match="was created with different training code"):
         find_study("mine", "auto")
 
 
@@ -246,13 +246,13 @@ def test_a_study_of_a_method_outside_the_package(store, new_desk, monkeypatch, i
     assert automatic_name(StudyConfig(space=None, search="method"), handle.settings).startswith("digits-halved-method-")
     crowd(handle, 1, 2)
     monkeypatch.setattr("mm_balance.workflow.provenance._outside_digest", lambda source: "edited")
-    with pytest.raises(UserError, match="was made with other training code"):
+    with pytest.raises(UserError, match="was created with different training code"):
         find_study("mine", "auto")
 
 
 def test_other_data_are_refused(new_desk):
     other = replace(tiny_data(), digest="1" * 64)
-    with pytest.raises(UserError, match="is of other data"):
+    with pytest.raises(UserError, match="was created on different data"):
         run_worker(new_desk(), other, never, device="cpu", label="cpu")
 
 
