@@ -62,6 +62,7 @@ def run_recipe(
         warmup = child("warmup")
         run_stage(first, data, warmup, stop, nested=True)
     _raise_if_stopped(stop)
+    # A stage 2 cannot be resumed from a warm-up of another length: keep its run, but train a new one.
     if (old := known.get("adaptive")) is not None and _started_from_other_length(old, first.epochs):
         for stage in ("adaptive", "evaluate"):
             if stage in known:
@@ -101,12 +102,12 @@ def _log_header(second: StagePlan, data: MultimodalData, parent: TrackedRun) -> 
     parent.log_config(provenance.config)
     parent.log_params(provenance.parameters())
     log_data(parent, data, "training")
-    if names.ENVIRONMENT_FILE not in parent.artifact_names(""):  # of later processes, the nested runs have their own
+    if names.ENVIRONMENT_FILE not in parent.artifact_names(""):  # later processes are recorded on the nested runs
         parent.log_json(environment(), names.ENVIRONMENT_FILE)
 
 
 def _has_ended(run: TrackedRun, epochs: int) -> bool:
-    """Whether a nested stage has ended well after so many epochs."""
+    """Whether a nested stage has finished with at least ``epochs`` epochs."""
     from mm_balance.workflow.stage import saved_state
 
     if run.read().info.status != "FINISHED":

@@ -191,6 +191,7 @@ def _create(parent: TrackedRun, launch: _Launch) -> StudyHandle:
     parameters = {f"study/{item}": format_value(value) for item, value in vars(launch.study_config).items()}
     parent.log_params({item: text for item, text in parameters.items() if item not in changing})
     handle = make_study(launch.name, launch.study_config.storage, settings, parent, launch.study_config.trials)
+    # The starting configuration is the first trial, as a baseline for the others.
     configured = configured_values(settings.values)
     start = {item: configured[item] for item in settings.dimensions}
     if all(dimension.contains(start[item]) for item, dimension in settings.dimensions.items()):

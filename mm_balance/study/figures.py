@@ -40,7 +40,7 @@ def _figures(
         return {}
     several = len(handle.settings.objectives) > 1
     target: dict[str, Any] = {"target_name": handle.settings.objectives[0]} | ({"target": _first} if several else {})
-    # Optuna's default evaluator needs the direction, which a custom target does not have; fANOVA does not.
+    # Optuna's default evaluator needs the direction of the objective, unknown for a custom target; fANOVA uses all values.
     ranking: dict[str, Any] = {"evaluator": FanovaImportanceEvaluator(seed=0)} if several else {}
     searched = list(handle.settings.dimensions)
     figures: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {}

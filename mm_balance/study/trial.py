@@ -99,7 +99,7 @@ def run_trial(
         raise
     except Interrupted:
         keep_checkpoint = True
-        run.set_tags({"mm.error": "stopped on request; resumed by another trial"})
+        run.set_tags({"mm.error": "stopped on request; requeued as another trial"})
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]

@@ -321,7 +321,7 @@ class TrackedRun:
         self._client.log_artifact(self.run_id, str(local), folder or None)
 
     def _send_image(self, picture: np.ndarray, key: str, step: int) -> None:
-        """``picture`` is ``(height, width, 3)`` uint8."""
+        """Log ``picture``, ``(height, width, 3)`` uint8."""
         self._client.log_image(self.run_id, picture, key=key, step=step, synchronous=True)
 
     def _send_model(self, flavor: Any, name: str, step: int, content: Mapping[str, Any]) -> str:

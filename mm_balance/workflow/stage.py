@@ -97,6 +97,7 @@ def train_stage(
             recorder.save(loop.capture(stage, progress))
     log_run_header(run, provenance, stage, name, resumed_at=None if state is None else progress.epoch)
     if state is not None:
+        # A killed process may have saved a checkpoint, but not published it.
         recorder.reconcile(state)
         _save_lost_best(stage, progress, recorder)
     try:
