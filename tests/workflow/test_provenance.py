@@ -7,9 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from data.test_manifest import Folder
 from mlflow.tracking import MlflowClient
-from workflow.test_resume import QUICK, config_of, do, newest, runs
 
 from mm_balance.config import resolve
 from mm_balance.errors import UserError
@@ -19,12 +17,11 @@ from mm_balance.tracking.runs import TrackedRun, find_warmup, open_run
 from mm_balance.workflow import provenance
 from mm_balance.workflow.runners import run_warmup
 from mm_balance.workflow.stage import saved_state, train_stage2
+from tests.helpers.commands import QUICK, config_of, do, newest, runs
+from tests.helpers.manifests import Folder
+from tests.helpers.stages import never
 
 pytestmark = pytest.mark.usefixtures("signals", "store")
-
-
-def never():
-    return False
 
 
 def test_posteriors_stay_with_their_samples_when_a_manifest_is_written_in_another_order(tmp_path):

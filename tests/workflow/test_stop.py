@@ -7,8 +7,9 @@ import time
 import pytest
 
 from mm_balance.errors import Interrupted
-from mm_balance.workflow import command
-from mm_balance.workflow.command import StopRequest, run_guarded
+from tests.helpers.commands import command_module as command
+
+StopRequest, run_guarded = command.StopRequest, command.run_guarded
 
 
 @pytest.fixture
