@@ -1,4 +1,4 @@
-"""Studies through `mlflow run`, with real training on a part of `digits`."""
+"""Studies with real training on a part of `digits`, whose workers are processes."""
 
 import json
 import os
@@ -6,131 +6,117 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import mlflow
 import pytest
+import torch
 import yaml
 from mlflow.tracking import MlflowClient
 
-ROOT = Path(__file__).parent.parent
+from mm_balance.study.handle import find_study
+from tests.helpers.commands import artifacts, call, do, fetch, newest, runs, spelled, steps
+from tests.helpers.processes import (
+    LAUNCHER_VARIABLE,
+    USED_BY_STUDIES,
+    Fate,
+    Spawned,
+    fates,
+    in_epoch,
+    mlflow_run,
+    mlflow_words,
+    python_words,
+    start_forked,
+    wait_for,
+)
+
 pytestmark = pytest.mark.slow
+SHORT = "preset=quick train_fraction=0.05 pruner=none"
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """One tracking store and cache for all: the warm-up is trained once."""
-    folder = tmp_path_factory.mktemp("studies")
-    return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_RUN")},
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-        "MM_BALANCE_CACHE": str(folder / "cache"),
-        "MLFLOW_EXPERIMENT_NAME": "studies",
-        "PYTHONPATH": str(ROOT),
-        "TQDM_DISABLE": "1",
-    }
+def studies(shared_store):
+    """One store for all, with forked workers: the warm-up is trained once."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_EXPERIMENT_NAME", "studies")
+        patch.setattr(USED_BY_STUDIES, start_forked)
+        torch.set_num_threads(1)
+        yield shared_store
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+        signal.signal(number, handler)
 
 
-@pytest.fixture
-def client(environment):
-    mlflow.set_tracking_uri(environment["MLFLOW_TRACKING_URI"])
-    return MlflowClient()
+def trials_of(name):
+    return {int(run.data.tags["mm.trial"]): run for run in runs(study=name, stage="trial")}
 
 
-def entry_point(name, environment, *words):
-    return subprocess.run(
-        [sys.executable, "-m", f"entrypoints.{name}", *words],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+def in_training(name):
+    """The first trial that has logged an epoch and has not ended."""
+    for run in trials_of(name).values():
+        if run.info.status == "RUNNING" and "train/loss" in run.data.metrics:
+            return run
+    return None
 
 
-def study(environment, *words):
-    return entry_point("study", environment, "--preset", "quick", "--pruner", "none", *words)
-
-
-def runs(client, name, **tags):
-    experiment = client.get_experiment_by_name("studies")
-    if experiment is None:  # no study has begun yet
-        return []
-    clauses = [f"tags.`mm.study` = '{name}'", *(f"tags.`mm.{key}` = '{value}'" for key, value in tags.items())]
-    return client.search_runs([experiment.experiment_id], " and ".join(clauses))
-
-
-def worker_of(name):
-    """Process number of one worker of a study on this machine."""
+def kill_worker_program(name):
+    """Kill one worker of a study on this machine."""
     found = subprocess.run(["pgrep", "-f", f"entrypoints.worker --study_name {name}"], capture_output=True, text=True)
-    return int(found.stdout.split()[0])
+    os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
 
 
-def trials_of(client, name):
-    found = runs(client, name, stage="trial")
-    return {int(run.data.tags["mm.trial"]): run for run in found}
+WHOLE = f"{SHORT} study_name=whole sampler=random search=weights space=anneal=cosine|linear,hard_weight=0.5"
 
 
 @pytest.fixture(scope="module")
-def whole(environment):
-    """A study through `mlflow run`, confirmed on two seeds."""
-    done = subprocess.run(
-        ["mlflow", "run", ".", "--env-manager", "local", "--experiment-name", "studies", "-e", "study",
-         *("-P", "preset=quick"), *("-P", "study_name=whole"), *("-P", "trials=6"), *("-P", "sampler=random"),
-         *("-P", "search=weights"), *("-P", "confirm_seeds=2"), *("-P", "space=anneal=cosine|linear,hard_weight=0.5")],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
+def whole(studies):
+    """A study confirmed on two seeds."""
+    assert do("study", f"{WHOLE} trials=6 confirm_seeds=2") == 0
+    (parent,) = runs(study="whole", stage="study")
+    return parent
 
 
-def test_parent_and_trials(whole, client):
-    (parent,) = runs(client, "whole", stage="study")
-    assert parent.info.status == "FINISHED"
-    trials = trials_of(client, "whole")
+def test_parent_and_trials(whole):
+    assert whole.info.status == "FINISHED"
+    trials = trials_of("whole")
     assert sorted(trials) == list(range(6))
     for number, run in trials.items():
         assert run.info.run_name == f"trial-{number:04d}"
-        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert run.data.tags["mm.warmup_run"] == parent.data.tags["mm.warmup_run"]
+        assert run.data.tags["mlflow.parentRunId"] == whole.info.run_id
+        assert run.data.tags["mm.warmup_run"] == whole.data.tags["mm.warmup_run"]
         own = {name for name in run.data.params if name.startswith("config/")}
         assert own <= {"config/anneal", "config/unimodal_weight", "config/gap_weight", "config/shift_weight",
                        "config/balanced_fusion_weight"}  # what was searched: the rest is the parent's  # fmt: skip
         assert run.info.status in ("FINISHED", "KILLED")
-    assert parent.data.params["config/hard_weight"] == "0.5"  # fixed by `space`
-    assert parent.data.params["config/method"] == "gap_mixture"
-    assert parent.data.tags["study/trials"] == "6"
-    settings = json.loads(Path(client.download_artifacts(parent.info.run_id, "study/settings.json")).read_text())
-    assert settings["warmups"] == {"0": parent.data.tags["mm.warmup_run"]}
+    assert whole.data.params["config/hard_weight"] == "0.5"  # fixed by `space`
+    assert whole.data.params["config/method"] == "gap_mixture"
+    assert whole.data.tags["study/trials"] == "6"
+    settings = json.loads(fetch(whole, "study/settings.json").read_text())
+    assert settings["warmups"] == {"0": whole.data.tags["mm.warmup_run"]}
     complete = {number: run for number, run in trials.items() if run.info.status == "FINISHED"}
     best = max(run.data.metrics["val/accuracy"] for run in complete.values())
-    assert parent.data.metrics["study/best_value"] == best
-    history = client.get_metric_history(parent.info.run_id, "study/best_value")
+    assert whole.data.metrics["study/best_value"] == best
+    history = MlflowClient().get_metric_history(whole.info.run_id, "study/best_value")
     assert [point.value for point in history] == sorted(point.value for point in history)
     assert not any(name.startswith("test/") for run in trials.values() for name in run.data.metrics)
-    refits = client.list_artifacts(complete[0].info.run_id, "refits")
-    assert len(refits) == 3  # the warm-up's fit and one after each epoch
-    artifacts = {Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "study")}
+    assert len(artifacts(complete[0], "refits")) == 3  # the warm-up's fit and one after each epoch
+    files = {Path(path).name for path in artifacts(whole, "study")}
     for name in ("history", "importance", "slice", "parallel_coordinate", "contour"):
-        assert {f"{name}.html", f"{name}.png"} <= artifacts
-    assert {"trials.csv", "trials.json", "best.yaml", "settings.json", "confirmation.json", "workers"} <= artifacts
+        assert {f"{name}.html", f"{name}.png"} <= files
+    assert {"trials.csv", "trials.json", "best.yaml", "settings.json", "confirmation.json", "workers"} <= files
 
 
-def test_the_trial_links_to_the_study_and_back(whole, client):
-    (parent,) = runs(client, "whole", stage="study")
-    for number, run in trials_of(client, "whole").items():
-        assert parent.info.run_id in run.data.tags["mlflow.note.content"]
-        table = Path(client.download_artifacts(parent.info.run_id, "study/trials.csv")).read_text()
-        assert run.info.run_id in table.splitlines()[number + 1]
+def test_the_trial_links_to_the_study_and_back(whole):
+    table = fetch(whole, "study/trials.csv").read_text().splitlines()
+    for number, run in trials_of("whole").items():
+        assert whole.info.run_id in run.data.tags["mlflow.note.content"]
+        assert run.info.run_id in table[number + 1]
 
 
-def test_the_confirmation_compares_on_new_seeds(whole, client):
-    (parent,) = runs(client, "whole", stage="study")
-    told = json.loads(Path(client.download_artifacts(parent.info.run_id, "study/confirmation.json")).read_text())
+def test_the_confirmation_compares_on_new_seeds(whole):
+    told = json.loads(fetch(whole, "study/confirmation.json").read_text())
     assert [row["seed"] for row in told["rows"]] == [1, 2]
-    confirmed = runs(client, "whole-confirm", stage="adaptive")
+    confirmed = runs(study="whole-confirm", stage="adaptive")
     assert len(confirmed) == 4
     for row in told["rows"]:
         for label in ("best", "start"):
@@ -139,171 +125,203 @@ def test_the_confirmation_compares_on_new_seeds(whole, client):
                 if run.data.tags["mm.confirms"] == label and run.data.tags["mm.seed"] == str(row["seed"])
             ]  # fmt: skip
             assert run.data.metrics["val/accuracy"] == row[label]
-    assert "new seeds the best trial" in whole.stdout
-    assert "new seeds the best trial" in parent.data.tags["mlflow.note.content"]
+    assert "new seeds the best trial" in whole.data.tags["mlflow.note.content"]
 
 
-def test_the_printed_line_and_the_preset_train_the_best_trial_again(whole, client, environment, tmp_path):
-    (parent,) = runs(client, "whole", stage="study")
-    command = re.search(r"^    (mlflow run (?:.*\\\n)*.*)$", parent.data.tags["mlflow.note.content"], re.MULTILINE)[1]
+def test_the_printed_line_and_the_preset_train_the_best_trial_again(whole, monkeypatch):
+    command = re.search(r"^    (mlflow run (?:.*\\\n)*.*)$", whole.data.tags["mlflow.note.content"], re.MULTILINE)[1]
     words = shlex.split(command.replace("\\\n", " "))
     pairs = [word.split("=", 1) for word in words[words.index("-P") :] if word != "-P"]
-    given = [word for name, value in pairs for word in (f"--{name}", value)]
-    one_thread = {**environment, "OMP_NUM_THREADS": "1", "MLFLOW_EXPERIMENT_NAME": "again"}
-    done = entry_point("adaptive", one_thread, *given)
-    assert done.returncode == 0, done.stderr
-    best = max(trials_of(client, "whole").values(), key=lambda run: run.data.metrics.get("val/accuracy", 0))
-    again = client.get_run(re.search(r"run:  (\w+)", done.stdout)[1])
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "again")
+    assert call("adaptive", [word for name, value in pairs for word in (f"--{name}", value)]) == 0
+    best = max(trials_of("whole").values(), key=lambda run: run.data.metrics.get("val/accuracy", 0))
+    again = newest(stage="adaptive")
     assert again.data.metrics["train/loss"] == best.data.metrics["train/loss"]  # to the last bit
     assert again.data.metrics["val/loss"] == best.data.metrics["val/loss"]
-    preset = Path(client.download_artifacts(parent.info.run_id, "study/best.yaml", str(tmp_path)))
+    preset = fetch(whole, "study/best.yaml")
     assert yaml.safe_load(preset.read_text())["tuned"]["hard_weight"] == 0.5
-    done = entry_point("adaptive", one_thread, "--preset", str(preset))
-    assert done.returncode == 0, done.stderr
-    by_preset = client.get_run(re.search(r"run:  (\w+)", done.stdout)[1])
+    assert do("adaptive", preset=preset) == 0
+    by_preset = newest(stage="adaptive")
+    assert by_preset.info.run_id != again.info.run_id
     assert by_preset.data.metrics["val/loss"] == best.data.metrics["val/loss"]
 
 
-def test_the_same_command_goes_on_and_other_settings_are_refused(whole, client, environment):
-    words = [
-        "--study_name",
-        "whole",
-        "--search",
-        "weights",
-        "--sampler",
-        "random",
-        "--space",
-        "anneal=cosine|linear,hard_weight=0.5",
-    ]
-    done = entry_point("study", environment, "--preset", "quick", "--trials", "7", *words)
-    assert done.returncode == 0, done.stderr
-    assert sorted(trials_of(client, "whole")) == list(range(7))
-    assert len(runs(client, "whole", stage="study")) == 1
-    refused = entry_point("study", environment, "--preset", "quick", *words, "--gap_weight", "0.9")
-    assert refused.returncode == 1
-    assert "exists with other settings: gap_weight=0.9 (not 0.5)" in refused.stderr
+def test_the_same_command_goes_on_and_other_settings_are_refused(whole, capsys):
+    assert do("study", f"{WHOLE} trials=7") == 0
+    assert sorted(trials_of("whole")) == list(range(7))
+    assert len(runs(study="whole", stage="study")) == 1
+    assert do("study", f"{WHOLE} gap_weight=0.9") == 1
+    assert "exists with other settings: gap_weight=0.9 (not 0.5)" in capsys.readouterr().err
 
 
-def test_a_trial_is_the_same_to_the_last_bit_wherever_it_ran(client, environment):
+def test_a_trial_is_the_same_to_the_last_bit_wherever_it_ran(studies):
     values = {}
     for workers in (2, 3):
         name = f"workers-{workers}"
-        done = study(
-            environment, "--study_name", name, "--workers", str(workers), "--trials", "4", "--sampler", "random"
-        )
-        assert done.returncode == 0, done.stderr
+        assert do("study", f"{SHORT} study_name={name} workers={workers} trials=4 sampler=random") == 0
         values[workers] = {
             tuple(sorted((key, value) for key, value in run.data.params.items() if key.startswith("config/") and "device" not in key)):
             (run.data.metrics["train/loss"], run.data.metrics["val/loss"])
-            for run in trials_of(client, name).values()
+            for run in trials_of(name).values()
         }  # fmt: skip
     assert len(values[2]) == 4
     assert values[2] == values[3]
 
 
-def test_ctrl_c_leaves_nothing_running_and_the_same_command_goes_on(client, environment):
-    words = ["--study_name", "stopped", "--trials", "6", "--adaptive_epochs", "6"]
-    process = subprocess.Popen(
-        ["mlflow", "run", ".", "--env-manager", "local", "--experiment-name", "studies", "-e", "study",
-         *("-P", "preset=quick"), *("-P", "pruner=none"), *("-P", "study_name=stopped"), *("-P", "trials=6"),
-         *("-P", "adaptive_epochs=6")],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    last = time.monotonic() + 200
-    while time.monotonic() < last and not any(
-        "train/loss" in run.data.metrics for run in trials_of(client, "stopped").values()
-    ):
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)  # as the terminal does; MLflow then sends SIGTERM too
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "mm_balance" not in said  # no traceback of ours
-    assert "the same command goes on" in said
-    experiment = client.get_experiment_by_name("studies").experiment_id
-    assert client.search_runs([experiment], "attributes.status = 'RUNNING'") == []
-    (parent,) = runs(client, "stopped", stage="study")
-    assert parent.info.status == "FAILED"  # MLflow writes that over KILLED when the command of a project fails
-    stopped = {run.info.run_id for run in trials_of(client, "stopped").values() if run.info.status == "FAILED"}
+def check_that_it_goes_on_from_checkpoints(name, words, trials, epochs):
+    """After a stop the same command finishes what was under way."""
+    stopped = {run.info.run_id for run in trials_of(name).values() if run.info.status == "FAILED"}
     assert stopped
-    done = study(environment, *words)
-    assert done.returncode == 0, done.stderr
-    (parent,) = runs(client, "stopped", stage="study")
+    assert do("study", words) == 0
+    (parent,) = runs(study=name, stage="study")
     assert parent.info.status == "FINISHED"
-    assert parent.data.metrics["study/trials_complete"] == 6
-    resumed = [run for run in trials_of(client, "stopped").values() if "mm.resumed_from_epoch" in run.data.tags]
-    assert len(resumed) == len(stopped)  # from their checkpoints
+    assert parent.data.metrics["study/trials_complete"] == trials
+    resumed = [run for run in trials_of(name).values() if "mm.resumed_from_epoch" in run.data.tags]
+    assert len(resumed) == len(stopped)
     for run in resumed:
-        steps = [point.step for point in client.get_metric_history(run.info.run_id, "val/accuracy")]
-        assert steps == sorted(set(steps))
-        assert len(steps) == 6
+        assert steps(run) == sorted(set(steps(run)))
+        assert len(steps(run)) == epochs
 
 
-def test_a_killed_worker_is_replaced_and_its_trial_taken_over(client, environment):
-    words = ["--study_name", "killed", "--trials", "5", "--adaptive_epochs", "5", "--worker_restarts", "2"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "entrypoints.study", "--preset", "quick", "--pruner", "none", *words],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    last, victim = time.monotonic() + 200, None
-    while time.monotonic() < last and victim is None:
-        time.sleep(0.2)
-        for run in trials_of(client, "killed").values():
-            if run.info.status == "RUNNING" and "train/loss" in run.data.metrics:
-                victim = run
-                break
-    os.kill(worker_of("killed"), signal.SIGKILL)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    assert "starting another" in said
-    (parent,) = runs(client, "killed", stage="study")
-    assert parent.data.metrics["study/trials_complete"] == 5
-    statuses = [run.info.status for run in trials_of(client, "killed").values()]
-    assert sorted(statuses) == ["FAILED"] + ["FINISHED"] * 5
-    (again,) = [run for run in trials_of(client, "killed").values() if "mm.retry_of" in run.data.tags]
+def test_one_signal_leaves_nothing_running_and_the_same_command_goes_on(studies, capsys):
+    words = f"{SHORT} study_name=stopped trials=2 workers=1 adaptive_epochs=4"
+    fates.append(Fate(3, signal.SIGINT, to_launcher=True))
+    assert do("study", words) == 128 + signal.SIGINT
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not [run for run in runs() if run.info.status == "RUNNING"]
+    (parent,) = runs(study="stopped", stage="study")
+    assert parent.info.status == "KILLED"
+    check_that_it_goes_on_from_checkpoints("stopped", words, 2, 4)
+
+
+def test_a_killed_worker_is_replaced_and_its_trial_taken_over(studies, capsys):
+    fates.append(Fate(3, signal.SIGKILL))
+    assert do("study", f"{SHORT} study_name=killed trials=3 adaptive_epochs=4 worker_restarts=2") == 0
+    assert "starting another" in capsys.readouterr().err
+    check_taken_over("killed", 3)
+
+
+def check_taken_over(name, trials):
+    (parent,) = runs(study=name, stage="study")
+    assert parent.data.metrics["study/trials_complete"] == trials
+    statuses = [run.info.status for run in trials_of(name).values()]
+    assert sorted(statuses) == ["FAILED"] + ["FINISHED"] * trials
+    (again,) = [run for run in trials_of(name).values() if "mm.retry_of" in run.data.tags]
     assert again.info.status == "FINISHED"
 
 
-def test_without_their_launcher_workers_end_and_leave_nothing_running(client, environment):
-    words = ["--study_name", "orphaned", "--trials", "4", "--adaptive_epochs", "20"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "entrypoints.study", "--preset", "quick", "--pruner", "none", *words],
-        cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    last = time.monotonic() + 200
-    while time.monotonic() < last and not [
-        run for run in trials_of(client, "orphaned").values() if "train/loss" in run.data.metrics
-    ]:
-        time.sleep(0.2)
-    process.kill()
-    process.wait()
-    while (
-        time.monotonic() < last
-        and subprocess.run(["pgrep", "-f", "entrypoints.worker --study_name orphaned"]).returncode == 0
-    ):
-        time.sleep(0.2)
-    (parent,) = runs(client, "orphaned", stage="study")
-    assert parent.info.status == "FAILED"
-    assert "the launcher died" in parent.data.tags["mm.error"]
-    assert "RUNNING" not in {run.info.status for run in trials_of(client, "orphaned").values()}
-
-
-def test_workers_that_keep_dying_end_the_study_and_what_was_found_stays(client, environment):
-    words = ["--study_name", "dying", "--trials", "50", "--worker_restarts", "0", "--workers", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "entrypoints.study", "--preset", "quick", "--pruner", "none", *words],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    last = time.monotonic() + 200
-    while time.monotonic() < last and not [
-        run for run in trials_of(client, "dying").values() if run.info.status == "FINISHED"
-    ]:
-        time.sleep(0.2)
-    os.kill(worker_of("dying"), signal.SIGKILL)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
-    error = said.strip().splitlines()[-1]
+def test_workers_that_keep_dying_end_the_study_and_what_was_found_stays(studies, capsys):
+    fates.append(Fate(4, signal.SIGKILL))  # in the second trial
+    assert do("study", f"{SHORT} study_name=dying trials=50 worker_restarts=0 workers=1") == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "ended with signal 9, and 0 have been replaced already (worker_restarts)" in error
-    (parent,) = runs(client, "dying", stage="study")
+    check_that_what_was_found_stays("dying")
+
+
+def check_that_what_was_found_stays(name):
+    (parent,) = runs(study=name, stage="study")
     assert parent.info.status == "FAILED"
     assert parent.data.metrics["study/trials_complete"] >= 1
-    assert "RUNNING" not in {run.info.status for run in trials_of(client, "dying").values()}
+    assert "RUNNING" not in {run.info.status for run in trials_of(name).values()}
+
+
+def test_a_worker_whose_launcher_is_gone_stops_and_says_so(studies, monkeypatch):
+    assert do("study", f"{SHORT} study_name=left trials=1 workers=1") == 0
+    find_study("left", "auto").study.set_user_attr("trials", 2)
+    launcher = os.getppid()
+    monkeypatch.setenv(LAUNCHER_VARIABLE, str(launcher))
+    in_epoch(2, lambda: monkeypatch.setattr(os, "getppid", lambda: 0), monkeypatch.setattr)
+    assert do("worker", "study_name=left device=cpu") == 128 + signal.SIGTERM
+    check_that_the_launcher_died("left")
+
+
+def check_that_the_launcher_died(name):
+    (parent,) = runs(study=name, stage="study")
+    assert parent.info.status == "FAILED"
+    assert "the launcher died" in parent.data.tags["mm.error"]
+    assert "RUNNING" not in {run.info.status for run in trials_of(name).values()}
+
+
+def test_a_study_through_mlflow_run(store):
+    """Launcher, warm-up and worker as programs of their own, as a user has them."""
+    done = mlflow_run(store, "study", f"{SHORT} study_name=small trials=2 workers=1 sampler=random")
+    assert done.returncode == 0, done.stderr[-3000:]
+    (parent,) = runs(study="small", stage="study")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["study_name"] == "small"  # what `mlflow run` logged before we started
+    assert sorted(trials_of("small")) == [0, 1]
+    assert {run.info.status for run in runs()} == {"FINISHED"}
+    assert artifacts(parent, "study/workers") == {"study/workers/worker-0.log"}
+
+
+# As programs of their own, what is above with forked processes.
+
+
+@pytest.mark.verify
+def test_ctrl_c_under_mlflow_run_leaves_nothing_running_and_the_same_command_goes_on(store):
+    words = "preset=quick pruner=none study_name=stopped trials=6 adaptive_epochs=6"
+    process = Spawned(mlflow_words("study", words), store)
+    wait_for(lambda: in_training("stopped"), process)
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does; MLflow then sends SIGTERM too
+    process.wait(timeout=120)
+    assert process.returncode != 0
+    assert "mm_balance" not in process.said()  # no traceback of ours
+    assert "the same command goes on" in process.said()
+    assert not [run for run in runs() if run.info.status == "RUNNING"]
+    (parent,) = runs(study="stopped", stage="study")
+    assert parent.info.status == "FAILED"  # MLflow writes that over KILLED when the command of a project fails
+    check_that_it_goes_on_from_checkpoints("stopped", words, 6, 6)
+
+
+@pytest.mark.verify
+def test_a_killed_worker_program_is_replaced_and_its_trial_taken_over(store):
+    words = "preset=quick pruner=none study_name=killed trials=5 adaptive_epochs=5 worker_restarts=2"
+    process = Spawned(python_words("study", spelled(words)), store)
+    wait_for(lambda: in_training("killed"), process)
+    kill_worker_program("killed")
+    assert process.wait(timeout=300) == 0, process.said()
+    assert "starting another" in process.said()
+    check_taken_over("killed", 5)
+
+
+@pytest.mark.verify
+def test_without_their_launcher_workers_end_and_leave_nothing_running(store):
+    words = "preset=quick pruner=none study_name=orphaned trials=4 adaptive_epochs=20"
+    process = Spawned(python_words("study", spelled(words)), store)
+    wait_for(lambda: in_training("orphaned"), process)
+    process.kill()
+    process.wait()
+    last = time.monotonic() + 100
+    while (
+        subprocess.run(["pgrep", "-f", "entrypoints.worker --study_name orphaned"], check=False).returncode == 0
+        and time.monotonic() < last
+    ):
+        time.sleep(0.2)
+    check_that_the_launcher_died("orphaned")
+
+
+@pytest.mark.verify
+def test_worker_programs_that_keep_dying_end_the_study_and_what_was_found_stays(store):
+    words = "preset=quick pruner=none study_name=dying trials=50 worker_restarts=0 workers=1"
+    process = Spawned(python_words("study", spelled(words)), store)
+
+    def one_has_ended():
+        return [run for run in trials_of("dying").values() if run.info.status == "FINISHED"] and in_training("dying")
+
+    wait_for(one_has_ended, process)
+    kill_worker_program("dying")
+    assert process.wait(timeout=120) == 1
+    error = process.said().strip().splitlines()[-1]
+    assert "ended with signal 9, and 0 have been replaced already (worker_restarts)" in error
+    check_that_what_was_found_stays("dying")
+
+
+@pytest.mark.verify
+def test_a_study_and_its_confirmation_as_programs(store):
+    done = mlflow_run(
+        store, "study", "preset=quick study_name=whole trials=6 sampler=random search=weights confirm_seeds=2"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "new seeds the best trial" in done.stdout
+    assert len(trials_of("whole")) == 6
+    assert len(runs(study="whole-confirm", stage="adaptive")) == 4

@@ -7,19 +7,21 @@ has its own id, store connections and signals, and can be killed) and starts at 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
+USED_BY_STUDIES = "mm_balance.study.worker_pool.start"
+"""What `study` starts its processes with."""
 LAUNCHER_VARIABLE = "MM_BALANCE_LAUNCHER"
 """By it a worker knows the process that started it; the parent of a forked one is the server that it was forked from."""
 
@@ -144,6 +146,18 @@ def session_of(pid: int) -> list[int]:
     return found
 
 
+class Fate(NamedTuple):
+    """What a process of a study does when it plans its n-th epoch: it sends a signal, to itself or to the study's command."""
+
+    epoch: int
+    signal: int
+    to_launcher: bool = False
+
+
+fates: list[Fate] = []
+"""Of the next processes that studies of this process start to work, one each; those after them live as usual."""
+
+
 def start_forked(
     entry_point: str, words: Sequence[str], slot: Any, variables: Mapping[str, str], log: Path | None
 ) -> Forked:
@@ -151,7 +165,8 @@ def start_forked(
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     known = {**inherited, **slot.environment, **variables}
     place = log or Path(known["MM_BALANCE_CACHE"]) / f"{entry_point}-{time.monotonic_ns()}.log"
-    return Forked(_call, (entry_point, list(words)), known, ROOT, place)
+    fate = fates.pop(0) if fates and entry_point == "worker" else None
+    return Forked(_call, (entry_point, list(words), fate, os.getpid()), known, ROOT, place)
 
 
 def _begin(target: Callable[..., Any], words: Sequence[Any], known: dict[str, str], folder: str, log: str) -> None:
@@ -170,13 +185,33 @@ def _begin(target: Callable[..., Any], words: Sequence[Any], known: dict[str, st
     sys.exit(target(*words))
 
 
-def _call(entry_point: str, words: list[str]) -> int:
+def _call(entry_point: str, words: list[str], fate: Fate | None = None, launcher: int = 0) -> int:
     import mlflow
 
     from tests.helpers.commands import call
 
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    if fate is not None:
+        in_epoch(fate.epoch, lambda: os.kill(launcher if fate.to_launcher else os.getpid(), fate.signal), _forever)
     return call(entry_point, words)
+
+
+def _forever(target: Any, name: str, value: Any) -> None:
+    setattr(target, name, value)
+
+
+def in_epoch(number: int, act: Callable[[], Any], setattr: Callable[[Any, str, Any], Any]) -> None:
+    """Have this process ``act`` when it begins the n-th epoch that it trains from now on, whatever it trains."""
+    from mm_balance.engine import loop
+
+    plan, begun = loop.plan_epoch, itertools.count(1)
+
+    def planned(*words: Any) -> Any:
+        if next(begun) == number:
+            act()
+        return plan(*words)
+
+    setattr(loop, "plan_epoch", planned)
 
 
 _ready = False
@@ -199,31 +234,6 @@ def _server() -> Any:
             os.environ.update(before)
         _ready = True
     return context
-
-
-class Meanwhile:
-    """Waits, in a thread, for ``seen`` to give something, and does ``then`` with it, while a command runs in this process."""
-
-    def __init__(self, seen: Callable[[], Any], then: Callable[[Any], None], seconds: float = 120):
-        self._thread = threading.Thread(target=self._watch, args=(seen, then, time.monotonic() + seconds), daemon=True)
-        self._over = False
-        self.done = False
-
-    def _watch(self, seen: Callable[[], Any], then: Callable[[Any], None], last: float) -> None:
-        while time.monotonic() < last and not self._over:
-            if found := seen():
-                then(found)
-                self.done = True
-                return
-            time.sleep(0.05)
-
-    def __enter__(self) -> Meanwhile:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self._over = True
-        self._thread.join(30)
 
 
 def wait_for(seen: Callable[[], Any], process: Any, seconds: float = 120) -> Any:
