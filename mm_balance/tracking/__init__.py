@@ -1,1 +1,1 @@
-"""All access to MLflow. No other package imports `mlflow`."""
+"""All access to MLflow: no other package imports `mlflow`, and only ``runs.TrackedRun`` writes to it."""

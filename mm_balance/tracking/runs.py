@@ -124,9 +124,15 @@ class TrackedRun:
         }
 
     def log_params(self, values: Mapping[str, str]) -> None:
-        """Log parameters that the run does not have yet; existing ones are kept."""
-        existing = self.read().data.params
-        parameters = [Param(name, value) for name, value in values.items() if name not in existing]
+        """Log parameters that the run does not have yet; existing ones are kept, and those already on its parent are omitted."""
+        data = self.read().data
+        parent = data.tags.get(MLFLOW_PARENT_RUN_ID)
+        inherited = {} if parent is None else self._client.get_run(parent).data.params
+        parameters = [
+            Param(name, value)
+            for name, value in values.items()
+            if name not in data.params and inherited.get(name) != value
+        ]
         if parameters:
             self._send_batch(params=parameters)
 
