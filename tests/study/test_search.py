@@ -92,7 +92,7 @@ def test_contains():
         ("anneal=cosine|sine", "anneal=sine"),
         ("anneal=cosine|cosine", "names a value twice"),
         ("refit_every=1.5:3", "whole number"),
-        ("learning_rate=auto:1", "no range"),
+        ("learning_rate=auto:1", "is not a range"),
     ],
 )
 def test_what_is_not_understood_is_refused_in_one_line(text, words):
