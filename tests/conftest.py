@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # with a process on every core, a second thread each only waits
 
+import signal
+import sys
 
 import mlflow
 import pytest
