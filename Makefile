@@ -24,7 +24,7 @@ demo: install ## the whole recipe on the embedded data, about 2 minutes on 2 cor
 	PATH="$(CURDIR)/$(BIN):$$PATH" mlflow run . --env-manager local
 
 test: install ## all tests but those of verify, in two processes
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m "not verify" -n 2 --dist worksteal --durations=15
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m "not verify" -n 2 --dist loadscope --no-loadscope-reorder --durations=15
 
 verify: install ## the long tests: kills, soaks, PostgreSQL, programs of their own (about 15 minutes on 2 cores)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m verify --durations=15
