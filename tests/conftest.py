@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # with a process on every core, a second thread each only waits
 
+import signal
+import sys
 
 import mlflow
 import pytest
@@ -27,6 +27,18 @@ from tests.helpers.stores import copy_database, use_store
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("explore", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+LONGEST_FIRST = ("end_to_end", "study", "workflow", "methods", "analysis", "engine")
+"""Folders of tests; what takes long at the end would keep one process busy alone."""
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        folder = item.path.parent.name
+        return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

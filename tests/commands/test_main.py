@@ -1,9 +1,8 @@
 """The whole recipe with another method than the paper's as its second stage."""
 
 import pytest
-from mlflow.tracking import MlflowClient
 
-from mm_balance.commands import run_command
+from tests.helpers.commands import call, runs
 
 pytestmark = pytest.mark.usefixtures("signals", "store")
 WORDS = [
@@ -11,13 +10,8 @@ WORDS = [
 ]  # fmt: skip
 
 
-def runs():
-    client = MlflowClient()
-    return client.search_runs([item.experiment_id for item in client.search_experiments()])
-
-
 def test_another_method_trains_after_the_warm_up_and_says_so():
-    assert run_command("main", [*WORDS, "--method", "ogm_ge", "--method_options", "alpha=0.3"]) == 0
+    assert call("main", [*WORDS, "--method", "ogm_ge", "--method_options", "alpha=0.3"]) == 0
     by_stage = {run.data.tags["mm.stage"]: run for run in runs()}
     assert set(by_stage) == {"main", "warmup", "adaptive", "evaluate"}
     parent, nested = by_stage["main"].data, by_stage["adaptive"].data
@@ -39,6 +33,6 @@ def test_another_method_trains_after_the_warm_up_and_says_so():
     ],
 )
 def test_what_the_second_stage_cannot_be_is_refused_before_any_run(capsys, words, message):
-    assert run_command("main", [*WORDS, *words]) == 1
+    assert call("main", [*WORDS, *words]) == 1
     assert message in capsys.readouterr().err
     assert not runs()

@@ -1,6 +1,6 @@
 """Commands in this process, and the runs that they leave in the present store.
 
-Everything of the package that starts a command is named here and nowhere else in the tests.
+What starts a command is named here and nowhere else in the tests.
 """
 
 from __future__ import annotations

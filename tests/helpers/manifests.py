@@ -32,7 +32,7 @@ def seen(split):
 
 
 def levels(split):
-    """The grey level of every picture."""
+    """The gray level of every picture."""
     return seen(split)["visual"][:, 0, 0, 0].tolist()
 
 

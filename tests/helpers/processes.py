@@ -102,13 +102,13 @@ class Forked:
 
 
 class Spawned:
-    """A program that has been started, with the store of ``folder``, in it; handled as a forked process is."""
+    """A program that has been started, with the store of ``store``, in it or in ``folder``; handled as a forked process is."""
 
-    def __init__(self, words: Sequence[str], folder: Path, **variables: str):
-        self.log = folder / f"said-{time.monotonic_ns()}.log"
+    def __init__(self, words: Sequence[str], store: Path, folder: Path | None = None):
+        self.log = store / f"said-{time.monotonic_ns()}.log"
         with self.log.open("wb") as file:
             self._process = subprocess.Popen(
-                words, env=environment(folder) | variables, cwd=folder, stdout=file, stderr=file, start_new_session=True
+                words, env=environment(store), cwd=folder or store, stdout=file, stderr=file, start_new_session=True
             )
         self.pid = self._process.pid
         self.poll, self.wait = self._process.poll, self._process.wait
@@ -127,12 +127,14 @@ def python_words(entry_point: str, words: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", f"entrypoints.{entry_point}", *words]
 
 
-def start_command(folder: Path, entry_point: str, words: Sequence[str], *, forked: bool = True) -> Forked | Spawned:
-    """An entry point in a process of its own, in a session of its own, with the store of ``folder``, in it."""
+def start_command(
+    store: Path, entry_point: str, words: Sequence[str], *, forked: bool = True, folder: Path | None = None
+) -> Forked | Spawned:
+    """An entry point in a process of its own, in a session of its own, with the store of ``store``, in it or in ``folder``."""
     if not forked:
-        return Spawned(python_words(entry_point, words), folder)
-    log = folder / f"{entry_point}-{time.monotonic_ns()}.log"
-    return Forked(_call, (entry_point, list(words)), environment(folder), folder, log)
+        return Spawned(python_words(entry_point, words), store, folder)
+    log = store / f"{entry_point}-{time.monotonic_ns()}.log"
+    return Forked(_call, (entry_point, list(words)), environment(store), folder or store, log)
 
 
 def session_of(pid: int) -> list[int]:
@@ -179,6 +181,7 @@ def _begin(target: Callable[..., Any], words: Sequence[Any], known: dict[str, st
     if LAUNCHER_VARIABLE in known:
         os.environ[LAUNCHER_VARIABLE] = str(os.getppid())
     os.chdir(folder)
+    sys.path.insert(0, folder)  # as `python -m` does
     import torch
 
     torch.set_num_threads(int(known.get("OMP_NUM_THREADS", "1")))

@@ -1,10 +1,12 @@
 """Studies whose training is a formula."""
 
 import os
+import time
+from pathlib import Path
 
 from mm_balance.config import StudyConfig, apply_preset
 from mm_balance.study.settings import new_settings
-from tests.helpers.processes import ROOT, Forked
+from tests.helpers.processes import Forked
 from tests.helpers.trivial_worker import work_alone
 
 
@@ -14,8 +16,8 @@ def settings_of(method="gap_mixture", **asked):
     return new_settings(study, apply_preset({"method": method}), threads=1, data_digest="0" * 64, given=set())
 
 
-def trivial_worker(handle, folder, seconds=0.0):
-    """A process that works for ``handle`` with a formula instead of training; what it prints goes to ``folder``."""
-    trivial_worker.started = getattr(trivial_worker, "started", 0) + 1
-    log = folder / f"trivial-{trivial_worker.started}.log"
-    return Forked(work_alone, (handle.name, handle.location, seconds), os.environ, ROOT, log)
+def trivial_worker(handle, seconds=0.0):
+    """A process that works for ``handle`` in the current folder, with a formula instead of training."""
+    folder = Path.cwd()
+    log = folder / f"trivial-{time.monotonic_ns()}.log"
+    return Forked(work_alone, (handle.name, handle.location, seconds), os.environ, folder, log)

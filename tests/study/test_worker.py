@@ -297,8 +297,9 @@ def test_pruners_and_samplers_are_optunas():
 
 def crowd(handle, workers, trials):
     processes = [trivial_worker(handle) for _ in range(workers)]
-    said = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * workers, said
+    ended = [process.wait(timeout=300) for process in processes]
+    said = [process.said() for process in processes]
+    assert ended == [0] * workers, said
     finished = all_trials(handle.study)
     assert len(finished) == trials
     assert {trial.state for trial in finished} == {TrialState.COMPLETE}
@@ -309,9 +310,19 @@ def crowd(handle, workers, trials):
     return said
 
 
+MANY = pytest.param(4, 200, marks=pytest.mark.verify)
+
+
 @pytest.mark.slow
-def test_four_workers_on_a_journal_file_make_exactly_two_hundred(new_desk):
-    crowd(new_desk(trials=200), 4, 200)
+@pytest.mark.parametrize(("workers", "trials"), [(3, 12), MANY])
+def test_workers_on_a_journal_file_make_exactly_the_trials_asked_for(new_desk, workers, trials):
+    crowd(new_desk(trials=trials), workers, trials)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "trials"), [(2, 8), MANY])
+def test_workers_on_a_database_make_exactly_the_trials_asked_for(new_desk, store, workers, trials):
+    crowd(new_desk(trials=trials, storage=f"sqlite:///{store}/optuna.db"), workers, trials)
 
 
 def program(name):
@@ -345,7 +356,7 @@ def postgres():
         shutil.rmtree(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.verify
 def test_four_workers_on_postgresql_make_exactly_two_hundred(new_desk, postgres):
     crowd(new_desk(trials=200, storage=postgres), 4, 200)
 
@@ -369,14 +380,15 @@ def proxy(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_workers_through_optunas_proxy(new_desk, proxy):
-    crowd(new_desk(trials=20, storage=proxy), 2, 20)
+@pytest.mark.parametrize("trials", [6, pytest.param(20, marks=pytest.mark.verify)])
+def test_two_workers_through_optunas_proxy(new_desk, proxy, trials):
+    crowd(new_desk(trials=trials, storage=proxy), 2, trials)
 
 
-@pytest.fixture
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.verify)])
 def database(request, store):
-    """A storage with a heartbeat: PostgreSQL where it is installed."""
-    return request.getfixturevalue("postgres") if program("initdb") else f"sqlite:///{store}/optuna.db"
+    """A storage with a heartbeat."""
+    return request.getfixturevalue("postgres") if request.param == "postgres" else f"sqlite:///{store}/optuna.db"
 
 
 @pytest.mark.slow
@@ -403,26 +415,29 @@ def test_another_machines_dead_worker_is_found_by_its_heartbeat_though_its_trial
 
 
 @pytest.mark.slow
-def test_ten_random_kills_lose_nothing(new_desk):
-    handle = new_desk(trials=40)
+@pytest.mark.parametrize(
+    ("workers", "kills", "trials"), [(2, 3, 10), pytest.param(3, 10, 40, marks=pytest.mark.verify)]
+)
+def test_random_kills_lose_nothing(new_desk, workers, kills, trials):
+    handle = new_desk(trials=trials)
     draw = random.Random(0)
-    processes = [trivial_worker(handle, seconds=0.15) for _ in range(3)]
-    kills, last = 0, time.monotonic() + 400
-    while count_trials(all_trials(handle.study)).finished < 40 and time.monotonic() < last:
+    processes = [trivial_worker(handle, seconds=0.15) for _ in range(workers)]
+    killed, last = 0, time.monotonic() + 400
+    while count_trials(all_trials(handle.study)).finished < trials and time.monotonic() < last:
         time.sleep(draw.uniform(0.3, 1.5))
         busy = [trial for trial in all_trials(handle.study) if trial.state == TrialState.RUNNING]
-        if kills < 10 and busy:
-            victim = draw.randrange(3)
+        if killed < kills and busy:
+            victim = draw.randrange(workers)
             if processes[victim].poll() is None:
                 processes[victim].kill()
                 processes[victim].wait()
-                kills += 1
+                killed += 1
         for index, process in enumerate(processes):
-            if process.poll() is not None and count_trials(all_trials(handle.study)).finished < 40:
+            if process.poll() is not None and count_trials(all_trials(handle.study)).finished < trials:
                 processes[index] = trivial_worker(handle, seconds=0.15)
     for process in processes:
         process.wait(60)
-    assert kills == 10
-    assert count_trials(all_trials(handle.study)).finished == 40
-    assert len(counted_trials(all_trials(handle.study))) == 40
+    assert killed == kills
+    assert count_trials(all_trials(handle.study)).finished == trials
+    assert len(counted_trials(all_trials(handle.study))) == trials
     check_runs_agree(handle)

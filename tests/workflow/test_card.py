@@ -11,8 +11,8 @@ from mm_balance.tracking.lookup import open_run
 from mm_balance.workflow import card
 from mm_balance.workflow.card import log_data
 from mm_balance.workflow.setup import read_data
+from tests.helpers.commands import do, newest
 from tests.helpers.manifests import Folder
-from tests.workflow.test_resume import do, newest
 
 pytestmark = pytest.mark.usefixtures("signals", "store")
 CARD = {f"data/{name}" for name in (names.CARD_FILE, names.SHEET_FILE, names.SAMPLES_FILE)}
