@@ -27,7 +27,7 @@ def test_counts_durations_and_kinds():
     assert "| audio | train | 3 | 1.00 | 2.00 | 2.00 | 3.00 |" in card
     assert "| audio | test | 1 | 5.00 | 5.00 | 5.00 | 5.00 |" in card
     assert "- audio, sampling rate in Hz (files): 16000 (4)" in card
-    assert "- visual, picture in pixels (files): 480 x 360 (4)" in card
+    assert "- visual, image size in pixels (files): 480 x 360 (4)" in card
     assert "recipe: a \\| b" in card
     assert "| train.txt | `" + "ab" * 32 in card
     assert "- one two" in card
