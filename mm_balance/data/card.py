@@ -71,7 +71,7 @@ def data_card(
         *_value_counts("stored frames", "frames", samples, lambda sample: sample.frames),
     ]
     if lists:
-        rows = [f"| {_plain(file)} | `{digest}` |" for file, digest in lists.items()]
+        rows = [f"| {_plain(file)} | `{sha256}` |" for file, sha256 in lists.items()]
         parts.append("\n".join(["## Lists\n", "| list | SHA-256 |", "|---|---|", *rows, ""]))
     parts += (
         _lines("Notes", notes) + _lines("Excluded by the data set's own recipe", excluded) + _lines("Skipped", skipped)

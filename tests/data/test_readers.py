@@ -188,7 +188,7 @@ def test_another_folder_says_what_was_looked_for(tmp_path, name):
 
 def test_protocols_that_a_set_does_not_have_are_refused(tmp_path):
     for name in ("ave", "kinetics_sounds"):
-        with pytest.raises(UserError, match=f"protocol=speaker: {name} has published only"):
+        with pytest.raises(UserError, match=f"protocol=speaker: {name} supports only published"):
             read_raw(name, tmp_path, protocol="speaker")
 
 
