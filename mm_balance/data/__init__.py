@@ -76,4 +76,4 @@ def load_data(
             input_config=input_config,
             work=work,
         )
-    raise UserError(f"dataset={dataset} is unknown; use digits, {', '.join(READERS)} or the path of a manifest.csv")
+    raise UserError(f"dataset={dataset} is not known; give digits, {', '.join(READERS)} or the path of a manifest.csv")

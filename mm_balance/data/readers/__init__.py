@@ -30,7 +30,7 @@ def read_raw(name: str, source: Path, *, protocol: str) -> RawSet:
         UserError: unknown name or protocol, no such folder, or the folder is not that download.
     """
     if name not in READERS:
-        raise UserError(f"dataset={name} is unknown; use {', '.join(READERS)}")
+        raise UserError(f"dataset={name} is not known; give {', '.join(READERS)}")
     check_protocol(name, protocol)
     if not source.is_dir():
         raise UserError(f"source={source}: no such folder")
