@@ -141,19 +141,19 @@ def _decode(path: Path, kind: str, recipe: Recipe) -> tuple[np.ndarray, dict[str
             "sample" if recipe.per_sample else "none",
         )  # fmt: skip
         exact = values.astype(np.float64)
-        metadata = {"seconds": sound.seconds, "rate": sound.rate, "channels": sound.channels}
-        return values, metadata | {"mean": [float(exact.mean())], "square": [float(np.square(exact).mean())]}
-    frames, picture = read_frames(
+        sound_metadata = {"seconds": sound.seconds, "rate": sound.rate, "channels": sound.channels}
+        return values, sound_metadata | {"mean": [float(exact.mean())], "square": [float(np.square(exact).mean())]}
+    frames, image = read_frames(
         path, frames_per_second=recipe.frames_per_second, count=recipe.frame_count, size=recipe.frame_edge
     )
-    mean, square = color_moments(frames[: picture.valid])
-    metadata = {
-        "seconds": picture.seconds,
-        "rate": picture.rate,
-        "width": picture.width,
-        "height": picture.height,
+    mean, square = color_moments(frames[: image.valid])
+    image_metadata = {
+        "seconds": image.seconds,
+        "rate": image.rate,
+        "width": image.width,
+        "height": image.height,
     }
-    return frames, metadata | {"frames": picture.valid, "mean": mean, "square": square}
+    return frames, image_metadata | {"frames": image.valid, "mean": mean, "square": square}
 
 
 def content_hash(path: Path) -> str:

@@ -44,7 +44,7 @@ def read(source: Path, protocol: str) -> RawSet:
     videos = FileIndex(source, [source], EXTENSIONS)
     if not len(videos):
         raise UserError(
-            f"{source} is not a download of Kinetics-Sounds: it contains no video ({', '.join(EXTENSIONS)}), only {contents(source)}"
+            f"{source} is not a download of Kinetics-Sounds: no video ({', '.join(EXTENSIONS)}); it contains {contents(source)}"
         )
     by_clip: dict[tuple[str, int], str] = {}
     for name_on_disk in videos.stems():
