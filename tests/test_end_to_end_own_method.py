@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from outside import write_module
+
+from tests.helpers.outside import write_module
 
 ROOT = Path(__file__).parents[1]
 

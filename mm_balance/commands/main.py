@@ -90,12 +90,12 @@ def run_recipe(
 def _log_header(second: StagePlan, data: MultimodalData, parent: TrackedRun) -> None:
     """Say on the parent run what it is, anew each time that it is continued."""
     from mm_balance import names
-    from mm_balance.methods import build_method
+    from mm_balance.methods import find_method
     from mm_balance.tracking.environment import environment
     from mm_balance.workflow.card import log_data
     from mm_balance.workflow.provenance import Provenance, fingerprint
 
-    method = build_method(second.method, second.options, tuple(data.specs), 0)
+    method = find_method(second.method)(second.options, tuple(data.specs), 0)
     provenance = Provenance.new(replace(second, stage=COMMAND.name), method, None)
     parent.set_tags(provenance.tags(data, COMMAND.name, method) | {"mm.fingerprint": fingerprint(second.config, data)})
     parent.log_config(provenance.config)

@@ -24,7 +24,7 @@ from mm_balance.config import (
 )
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.methods import build_method
+from mm_balance.methods import find_method
 from mm_balance.study import confirm
 from mm_balance.study.devices import (
     Slot,
@@ -141,7 +141,7 @@ def run_study(given: Mapping[str, Any], stop: Stop) -> FinishedStudy:
         handle.study.set_user_attr(TRIALS, asked.trials)
     else:
         parent = open_run(f"study {name}")
-        own = build_method(config.method.method, method_options(config), tuple(data.specs), 0)
+        own = find_method(config.method.method)(method_options(config), tuple(data.specs), 0)
         parent.set_tags(stage_tags(data, "study", config.run.seed, own) | {"mm.study": name})
     try:
         handle = handle or _make(parent, launch)

@@ -1,1 +1,1 @@
-"""Everything that talks to MLflow. No other package imports it."""
+"""Everything that talks to MLflow: no other package imports that library, and only ``runs.TrackedRun`` writes to it."""

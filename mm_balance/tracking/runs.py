@@ -124,9 +124,15 @@ class TrackedRun:
         }
 
     def log_params(self, values: Mapping[str, str]) -> None:
-        """Parameters that the run lacks; what it has stays."""
-        known = self.read().data.params
-        parameters = [Param(name, value) for name, value in values.items() if name not in known]
+        """Parameters that the run lacks; what it has stays. A nested run leaves out what its parent says already."""
+        data = self.read().data
+        parent = data.tags.get(MLFLOW_PARENT_RUN_ID)
+        of_parent = {} if parent is None else self._client.get_run(parent).data.params
+        parameters = [
+            Param(name, value)
+            for name, value in values.items()
+            if name not in data.params and of_parent.get(name) != value
+        ]
         if parameters:
             self._send_batch(params=parameters)
 

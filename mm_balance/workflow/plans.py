@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mm_balance.config import ADAPTIVE_METHOD, Config, MethodOptions
@@ -20,7 +19,7 @@ class StagePlan:
         config: the configuration.
         stage: key of ``STAGES``: whose parameters apply to it.
         method: its method.
-        options: of the method, by name; those that are missing have their defaults.
+        options: of the method, an instance of its ``Options``.
         epochs: length of the stage.
         refit_every: epochs between two gap fits; None = one, after the last epoch.
         mixture: kind of mixture.
@@ -32,7 +31,7 @@ class StagePlan:
     config: Config
     stage: str
     method: str
-    options: Mapping[str, Any]
+    options: Any
     epochs: int
     refit_every: int | None
     mixture: str
@@ -47,7 +46,7 @@ def warmup_plan(config: Config) -> StagePlan:
         config,
         "warmup",
         method=WARMUP_METHOD,
-        options={"unimodal_weight": config.warmup.warmup_unimodal_weight},
+        options=find_method(WARMUP_METHOD).Options(unimodal_weight=config.warmup.warmup_unimodal_weight),
         epochs=config.warmup.warmup_epochs,
         refit_every=None,
         mixture="two",
@@ -100,8 +99,8 @@ def trial_plan(config: Config, *, after_warmup: bool) -> StagePlan:
     return adaptive_plan(config) if adaptive else train_plan(config)
 
 
-def method_options(config: Config) -> dict[str, Any]:
-    """The options of ``config.method`` that were given, by name: parameters of its own group, or the text ``method_options``.
+def method_options(config: Config) -> Any:
+    """The options of ``config.method``, an instance of its ``Options``: a group of the configuration, or read from ``method_options``.
 
     Raises:
         UserError: an unknown method or option.
@@ -109,5 +108,6 @@ def method_options(config: Config) -> dict[str, Any]:
     method = config.method.method
     own = getattr(config, method, None)
     if isinstance(own, MethodOptions):
-        return asdict(own)  # type: ignore[call-overload]
-    return parse_options(method, find_method(method).Options, config.method.method_options)
+        return own
+    declared = find_method(method).Options
+    return declared(**parse_options(method, declared, config.method.method_options))

@@ -26,7 +26,7 @@ from mm_balance.config import (
 )
 from mm_balance.data import MultimodalData
 from mm_balance.imports import outside_sources, python_files
-from mm_balance.methods import Method, build_method
+from mm_balance.methods import Method, find_method
 from mm_balance.tracking.environment import git_state
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.plans import StagePlan
@@ -261,7 +261,7 @@ def expected_settings(plan: StagePlan, data: MultimodalData, *, after_warmup: bo
         after_warmup: whether it begins from the warm-up run of ``plan.config``.
     """
     config = plan.config
-    built = build_method(plan.method, plan.options, tuple(data.specs), 0)
+    built = find_method(plan.method)(plan.options, tuple(data.specs), 0)
     warmup = FollowedWarmup("", fingerprint(config, data), config.values()) if after_warmup else None
     trained_on = data.with_held_out(built.held_out, seed=HELD_OUT_SEED)
     return Provenance.new(plan, built, warmup).settings_digest(trained_on)

@@ -18,7 +18,7 @@ from mm_balance.engine.recorder import MetricPoint, OnPoint, ignore_point
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import UserError
 from mm_balance.functional.schedules import learning_rate_factor
-from mm_balance.methods import build_method, find_method
+from mm_balance.methods import find_method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import seed_everything, set_numerics
 from mm_balance.tracking.environment import environment
@@ -123,7 +123,7 @@ def build_stage(plan: StagePlan, data: MultimodalData, *, title: str) -> loop.St
     device = resolve_device(run.device)
     set_numerics(device, deterministic=run.deterministic)
     data = data.with_held_out(find_method(plan.method).held_out, seed=HELD_OUT_SEED)
-    method = build_method(plan.method, plan.options, tuple(data.specs), len(data.splits["train"])).to(device)
+    method = find_method(plan.method)(plan.options, tuple(data.specs), len(data.splits["train"])).to(device)
     model = MultimodalNetwork(
         data.specs,
         len(data.classes),

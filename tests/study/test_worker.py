@@ -15,9 +15,6 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from outside import write_module
-from study.conftest import settings_of, trivial_worker
-from study.trivial import train
 
 from mm_balance.config import StudyConfig, apply_preset, resolve
 from mm_balance.engine.recorder import MetricPoint
@@ -31,16 +28,12 @@ from mm_balance.testing import tiny_data
 from mm_balance.tracking.lookup import nested_runs, open_run
 from mm_balance.workflow.plans import warmup_plan
 from mm_balance.workflow.runs import run_stage
-from mm_balance.workflow.setup import read_data
-from mm_balance.workflow.warmups import find_matching_warmup, work_folder
-
-
-def never():
-    return False
-
-
-def do(handle, stop=never, train=train):
-    return run_worker(handle, tiny_data(), stop, device="cpu", label="cpu", train=train)
+from mm_balance.workflow.setup import read_data, work_folder
+from mm_balance.workflow.warmups import find_matching_warmup
+from tests.helpers.outside import write_module
+from tests.helpers.stages import never
+from tests.helpers.studies import settings_of, trivial_worker
+from tests.helpers.trivial_worker import train, work_on
 
 
 def check_runs_agree(handle):
@@ -64,21 +57,21 @@ def check_runs_agree(handle):
 
 def test_a_study_gets_exactly_its_trials_and_continues_to_more(new_desk):
     handle = new_desk(trials=4)
-    assert do(handle) == 4
-    assert do(handle) == 0
+    assert work_on(handle) == 4
+    assert work_on(handle) == 0
     handle.study.set_user_attr("trials", 6)
-    assert do(find_study("mine", "auto")) == 2
+    assert work_on(find_study("mine", "auto")) == 2
     assert count_trials(all_trials(handle.study)).complete == 6
     check_runs_agree(handle)
 
 
 def test_one_worker_draws_the_same_whether_it_was_cut_off_or_not(new_desk):
     whole = new_desk(trials=14, name="whole")
-    do(whole)
+    work_on(whole)
     parts = new_desk(trials=7, name="parts")
-    do(parts)
+    work_on(parts)
     parts.study.set_user_attr("trials", 14)
-    do(find_study("parts", "auto"))
+    work_on(find_study("parts", "auto"))
     assert [trial.params for trial in all_trials(whole.study)] == [trial.params for trial in all_trials(parts.study)]
 
 
@@ -93,7 +86,7 @@ def test_a_trial_that_fails_is_one_trial_not_the_study(new_desk):
             raise UserError("the training loss is no longer finite")
         return train(config, data, run, stop, on_point)
 
-    do(handle, train=sometimes)
+    work_on(handle, train=sometimes)
     states = [trial.state for trial in all_trials(handle.study)]
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
     assert all_trials(handle.study)[1].user_attrs[ERROR] == "MemoryError: no memory left"
@@ -109,7 +102,7 @@ def test_when_all_first_trials_fail_it_stops_and_says_why(new_desk):
 
     handle = new_desk(trials=40)
     with pytest.raises(UserError, match=r"first 5 trials have all failed.*wrong from the start"):
-        do(handle, train=broken)
+        work_on(handle, train=broken)
     check_runs_agree(handle)
 
 
@@ -129,9 +122,9 @@ def test_a_stop_hands_the_trial_on_with_its_checkpoint(new_desk):
         return train(config, data, run, stop, on_point)
 
     with pytest.raises(Interrupted):
-        do(handle, train=interrupted)
+        work_on(handle, train=interrupted)
     assert count_trials(all_trials(handle.study)).waiting == 1
-    do(handle, train=interrupted)
+    work_on(handle, train=interrupted)
     assert stopped[1:] == ["half-way"]
     assert not work_folder(stopped[0]).exists()
     first, again, *_ = all_trials(handle.study)
@@ -151,7 +144,7 @@ def test_an_objective_that_is_no_number_fails_on_both_sides_and_ends_no_worker(n
             return {"val/accuracy": bad}
         return train(config, data, run, stop, on_point)
 
-    assert do(handle, train=sometimes) == 4
+    assert work_on(handle, train=sometimes) == 4
     states = [trial.state for trial in all_trials(handle.study)]
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
     assert f"val/accuracy is {bad}" in all_trials(handle.study)[1].user_attrs[ERROR]
@@ -164,12 +157,12 @@ def test_an_objective_that_is_no_number_fails_on_both_sides_and_ends_no_worker(n
 def test_when_all_first_trials_are_no_numbers_or_died_it_says_so(new_desk):
     handle = new_desk(trials=40)
     with pytest.raises(UserError, match=r"first 5 trials have all failed; the last: .*val/accuracy is nan"):
-        do(handle, train=lambda *words: {"val/accuracy": float("nan")})
+        work_on(handle, train=lambda *words: {"val/accuracy": float("nan")})
     other = new_desk(trials=40, name="other")
     for _ in range(5):  # killed before they could say why
         other.study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
     with pytest.raises(UserError, match=r"first 5 trials have all failed; the last: its worker process died"):
-        do(other)
+        work_on(other)
 
 
 @pytest.mark.parametrize("origin", [{}, {ORIGIN: "configured"}])
@@ -186,10 +179,10 @@ def test_the_configured_trial_is_never_pruned(new_desk, origin):
         return {"val/accuracy": quality}
 
     handle.study.set_user_attr("trials", 6)
-    do(handle, train=graded)
+    work_on(handle, train=graded)
     handle.study.enqueue_trial(values, user_attrs=origin)
     handle.study.set_user_attr("trials", 7)
-    do(handle, train=graded)
+    work_on(handle, train=graded)
     last = all_trials(handle.study)[-1]
     assert last.state == (TrialState.COMPLETE if origin else TrialState.PRUNED)
     started = configured_trial(handle)
@@ -265,7 +258,7 @@ def test_pruned_trials_end_early_and_their_runs_say_so(new_desk):
             on_point(MetricPoint(epoch, int(time.time() * 1000), {"val/accuracy": value}))
         return {"val/accuracy": value}
 
-    do(handle, train=slow)
+    work_on(handle, train=slow)
     standing = count_trials(all_trials(handle.study))
     assert standing.finished == 30
     assert standing.pruned > 3
@@ -278,7 +271,7 @@ def test_pruned_trials_end_early_and_their_runs_say_so(new_desk):
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp", "nsga2"])
 def test_every_sampler_draws_within_the_space(new_desk, sampler):
     handle = new_desk(trials=13, sampler=sampler)
-    do(handle)
+    work_on(handle)
     for trial in all_trials(handle.study):
         assert all(handle.settings.dimensions[name].holds(value) for name, value in trial.params.items())
     assert len({str(trial.params) for trial in all_trials(handle.study)}) == 13
@@ -287,7 +280,7 @@ def test_every_sampler_draws_within_the_space(new_desk, sampler):
 @pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "nsga2"])
 def test_two_objectives(new_desk, sampler):
     handle = new_desk(trials=13, sampler=sampler, objective="val/accuracy,val/gap_mean_abs")
-    do(handle)
+    work_on(handle)
     assert count_trials(all_trials(handle.study)).complete == 13
     front = handle.study.best_trials
     assert all(
@@ -401,7 +394,7 @@ def test_another_machines_dead_worker_is_found_by_its_heartbeat_though_its_trial
         time.sleep(0.1)
     process.kill()
     process.wait()
-    assert do(handle, stop=lambda: time.monotonic() > last + 30) == 1
+    assert work_on(handle, stop=lambda: time.monotonic() > last + 30) == 1
     first, again = all_trials(handle.study)
     assert (first.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert again.user_attrs[RETRY_OF] == first.number

@@ -2,7 +2,6 @@
 
 import pyarrow.parquet as pq
 import pytest
-from data.test_manifest import Folder
 from mlflow.tracking import MlflowClient
 
 from mm_balance import names
@@ -12,6 +11,7 @@ from mm_balance.tracking.lookup import open_run
 from mm_balance.workflow import card
 from mm_balance.workflow.card import log_data
 from mm_balance.workflow.setup import read_data
+from tests.helpers.manifests import Folder
 from tests.workflow.test_resume import do, newest
 
 pytestmark = pytest.mark.usefixtures("signals", "store")

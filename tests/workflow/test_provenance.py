@@ -7,10 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from data.test_manifest import Folder
 from mlflow.tracking import MlflowClient
-from outside import write_module
-from workflow.test_resume import QUICK, config_of, do, newest, runs
 
 from mm_balance.config import resolve
 from mm_balance.errors import UserError
@@ -23,12 +20,12 @@ from mm_balance.workflow import provenance
 from mm_balance.workflow.plans import adaptive_plan, train_plan, warmup_plan
 from mm_balance.workflow.runs import run_stage
 from mm_balance.workflow.stage import saved_state, train_stage
+from tests.helpers.commands import QUICK, config_of, do, newest, runs
+from tests.helpers.manifests import Folder
+from tests.helpers.outside import write_module
+from tests.helpers.stages import never
 
 pytestmark = pytest.mark.usefixtures("signals", "store")
-
-
-def never():
-    return False
 
 
 def test_posteriors_stay_with_their_samples_when_a_manifest_is_written_in_another_order(tmp_path):
