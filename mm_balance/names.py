@@ -75,7 +75,7 @@ METHOD_METRICS = {
 """Values that methods log before an epoch."""
 
 COST_METRICS = {
-    "cost/forward_passes": "forward passes through the encoders of all modalities, per training sample and epoch",
+    "cost/forward_passes": "forward passes through the encoders of all modalities, per training sample of the stage and per epoch",
     "cost/backward_passes": "the same for backward passes",
     "cost/relative": "(forward + 2 backward) / 3: encoder work relative to joint training",
     "cost/step_milliseconds": "mean training time per update over the stage, including waiting for data",
@@ -150,7 +150,7 @@ TAGS = {
     "mm.retry_of": "trial that this one resumes from its checkpoint",
     "mm.result": "validation accuracies of a trial",
     "mm.confirms": "`best` or `start`: the configuration that the run retrains with a new seed",
-    "resumed_run": "id of the run that this run resumed",
+    "resumed_run": "id of the run that this run only resumed",
     "mm.resumed_from_epoch": "epoch from which the run was last resumed",
 }
 

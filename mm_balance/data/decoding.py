@@ -161,7 +161,7 @@ def content_hash(path: Path) -> str:
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for item in frames_of(path):
-        whole.update(f"{item.name}\0{content_hash(item)}\n".encode())
-    return whole.hexdigest()
+        digest.update(f"{item.name}\0{content_hash(item)}\n".encode())
+    return digest.hexdigest()

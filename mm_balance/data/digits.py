@@ -67,10 +67,12 @@ def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed
     index, files = _checked_files(FOLDER)
     labels = np.asarray(index["label"])
     split = np.asarray([SPLITS[name] for name in index["split"]])
-    where, how = _plan_corruption(split == "train", labels, corruption, seed)
+    corrupted_modality, kind = _plan_corruption(split == "train", labels, corruption, seed)
     inputs = {
-        "audio": _audio(_utterances(index, files), labels, where == "audio", how, split == "train", seed),
-        "visual": _visual(_tiles(index, files), labels, where == "visual", how, split, visual_difficulty, seed),
+        "audio": _audio(_utterances(index, files), labels, corrupted_modality == "audio", kind, split == "train", seed),
+        "visual": _visual(
+            _tiles(index, files), labels, corrupted_modality == "visual", kind, split, visual_difficulty, seed
+        ),
     }
     splits = {}
     for name in SPLITS.values():
@@ -80,8 +82,8 @@ def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed
             {modality: values[indices] for modality, values in inputs.items()},
             torch.from_numpy(labels[indices]),
             [f"digits-{index:04d}" for index in indices],
-            where[indices].tolist(),
-            how[indices].tolist(),
+            corrupted_modality[indices].tolist(),
+            kind[indices].tolist(),
         )
     specs = {}
     for modality, values in splits["train"].inputs.items():
@@ -107,7 +109,7 @@ def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed
         counts={
             **{name: len(part) for name, part in splits.items()},
             "skipped": 0,
-            "corrupted": int((where != "").sum()),
+            "corrupted": int((corrupted_modality != "").sum()),
         },
         source="Embedded `digits`: MNIST handwriting paired by class with speech synthesized by eSpeak NG (not "
         "recorded together, not recordings).",
@@ -168,8 +170,8 @@ def _plan_corruption(
     Exactly ``round(share * train)`` samples are corrupted, half per modality (an odd one goes to sound). Kinds are balanced to
     within one, classes to within one or two.
     """
-    where = np.full(len(train), "", dtype="U8")
-    how = np.full(len(train), "", dtype="U16")
+    corrupted_modality = np.full(len(train), "", dtype="U8")
+    kind = np.full(len(train), "", dtype="U16")
     shuffled = _generator(seed, "corruption").permutation(np.flatnonzero(train))
     # Round-robin over the classes: any prefix of this order is spread evenly over them.
     rank_in_class = np.zeros(len(shuffled), dtype=np.int64)
@@ -179,9 +181,9 @@ def _plan_corruption(
     chosen = shuffled[np.argsort(rank_in_class, kind="stable")][: round(share * train.sum())]
     chosen = chosen[np.argsort(labels[chosen], kind="stable")]
     for modality, kinds, indices in (("audio", AUDIO_KINDS, chosen[::2]), ("visual", VISUAL_KINDS, chosen[1::2])):
-        where[indices] = modality
-        how[indices] = [kinds[rank % len(kinds)] for rank in range(len(indices))]
-    return where, how
+        corrupted_modality[indices] = modality
+        kind[indices] = [kinds[rank % len(kinds)] for rank in range(len(indices))]
+    return corrupted_modality, kind
 
 
 def _other_digit(
@@ -198,16 +200,16 @@ def _audio(
     waves: NDArray[np.float32],
     labels: NDArray[np.int64],
     corrupted: NDArray[np.bool_],
-    how: NDArray[np.str_],
+    kind: NDArray[np.str_],
     train: NDArray[np.bool_],
     seed: int,
 ) -> Tensor:
     """Compute log-mel spectrograms of noisy speech, ``(samples, 1, 40, 64)``."""
     generator = _generator(seed, "audio")
     decibel = generator.uniform(*SNR, len(waves)).astype(np.float32)
-    source = _other_digit(labels, corrupted & (how == "other_digit"), train, _generator(seed, "audio donors"))
-    speechless = corrupted & np.isin(how, ("noise", "silence"))
-    silent = corrupted & (how == "silence")
+    source = _other_digit(labels, corrupted & (kind == "other_digit"), train, _generator(seed, "audio donors"))
+    speechless = corrupted & np.isin(kind, ("noise", "silence"))
+    silent = corrupted & (kind == "silence")
     spectra = []
     for chunk in np.split(np.arange(len(waves)), range(CHUNK, len(waves), CHUNK)):
         speech = waves[source[chunk]]
@@ -228,7 +230,7 @@ def _visual(
     tiles: NDArray[np.float32],
     labels: NDArray[np.int64],
     corrupted: NDArray[np.bool_],
-    how: NDArray[np.str_],
+    kind: NDArray[np.str_],
     split: NDArray[np.str_],
     difficulty: float,
     seed: int,
@@ -241,14 +243,14 @@ def _visual(
     pieces = _pieces(tiles, split, generator)
     noise = generator.standard_normal((count, CANVAS, CANVAS), dtype=np.float32)
     source = _other_digit(
-        labels, corrupted & (how == "other_digit"), split == "train", _generator(seed, "visual donors")
+        labels, corrupted & (kind == "other_digit"), split == "train", _generator(seed, "visual donors")
     )
     canvas = _paste(torch.from_numpy(tiles[source]), torch.from_numpy(size), torch.from_numpy(center))
     canvas = torch.maximum(canvas, difficulty * pieces)
-    canvas[torch.from_numpy(corrupted & (how == "noise"))] = 0
+    canvas[torch.from_numpy(corrupted & (kind == "noise"))] = 0
     noise_std = np.full(count, IMAGE_NOISE * difficulty, dtype=np.float32)
     # A corrupted image is pure noise at any difficulty.
-    noise_std[corrupted & (how == "noise")] = np.maximum(IMAGE_NOISE, noise_std[corrupted & (how == "noise")])
+    noise_std[corrupted & (kind == "noise")] = np.maximum(IMAGE_NOISE, noise_std[corrupted & (kind == "noise")])
     return (canvas + torch.from_numpy(noise * noise_std[:, None, None])).unsqueeze(1).contiguous()
 
 

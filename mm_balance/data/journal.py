@@ -90,7 +90,7 @@ class Journal:
             journal.path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
         if not lines or json.loads(lines[0]) != header:
             raise UserError(
-                f"{folder} was prepared with another recipe than its name says: delete it and prepare again"
+                f"{folder} was prepared with a different recipe than its name says: delete it and prepare again"
             )
         for line in lines[1:]:
             entry = json.loads(line)

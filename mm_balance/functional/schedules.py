@@ -46,7 +46,7 @@ def learning_rate_factor(
         epoch: epochs finished.
         first_epoch: epochs finished before this stage.
         stage_epochs: length of this stage.
-        hold: epochs before the rate may decay, at least 0; with the end of the stage or later, it never decays.
+        hold: epochs before the rate may decay, at least 0; if they reach the end of the stage, it never decays.
         step: epochs between two decays.
         decay: factor of each decay.
 

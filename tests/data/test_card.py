@@ -42,6 +42,6 @@ def test_many_kinds_are_cut_short_and_pictures_alone_do():
     card = data_card("pictures", samples, **{**WORDS, "lists": {}, "notes": [], "excluded": [], "skipped": []})
     assert "1 x 1 (1)" in card
     assert "and 12 more" in card
-    assert "length in s" not in card
+    assert "duration in s" not in card
     assert "##" in card
     assert "Skipped" not in card

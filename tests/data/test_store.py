@@ -294,7 +294,7 @@ def test_another_recipe_is_another_key_and_a_renamed_store_is_refused(tmp_path):
     assert RECIPE.key(KINDS) == RECIPE.key(dict(reversed(KINDS.items())))
     clips = make_clips(tmp_path / "raw", 1)
     build(tmp_path / "store", clips)
-    with pytest.raises(UserError, match="prepared with another recipe"):
+    with pytest.raises(UserError, match="prepared with a different recipe"):
         build_store(tmp_path / "store", clips, larger, KINDS, workers=1, progress=False)
 
 

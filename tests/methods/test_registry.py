@@ -78,9 +78,9 @@ def test_a_method_is_found_by_its_import_path(import_folder):
     [
         ("no_such_module:Halved", "there is no module no_such_module; start in the folder that has it, or install"),
         ("wrong_methods.py:Halved", r"there is no module wrong_methods\.py"),
-        ("wrong_methods:", "no import path; write it like package.module:Class"),
-        (":Halved", "no import path; write it like package.module:Class"),
-        ("./wrong_methods:Halved", "no import path; write it like package.module:Class"),
+        ("wrong_methods:", "not an import path; write it as package.module:Class"),
+        (":Halved", "not an import path; write it as package.module:Class"),
+        ("./wrong_methods:Halved", "not an import path; write it as package.module:Class"),
         ("wrong_methods:Halfed", "wrong_methods has no Halfed; its Method classes: Halved, Nameless, Untitled, Ogm"),
         ("wrong_methods:Halved.name", r"Halved\.name is not a Method; derive the class from mm_balance\.methods\.base:Method"),
         ("wrong_methods:HalvedOptions", "HalvedOptions is not a Method; derive the class from"),

@@ -65,7 +65,7 @@ def test_a_network_takes_any_head_and_is_rebuilt_with_it():
         ("mm_balance.models.heads:Lost", "mm_balance.models.heads has no Lost; its Fusion classes: OwnHeads, LateFusion"),
         ("torch.nn:Linear", "Linear is not a Fusion; derive the class from mm_balance.models.fusion:Fusion"),
         ("os:system", "system is not a Fusion"),
-        ("late logits", "no import path"),
+        ("late logits", "not an import path"),
     ],
 )  # fmt: skip
 def test_a_class_that_is_no_head_is_refused(path, told):
