@@ -132,7 +132,7 @@ TAGS = {
     "mm.unimodal": "`branches` = per-modality results are those of branches that also receive other modalities",
     "mm.settings": "SHA-256 of everything the result depends on: equal = the same training (campaigns reuse such runs)",
     "mm.code": "SHA-256 of the source code involved in training",
-    "mm.grown": "set if the run was resumed with more epochs than first planned",
+    "mm.grown": "where the run was resumed with more epochs than first planned",
     "mm.mixed": "how the processes that trained the run differ: code, device, threads (no single command reproduces it)",
     "mm.replaced": "why a nested run is superseded",
     "config/<name>": "resolved parameters that may change when a run is resumed (the others are MLflow parameters)",
