@@ -23,6 +23,7 @@ import entrypoints  # noqa: F401 - their settings of memory
 from benchmarks.timing import median_seconds
 from mm_balance.config import InputConfig
 from mm_balance.data import BatchLoader, DecodeSettings, load_manifest
+from mm_balance.data.recipe import stored_recipe
 from mm_balance.data.store import build_store
 from mm_balance.models import MultimodalNetwork
 
@@ -114,7 +115,7 @@ def prepare_seconds(folder: Path, kind: str) -> float:
     path = folder / f"{kind}.csv"
     table = read_rows(path, ("audio", "visual"), RowErrors())
     _, columns, clips = find_files(folder, table, ("audio", "visual"), RowErrors())
-    recipe = OPTIONS.stored(moving=kind == "flv")
+    recipe = stored_recipe(OPTIONS, has_video=kind == "flv")
 
     def fill() -> None:
         store = Path(tempfile.mkdtemp(dir=folder))
@@ -179,10 +180,10 @@ def resident():
 before = resident()
 started = time.perf_counter()
 store = open_store(Path(sys.argv[1]))
-places = store.places("sample")
+lines = store.line_index("sample")
 seconds = time.perf_counter() - started
 after = resident()
-print(json.dumps({"seconds": seconds, "before": before, "after": after, "clips": len(places)}))
+print(json.dumps({"seconds": seconds, "before": before, "after": after, "clips": len(lines)}))
 """
 
 
@@ -194,14 +195,14 @@ def large_store_rows(clips: int = 100_000) -> list[tuple[str, float, str]]:
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        recipe, kinds = OPTIONS.stored(moving=True), {"audio": "sound", "visual": "image"}
+        recipe, kinds = stored_recipe(OPTIONS, has_video=True), {"audio": "sound", "visual": "image"}
         journal = Journal.read(folder, recipe, kinds)
         sound = {"seconds": 2.5, "rate": 16_000, "channels": 1, "mean": [-5.0], "square": [30.0], "sha256": "0" * 64}
         picture = {"seconds": 2.5, "rate": 30.0, "width": 480, "height": 360, "frames": 3, "mean": [0.5] * 3,
                    "square": [0.3] * 3, "sha256": "0" * 64}  # fmt: skip
         for number in range(clips):
-            journal.take({"identity": f"{number:024x}", "sample": f"clip {number}", "row": number, "ok": True,
-                           "audio": sound, "visual": picture})  # fmt: skip
+            journal.add({"identity": f"{number:024x}", "sample": f"clip {number}", "row": number, "ok": True,
+                          "audio": sound, "visual": picture})  # fmt: skip
         for name, (shape, dtype) in row_shapes(recipe, kinds).items():
             write_header(folder / f"{name}.npy", clips, shape, dtype)
         finish(folder, journal, recipe, kinds)

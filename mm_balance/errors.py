@@ -1,20 +1,20 @@
-"""The one exception a user is meant to read, and the one that is no mistake.
+"""User-facing errors and cooperative interruption.
 
-Every other exception is a defect of the program and keeps its traceback.
+Every other exception is a bug and keeps its traceback.
 """
 
 
 class UserError(Exception):
-    """Something the user can put right: a bad value, a missing file, an unsuitable run.
+    """An error the user can fix: a bad value, a missing file, an unsuitable run.
 
-    The message is one line that says what is wrong, where (file, line, sample, parameter) and what to do.
-    Entry points print it and exit with status 1, before any training where that is possible.
+    The message is one line: what is wrong, where (file, line, sample, parameter) and what to do. Entry points print it and exit
+    with status 1, before any training if possible.
     """
 
 
 class Diverged(UserError):
-    """The training loss, or a weight, is no longer finite."""
+    """The training loss or a weight is no longer finite."""
 
 
 class Interrupted(Exception):
-    """DecodeSettings stopped on request, with its state saved."""
+    """Work was stopped on request, with its state saved."""

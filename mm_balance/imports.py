@@ -1,4 +1,4 @@
-"""Classes by import path, ``package.module:Class``: how people and saved descriptions name a class outside this package."""
+"""Import paths of classes, ``package.module:Class``: how users and saved models refer to classes outside this package."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ Base = TypeVar("Base")
 
 
 def import_class(path: str, base: type[Base], what: str) -> type[Base]:
-    """The class that ``path`` names.
+    """Import the class that ``path`` names.
 
-    A module that exists but fails to import keeps its own exception: that is a defect of its code, and needs the traceback.
+    If a module exists but fails to import, its own exception propagates: that is a bug in its code and needs the traceback.
 
     Args:
         path: ``package.module:Class``.
-        base: what the class must derive from.
-        what: how messages call it, for example ``method=my_methods:Mine``.
+        base: required base class.
+        what: name for error messages, for example ``method=my_methods:Mine``.
 
     Raises:
-        UserError: ``path`` has another form, there is no such module or class, or the class does not derive from ``base``.
+        UserError: malformed ``path``, no such module or class, or the class does not derive from ``base``.
     """
     module_name, _, class_name = path.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *class_name.split("."))):
-        raise UserError(f"{what}: {path!r} is no import path; write it like package.module:Class")
+        raise UserError(f"{what}: {path!r} is not an import path; write it as package.module:Class")
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
@@ -36,28 +36,27 @@ def import_class(path: str, base: type[Base], what: str) -> type[Base]:
         raise UserError(
             f"{what}: there is no module {error.name}; start in the folder that has it, or install its package"
         ) from None
-    found: Any = module
+    cls: Any = module
     for part in class_name.split("."):
-        found = getattr(found, part, None)
-    if found is None:
-        offered = [name for name, value in vars(module).items() if _derives(value, base) and value is not base]
-        listed = ", ".join(offered) or "none"
+        cls = getattr(cls, part, None)
+    if cls is None:
+        candidates = [name for name, value in vars(module).items() if _derives(value, base) and value is not base]
+        listed = ", ".join(candidates) or "none"
         raise UserError(f"{what}: {module_name} has no {class_name}; its {base.__name__} classes: {listed}")
-    if not _derives(found, base):
-        raise UserError(f"{what}: {class_name} is no {base.__name__}; derive the class from {import_path(base)}")
-    return found
+    if not _derives(cls, base):
+        raise UserError(f"{what}: {class_name} is not a {base.__name__}; derive the class from {import_path(base)}")
+    return cls
 
 
 def import_path(cls: type) -> str:
-    """The inverse of ``import_class``, for a class at the top of a module."""
+    """Return the import path of a top-level class: the inverse of ``import_class``."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def outside_sources(cls: type, base: type) -> tuple[Path, ...]:
-    """Where a class outside this package is written down: the folder of its top-level package, or the file of a module in none.
+    """Return the sources of a class outside this package: the folder of its top-level package, or the file of a single module.
 
-    Likewise for the classes that it inherits from on the way to ``base``. A class of an interactive session has no file, and so no
-    source here.
+    The sources of the classes between it and ``base`` are included. A class defined interactively has no file and no source.
     """
     sources: dict[Path, None] = {}
     for item in cls.__mro__:
@@ -71,7 +70,7 @@ def outside_sources(cls: type, base: type) -> tuple[Path, ...]:
 
 
 def python_files(source: Path) -> list[Path]:
-    """The files of a source that ``outside_sources`` names."""
+    """Return the Python files of a source returned by ``outside_sources``."""
     return sorted(source.rglob("*.py")) if source.is_dir() else [source]
 
 

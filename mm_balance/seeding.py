@@ -1,4 +1,4 @@
-"""What makes a run repeatable: random states (set, capture, restore; tensors and primitives only), and how GPUs compute."""
+"""Reproducibility: seeding, saving and restoring random states (tensors and primitives only), and GPU numerics."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ def seed_everything(seed: int) -> None:
 
 
 def set_numerics(device: torch.device, *, deterministic: bool) -> None:
-    """How ``device`` computes from here on, in this process.
+    """Configure how this process computes on ``device``.
 
-    float32 means float32: TF32, which cuDNN uses by default and which keeps 10 of 23 bits, is off. A CPU repeats its sums anyway,
-    with the same number of threads.
+    TF32, which cuDNN uses by default and which keeps 10 of 23 mantissa bits, is disabled. A CPU is deterministic anyway, for a
+    fixed number of threads.
 
     Args:
-        device: where is trained.
-        deterministic: on a GPU, the same bits in every run on the same machine: deterministic kernels only, which are slower, and an
-            error where an operation has none (torch.use_deterministic_algorithms).
+        device: training device.
+        deterministic: bitwise reproducible runs on the same GPU machine: only deterministic kernels, which are slower; an
+            operation without one raises an error (torch.use_deterministic_algorithms).
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False  # it would choose kernels by the clock
+    torch.backends.cudnn.benchmark = False  # it selects kernels by timing, which varies between runs
     strict = deterministic and device.type == "cuda"
     torch.backends.cudnn.deterministic = strict
     torch.use_deterministic_algorithms(strict)
-    if strict:  # read when cuBLAS is first used; without it some of its sums depend on streams
+    if strict:  # read when cuBLAS is first used; without it, some cuBLAS results depend on streams
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global generator, as tensors and primitives (loadable with ``weights_only=True``)."""
+    """Return the state of all global generators as tensors and primitives (loadable with ``weights_only=True``)."""
     version, internal, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
     return {
@@ -51,7 +51,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Undo to a state captured by ``random_state``; CUDA states are restored as far as there are devices."""
+    """Restore a state captured by ``random_state``; CUDA states only for the devices that exist."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     keys, position, has_gauss, cached = state["numpy"]

@@ -1,7 +1,7 @@
-"""What the layers hand to one another: plain containers, no behavior beyond small conveniences.
+"""Data structures shared between packages: plain containers with little behavior.
 
-Modalities are always a mapping from name to tensor; their order is the order of the mapping (the first one is the
-leading modality of the gap). Shapes: ``batch`` = samples in a batch, ``classes`` = number of classes.
+Modalities are always a mapping from name to tensor, and its order is their order: the first one is the leading modality of the
+gap. Shapes: ``batch`` = samples in a batch, ``classes`` = number of classes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What one modality looks like to an encoder.
+    """Input format of one modality for an encoder.
 
     Attributes:
         kind: ``"sound"`` (a spectrogram, frequency x time) or ``"image"``.
@@ -36,13 +36,13 @@ class InputSpec:
 
 @dataclass
 class Batch:
-    """Samples that go through the network together.
+    """A batch of samples.
 
     Attributes:
-        inputs: modality -> ``(batch, *spec.shape)``, float32 or uint8 (uint8 is scaled to 0-1 by the network).
+        inputs: modality -> ``(batch, *spec.shape)``, float32 or uint8 (the network scales uint8 to 0-1).
         labels: ``(batch,)`` int64.
-        index: ``(batch,)`` int64, each sample's stable position in its split.
-        present: modality -> ``(batch,)`` bool, whether the sample is shown with it (see ``EpochPlan``); empty = all are.
+        index: ``(batch,)`` int64, stable position of each sample in its split.
+        present: modality -> ``(batch,)`` bool, whether the sample has that modality (see ``EpochPlan``); empty = all have all.
     """
 
     inputs: dict[str, Tensor]
@@ -51,11 +51,11 @@ class Batch:
     present: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on ``device``; the copies do not block where the source is pinned."""
+        """Return the batch on ``device``; copies from pinned memory do not block."""
         return self._mapped(lambda value: value.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
-        """The same batch in memory from which a GPU can copy without waiting."""
+        """Return the batch in pinned memory, for asynchronous copies to a GPU."""
         return self._mapped(lambda value: value.pin_memory())
 
     def _mapped(self, move: Callable[[Tensor], Tensor]) -> Batch:
@@ -69,10 +69,10 @@ class Batch:
 
 @dataclass
 class Output:
-    """What the network says of a batch.
+    """Output of the network for a batch.
 
     Attributes:
-        fused: ``(batch, classes)`` logits of all modalities together.
+        fused: ``(batch, classes)`` logits of the fusion head.
         unimodal: modality -> ``(batch, classes)`` logits of that modality alone.
         features: modality -> ``(batch, width)`` encoder features.
     """
@@ -84,12 +84,12 @@ class Output:
 
 @dataclass
 class LossOutput:
-    """A loss with its named parts, and the output it was computed from.
+    """A loss, its named parts, and the output it was computed from.
 
     Attributes:
         total: scalar to differentiate.
         parts: name -> detached scalar, each the batch mean of one term as it enters ``total``.
-        output: the forward pass behind it.
+        output: output of the forward pass.
     """
 
     total: Tensor
@@ -99,14 +99,14 @@ class LossOutput:
 
 @dataclass(frozen=True)
 class Clock:
-    """Where training stands. Time is passed in; nothing keeps a clock of its own.
+    """Training progress, passed to methods and schedules, which keep no count of their own.
 
     Attributes:
         epoch: epochs finished, counted over both stages (the step of every metric).
         stage_epoch: epochs finished in this stage.
         stage_epochs: length of this stage in epochs.
         batch: batches finished in the current epoch.
-        batches: batches of the current epoch.
+        batches: number of batches in the current epoch.
     """
 
     epoch: int
@@ -117,21 +117,21 @@ class Clock:
 
     @property
     def fraction(self) -> float:
-        """Share of the stage done: 0 in its first epoch, (n - 1) / n in the last of n epochs."""
+        """Completed fraction of the stage: 0 in its first epoch, (n - 1) / n in the last of n epochs."""
         return self.stage_epoch / max(self.stage_epochs, 1)
 
 
 @dataclass
 class SplitPredictions:
-    """One look, in eval mode and without gradient, at every sample of a split (all on the CPU).
+    """Predictions for every sample of a split, in eval mode and without gradient (all on the CPU).
 
     Attributes:
         labels: ``(samples,)`` int64.
         fused: ``(samples, classes)`` logits.
         unimodal: modality -> ``(samples, classes)`` logits.
-        samples_digest: which samples, in which order, see ``Split.samples_digest``; empty = of nobody's split.
-        features: modality -> ``(samples, width)``, of the modalities that the network encodes.
-        alone: frozenset of modalities -> ``(samples, classes)`` fused logits where the features of all others are zero.
+        samples_digest: identifies the samples and their order, see ``Split.samples_digest``; empty = no particular split.
+        features: modality -> ``(samples, width)``, for the modalities that the network encodes.
+        alone: frozenset of modalities -> ``(samples, classes)`` fused logits with the features of all others set to zero.
     """
 
     labels: Tensor
@@ -144,16 +144,16 @@ class SplitPredictions:
 
 @dataclass
 class GapFit:
-    """A survey of the training split with the mixture fitted to its gaps: what methods and plots read.
+    """Gaps of the training split with the mixture fitted to them, for methods and plots.
 
     Attributes:
-        epoch: epochs finished when the survey was taken.
-        samples_digest: which samples, in which order (``Split.samples_digest``): a refit is applied to no others.
+        epoch: epochs finished at the time of the fit.
+        samples_digest: identifies the samples and their order (``Split.samples_digest``); a fit applies to no others.
         labels: ``(samples,)`` int64.
         probabilities: modality -> ``(samples,)`` float64, true-class probability of that modality alone.
         fused_probability: ``(samples,)`` float64, true-class probability of the fused prediction.
         gaps: ``(samples,)`` float64 in [-1, 1].
-        mixture: the fit.
+        mixture: the fitted mixture.
         posterior_imbalanced: ``(samples,)`` float64 in [0, 1].
     """
 
@@ -169,16 +169,16 @@ class GapFit:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method costs, in passes of one sample through the encoders of all modalities.
+    """Cost of a method, in passes of one sample through the encoders of all modalities.
 
-    Joint training is one pass forward and one backward per sample and step, and nothing beside it. A modality's own encoder
-    is a share of 1 / M. Validation and the surveys that only measure are not counted: all methods have them.
+    Joint training costs one forward and one backward pass per sample and step. A pass through the encoder of one of M
+    modalities counts 1 / M. Validation and the predictions for refits are not counted: all methods have them.
 
     Attributes:
-        forward: per sample and step.
-        backward: per sample and step.
-        refresh: forward passes per training sample and epoch outside the steps, where that is a constant.
-        extra: what the numbers leave out, in words.
+        forward: forward passes per sample and step.
+        backward: backward passes per sample and step.
+        refresh: forward passes per training sample and epoch outside the steps, if constant.
+        extra: costs that the numbers leave out, as text.
     """
 
     forward: float = 1.0
@@ -189,12 +189,12 @@ class Cost:
 
 @dataclass
 class EpochPlan:
-    """What a method asks of the engine for the coming epoch. Data, never a callback.
+    """A method's plan for the next epoch: data, never a callback.
 
     Attributes:
-        notes: numbers worth logging that the method computed, metric name -> value.
-        samples: ``(n,)`` int64, which training samples the epoch shows, with repetitions; None = each once.
-        present: modality -> ``(n,)`` bool beside ``samples``: whether that showing has the modality; empty = all have all.
+        notes: values to log that the method computed, metric name -> value.
+        samples: ``(n,)`` int64, training samples of the epoch, possibly repeated; None = each once.
+        present: modality -> ``(n,)`` bool, whether each entry of ``samples`` has the modality; empty = all have all.
         reset_optimizer: start the epoch with a fresh optimizer state.
     """
 

@@ -1,4 +1,4 @@
-"""Data: readers that give checked splits, in memory or mapped from a store, and the batches that come of them."""
+"""Data sets: readers, the store of decoded clips, validated splits, and batch loading."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def load_data(
     input_config: InputConfig,
     work: DecodeSettings,
 ) -> MultimodalData:
-    """The data set called ``dataset``, checked and ready to train on.
+    """Load the data set ``dataset``, validated and ready for training.
 
     Args:
-        dataset: ``digits``, a built-in set that is prepared, or the path of a manifest, which ends in .csv.
-        seed: of the draw of data: the corruption and noise of `digits`, the choice of validation samples of the others.
-            Runs that are to be compared share it, so it is not a run's seed.
-        visual_difficulty: of `digits`, see ``load_digits``.
-        corruption: of `digits`, see ``load_digits``.
-        protocol: of built-in sets, which split.
-        modalities: columns of a manifest; the first one leads the gap.
-        on_error: of files, ``fail`` or ``skip``, see ``load_manifest``.
-        input_config: how files become what the network sees.
-        work: where stores lie and how to decode.
+        dataset: ``digits``, the name of a prepared built-in set, or the path of a manifest (.csv).
+        seed: data seed: corruption and noise of `digits`, choice of the validation samples of other sets. Separate from a
+            run's seed, so that runs to be compared use the same data.
+        visual_difficulty: `digits` only, see ``load_digits``.
+        corruption: `digits` only, see ``load_digits``.
+        protocol: which split of a built-in set.
+        modalities: columns of a manifest. The first one is the leading modality of the gap.
+        on_error: ``fail`` or ``skip`` on bad files, see ``load_manifest``.
+        input_config: how files become network inputs.
+        work: location of the stores and decoding settings.
 
     Raises:
-        UserError: an unknown name, a data set that is not prepared, or bad data.
+        UserError: unknown name, data set not prepared, or bad data.
     """
     if dataset == "digits":
         if modalities != ("audio", "visual"):

@@ -1,7 +1,7 @@
-"""Which frames of a clip the network sees, and their augmentation: batched, on the device that trains.
+"""Frame selection and augmentation, batched, on the training device.
 
-All random numbers come from a CPU generator that the caller seeds by the batch: a resumed run repeats them, and a GPU sees
-the same boxes as a CPU. Nothing here makes a GPU wait for the CPU or the other way round.
+All random numbers come from a CPU generator that the caller seeds per batch: a resumed run repeats them, and a GPU gets the
+same boxes as a CPU. Nothing here synchronizes the GPU with the CPU.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from torch import Tensor
 from torch.nn import functional
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-"""Share of the area and aspect of a random crop: torchvision's RandomResizedCrop, as all official codes use it."""
+"""Area fraction and aspect ratio of a random crop: those of torchvision's RandomResizedCrop, as in all official implementations."""
 ATTEMPTS = 10
 
 
 def choose_frames(counts: Tensor, wanted: int, how: str, generator: torch.Generator | None) -> Tensor:
-    """Which stored frames to look at.
+    """Choose which stored frames of each clip to use.
 
     Args:
-        counts: ``(batch,)`` int64 on the CPU, frames that each clip has, at least 1.
-        wanted: frames per clip. A clip with fewer repeats some.
-        how: ``random``: the clip is divided into ``wanted`` equal segments and one frame drawn in each, in evaluation the
-            middle one is taken (MMPareto_ICML2024@a339db3, Diagnosing_Relearning_ECCV2024@025085e,
-            BalanceBenchmark@4c1482f); ``segment_start``: the first of each segment (OGM-GE_CVPR2022@343dc1d on AVE and
-            Kinetics-Sounds, MLA@ab6c184); ``first``: the first ``wanted`` ones (what OGM-GE's loader of CREMA-D does: the
-            random frames that it draws are not used).
-        generator: of training; None = evaluation.
+        counts: ``(batch,)`` int64 on the CPU, stored frames per clip, at least 1.
+        wanted: frames per clip. A clip with fewer stored frames repeats some.
+        how: ``random``: one random frame in each of ``wanted`` equal segments of the clip, the middle one in evaluation
+            (MMPareto_ICML2024@a339db3, Diagnosing_Relearning_ECCV2024@025085e, BalanceBenchmark@4c1482f);
+            ``segment_start``: the first frame of each segment (OGM-GE_CVPR2022@343dc1d on AVE and Kinetics-Sounds,
+            MLA@ab6c184); ``first``: the first ``wanted`` frames (as OGM-GE's CREMA-D loader does: it draws random frames
+            but does not use them).
+        generator: random generator for training; None = evaluation.
 
     Returns:
-        ``(batch, wanted)`` int64, in order of time.
+        ``(batch, wanted)`` int64, in temporal order.
     """
     segments = torch.arange(wanted)
     if how == "first":
@@ -40,21 +40,21 @@ def choose_frames(counts: Tensor, wanted: int, how: str, generator: torch.Genera
     if how == "segment_start":
         return segments * counts.unsqueeze(1) // wanted
     if generator is None:
-        # The middle of segment k, (k + 1/2) * count / wanted, in whole numbers.
+        # Middle of segment k, (k + 1/2) * count / wanted, in integer arithmetic.
         return (2 * segments + 1) * counts.unsqueeze(1) // (2 * wanted)
-    place = (segments + torch.rand(len(counts), wanted, generator=generator, dtype=torch.float64)) / wanted
-    return torch.minimum((place * counts.unsqueeze(1)).long(), counts.unsqueeze(1) - 1)
+    position = (segments + torch.rand(len(counts), wanted, generator=generator, dtype=torch.float64)) / wanted
+    return torch.minimum((position * counts.unsqueeze(1)).long(), counts.unsqueeze(1) - 1)
 
 
 def sample_boxes(aspect: Tensor, generator: torch.Generator) -> Tensor:
-    """Random crops as torchvision's RandomResizedCrop draws them in the original picture.
+    """Draw random crops as torchvision's RandomResizedCrop would in the original image.
 
-    Frames are stored squeezed to a square, so boxes are relative: the crop that is 3:4 in the original is drawn, whatever
-    the original's shape. Ten attempts, then the largest central crop of an allowed aspect. (torchvision rounds boxes to
-    whole pixels of the original; these are not rounded.)
+    Frames are stored squeezed to a square, so boxes are relative, and aspect ratios refer to the original image. After ten
+    failed attempts, the largest central crop with an allowed aspect ratio is used. (torchvision rounds boxes to whole pixels
+    of the original; these are not rounded.)
 
     Args:
-        aspect: ``(count,)`` float32 on the CPU, width / height of the original pictures.
+        aspect: ``(count,)`` float32 on the CPU, width / height of the original images.
         generator: on the CPU.
 
     Returns:
@@ -64,34 +64,34 @@ def sample_boxes(aspect: Tensor, generator: torch.Generator) -> Tensor:
     area = torch.empty(count, ATTEMPTS).uniform_(*SCALE, generator=generator)
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     ratio = torch.empty(count, ATTEMPTS).uniform_(low, high, generator=generator).exp()
-    # In units of the picture's sides: width * height = area, and width * aspect / height = ratio.
+    # In units of the image's sides: width * height = area, and width * aspect / height = ratio.
     widths = (area * ratio / aspect.unsqueeze(1)).sqrt()
     heights = (area / ratio * aspect.unsqueeze(1)).sqrt()
     fits = (widths <= 1.0) & (heights <= 1.0)
     first = fits.to(torch.int8).argmax(1, keepdim=True)
-    found = fits.any(1)
+    any_fits = fits.any(1)
     nearest = aspect.clamp(*RATIO)
-    width = torch.where(found, widths.gather(1, first).squeeze(1), (nearest / aspect).clamp(max=1.0))
-    height = torch.where(found, heights.gather(1, first).squeeze(1), (aspect / nearest).clamp(max=1.0))
+    width = torch.where(any_fits, widths.gather(1, first).squeeze(1), (nearest / aspect).clamp(max=1.0))
+    height = torch.where(any_fits, heights.gather(1, first).squeeze(1), (aspect / nearest).clamp(max=1.0))
     free = torch.rand(count, 2, generator=generator)
-    free = torch.where(found.unsqueeze(1), free, torch.full_like(free, 0.5))
+    free = torch.where(any_fits.unsqueeze(1), free, torch.full_like(free, 0.5))
     left, top = free[:, 0] * (1 - width), free[:, 1] * (1 - height)
     return torch.stack([left, top, left + width, top + height], 1).clamp(0.0, 1.0)
 
 
 def crop_resize(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
-    """A crop of each picture at one size, some of them mirrored.
+    """Crop each image, resize the crop, and flip some of them.
 
     Args:
         images: ``(count, channels, height, width)`` uint8.
         boxes: ``(count, 4)`` float32 on the CPU: left, top, right, bottom in [0, 1].
-        flips: ``(count,)`` bool on the CPU: which to mirror left to right.
-        size: edge of the result, pixels.
+        flips: ``(count,)`` bool on the CPU: which to flip horizontally.
+        size: edge length of the result, pixels.
 
     Returns:
         ``(count, channels, size, size)`` uint8 on the device of ``images``. On a GPU all crops are one bilinear sampling; on
         a CPU they are cut at whole pixels and resized one by one with antialiasing, which is ten times faster there. The
-        results differ by less than the crops of one pixel more or less would.
+        results differ by less than shifting a crop by one pixel would change them.
     """
     return _sampled(images, boxes, flips, size) if images.device.type != "cpu" else _cut(images, boxes, flips, size)
 
@@ -100,19 +100,19 @@ def _sampled(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
     left, top, right, bottom = boxes.unbind(1)
     sign = 1.0 - 2.0 * flips.to(torch.float32)
     zero = torch.zeros_like(left)
-    # From the output's coordinates in [-1, 1] to the picture's.
+    # Maps output coordinates in [-1, 1] to image coordinates.
     theta = torch.stack([(right - left) * sign, zero, left + right - 1, zero, bottom - top, top + bottom - 1], 1)
     if images.device.type == "cuda":
         theta = theta.pin_memory()
     theta = theta.view(-1, 2, 3).to(images.device, non_blocking=True)
     grid = functional.affine_grid(theta, [len(images), images.shape[1], size, size], align_corners=False)
-    found = functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
-    return found.round_().clamp_(0, 255).to(torch.uint8)
+    sampled = functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    return sampled.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _cut(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
     count, channels, height, width = images.shape
-    images = images.contiguous(memory_format=torch.channels_last)  # torch has a fast path for bytes in that order
+    images = images.contiguous(memory_format=torch.channels_last)  # torch has a fast path for uint8 in this layout
     sides = torch.tensor([width, height, width, height])
     edges = (boxes * sides).round().long()
     edges[:, :2] = torch.minimum(edges[:, :2], sides[:2] - 1)
@@ -127,26 +127,27 @@ def _cut(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Whole pictures, ``(count, channels, height, width)`` uint8, as ``(count, channels, size, size)`` uint8."""
+    """Resize ``(count, channels, height, width)`` uint8 images to ``(count, channels, size, size)`` uint8."""
     if images.shape[2:] == (size, size):
         return images
     if images.device.type == "cpu":
         images = images.contiguous(memory_format=torch.channels_last)
         return functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-    found = functional.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True)
-    return found.round_().clamp_(0, 255).to(torch.uint8)
+    resized = functional.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True)
 class VisualTransform:
-    """What becomes of the frames of a modality.
+    """Frame selection, augmentation and resizing for one modality.
 
     Attributes:
-        frames: how many the network sees.
-        how: which, see ``choose_frames``.
-        augment: in training, each frame by itself as in the official codes: ``resized_crop_flip`` (RandomResizedCrop and
-            mirroring one time in two), ``crop_flip`` (a random square of the final size, and mirroring), or ``none``.
-        size: edge of the pictures that the network sees, pixels.
+        frames: frames per clip that the network sees.
+        how: selection rule, see ``choose_frames``.
+        augment: augmentation in training, per frame as in the official implementations: ``resized_crop_flip``
+            (RandomResizedCrop and a horizontal flip with probability 1/2), ``crop_flip`` (a random square of the final size,
+            and the same flip), or ``none``.
+        size: edge length of the images that the network sees, pixels.
     """
 
     frames: int
@@ -155,20 +156,20 @@ class VisualTransform:
     size: int
 
     def __call__(self, images: Tensor, aspect: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Augmented and resized frames.
+        """Augment and resize frames.
 
         Args:
             images: ``(batch, frames, 3, edge, edge)`` uint8 on any device: the chosen frames.
-            aspect: ``(batch,)`` float32 on the CPU, width / height of the original pictures.
-            generator: of training; None = evaluation: whole pictures, resized.
+            aspect: ``(batch,)`` float32 on the CPU, width / height of the original images.
+            generator: random generator for training; None = evaluation: whole frames, resized.
 
         Returns:
-            ``(batch, frames, 3, size, size)`` uint8, or ``(batch, 3, size, size)`` where ``frames`` is 1.
+            ``(batch, frames, 3, size, size)`` uint8, or ``(batch, 3, size, size)`` if ``frames`` is 1.
         """
         batch, frames = images.shape[:2]
         flat = images.flatten(0, 1)
         if generator is None or self.augment == "none":
-            found = resize(flat, self.size)
+            resized = resize(flat, self.size)
         else:
             boxes = (
                 sample_boxes(aspect.repeat_interleave(frames), generator)
@@ -176,8 +177,8 @@ class VisualTransform:
                 else self._squares(len(flat), flat.shape[-1], generator)
             )
             flips = torch.rand(len(flat), generator=generator) < 0.5
-            found = crop_resize(flat, boxes, flips, self.size)
-        return found if frames == 1 else found.unflatten(0, (batch, frames))
+            resized = crop_resize(flat, boxes, flips, self.size)
+        return resized if frames == 1 else resized.unflatten(0, (batch, frames))
 
     def _squares(self, count: int, edge: int, generator: torch.Generator) -> Tensor:
         free = edge - self.size

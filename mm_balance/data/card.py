@@ -1,4 +1,4 @@
-"""The data card of a prepared set: what is in it, in numbers, as markdown."""
+"""The data card of a prepared set: sample and file statistics as markdown."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass, field
 
 SPLITS = ("train", "val", "test")
 SHOWN_KINDS = 8
-"""Sampling rates or frame sizes that are listed."""
+"""Maximum number of sampling rates or image sizes listed."""
 SHOWN_LINES = 50
-"""Skipped or excluded clips that are listed."""
+"""Maximum number of skipped or excluded clips listed."""
 
 
 @dataclass(frozen=True)
 class CardSample:
-    """What the card counts of one sample, by modality where a modality has it.
+    """Facts about one sample for the card, keyed by the modalities that have them.
 
     Attributes:
-        seconds: length of the file.
-        rate: sampling rate of sounds, Hz.
-        size: width and height of the original pictures, pixels.
-        frames: stored frames.
+        seconds: duration of the file.
+        rate: audio sampling rate, Hz.
+        size: width and height of the original images, pixels.
+        frames: number of stored frames.
     """
 
     split: str
@@ -45,98 +45,102 @@ def data_card(
     excluded: Sequence[str],
     skipped: Sequence[str],
 ) -> str:
-    """The card.
+    """Write the data card as markdown text.
 
     Args:
-        samples: of all splits.
-        recipe: what was done to the files, in a line.
-        digest: of the data.
-        source: where they come from.
-        lists: published list -> SHA-256.
-        notes: what one should know.
-        excluded: one line per clip that the data set's own recipe leaves out.
-        skipped: one line per clip that could not be used.
+        samples: samples of all splits.
+        recipe: the preprocessing in one line.
+        digest: digest of the data.
+        source: origin of the data.
+        lists: published list -> its SHA-256.
+        notes: remarks on the data or the split.
+        excluded: one line per clip excluded by the data set's own recipe.
+        skipped: one line per unusable clip.
     """
     parts = [
         f"# {_plain(name)}\n\n{_plain(source)}\n",
         f"- digest: `{digest}`\n- recipe: {_plain(recipe)}\n",
         "## Samples\n",
-        *_classes(samples),
+        *_class_table(samples),
         "## Files\n",
         *_durations(samples),
-        *_kinds("sampling rate", "Hz", samples, lambda sample: sample.rate),
-        *_kinds("picture", "pixels", samples, lambda sample: {m: f"{w} x {h}" for m, (w, h) in sample.size.items()}),
-        *_kinds("frames stored", "frames", samples, lambda sample: sample.frames),
+        *_value_counts("sampling rate", "Hz", samples, lambda sample: sample.rate),
+        *_value_counts(
+            "image size", "pixels", samples, lambda sample: {m: f"{w} x {h}" for m, (w, h) in sample.size.items()}
+        ),
+        *_value_counts("stored frames", "frames", samples, lambda sample: sample.frames),
     ]
     if lists:
-        rows = [f"| {_plain(file)} | `{found}` |" for file, found in lists.items()]
+        rows = [f"| {_plain(file)} | `{sha256}` |" for file, sha256 in lists.items()]
         parts.append("\n".join(["## Lists\n", "| list | SHA-256 |", "|---|---|", *rows, ""]))
     parts += (
-        _lines("Notes", notes) + _lines("Left out by the data set's own recipe", excluded) + _lines("Skipped", skipped)
+        _lines("Notes", notes) + _lines("Excluded by the data set's own recipe", excluded) + _lines("Skipped", skipped)
     )
     return "\n".join(parts)
 
 
-def _classes(samples: Sequence[CardSample]) -> list[str]:
+def _class_table(samples: Sequence[CardSample]) -> list[str]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for sample in samples:
         counts[sample.label][sample.split] += 1
     totals = Counter(sample.split for sample in samples)
     rows = [
-        f"| {_plain(label)} | " + " | ".join(f"{found[split]:,}" for split in SPLITS) + f" | {found.total():,} |"
-        for label, found in sorted(counts.items())
+        f"| {_plain(label)} | " + " | ".join(f"{by_split[split]:,}" for split in SPLITS) + f" | {by_split.total():,} |"
+        for label, by_split in sorted(counts.items())
     ]
     rows.append(
         "| **all** | " + " | ".join(f"**{totals[split]:,}**" for split in SPLITS) + f" | **{totals.total():,}** |"
     )
     table = "\n".join(["| class | train | val | test | all |", "|---|--:|--:|--:|--:|", *rows, ""])
-    trained = [found["train"] for found in counts.values() if found["train"]]
-    if not trained:
+    train_counts = [by_split["train"] for by_split in counts.values() if by_split["train"]]
+    if not train_counts:
         return [table]
-    return [table, f"Largest training class over smallest: {max(trained) / min(trained):.2f}.\n"]
+    return [table, f"Largest training class over smallest: {max(train_counts) / min(train_counts):.2f}.\n"]
 
 
 def _durations(samples: Sequence[CardSample]) -> list[str]:
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    durations: dict[tuple[str, str], list[float]] = defaultdict(list)
     for sample in samples:
         for modality, seconds in sample.seconds.items():
-            found[modality, sample.split].append(seconds)
-    if not found:
+            durations[modality, sample.split].append(seconds)
+    if not durations:
         return []
     rows = [
         f"| {_plain(modality)} | {split} | {len(seconds):,} | {min(seconds):.2f} | {statistics.median(seconds):.2f} | "
         f"{statistics.fmean(seconds):.2f} | {max(seconds):.2f} |"
-        for (modality, split), seconds in sorted(found.items(), key=lambda item: (item[0][0], SPLITS.index(item[0][1])))
+        for (modality, split), seconds in sorted(
+            durations.items(), key=lambda item: (item[0][0], SPLITS.index(item[0][1]))
+        )
     ]
-    head = ["| length in s | split | files | least | median | mean | most |", "|---|---|--:|--:|--:|--:|--:|"]
+    head = ["| duration in s | split | files | min | median | mean | max |", "|---|---|--:|--:|--:|--:|--:|"]
     return ["\n".join([*head, *rows, ""])]
 
 
-def _kinds(
+def _value_counts(
     title: str, unit: str, samples: Sequence[CardSample], facts: Callable[[CardSample], Mapping[str, object]]
 ) -> list[str]:
-    found: dict[str, Counter[str]] = defaultdict(Counter)
+    values: dict[str, Counter[str]] = defaultdict(Counter)
     for sample in samples:
         for modality, value in facts(sample).items():
-            found[modality][str(value)] += 1
+            values[modality][str(value)] += 1
     lines = []
-    for modality, counts in sorted(found.items()):
-        most = counts.most_common()
-        told = ", ".join(f"{value} ({number:,})" for value, number in most[:SHOWN_KINDS])
-        more = f" and {len(most) - SHOWN_KINDS} more" if len(most) > SHOWN_KINDS else ""
-        lines.append(f"- {_plain(modality)}, {title} in {unit} (files): {told}{more}")
+    for modality, counts in sorted(values.items()):
+        ranked = counts.most_common()
+        listed = ", ".join(f"{value} ({number:,})" for value, number in ranked[:SHOWN_KINDS])
+        more = f" and {len(ranked) - SHOWN_KINDS} more" if len(ranked) > SHOWN_KINDS else ""
+        lines.append(f"- {_plain(modality)}, {title} in {unit} (files): {listed}{more}")
     return ["\n".join([*lines, ""])] if lines else []
 
 
 def _lines(title: str, lines: Iterable[str]) -> list[str]:
-    every = list(lines)
-    if not every:
+    items = list(lines)
+    if not items:
         return []
-    told = [f"- {_plain(line)}" for line in every[:SHOWN_LINES]]
-    more = [f"- and {len(every) - SHOWN_LINES:,} more"] if len(every) > SHOWN_LINES else []
-    return ["\n".join([f"## {title} ({len(every):,})\n", *told, *more, ""])]
+    listed = [f"- {_plain(line)}" for line in items[:SHOWN_LINES]]
+    more = [f"- and {len(items) - SHOWN_LINES:,} more"] if len(items) > SHOWN_LINES else []
+    return ["\n".join([f"## {title} ({len(items):,})\n", *listed, *more, ""])]
 
 
 def _plain(text: str) -> str:
-    """Text that cannot break a table."""
+    """Return ``text`` on one line, with pipes escaped for a markdown table."""
     return " ".join(text.split()).replace("|", "\\|")

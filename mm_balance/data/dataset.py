@@ -1,4 +1,4 @@
-"""Decoded data in memory, and the batches that come of it."""
+"""Splits of decoded data, and batch loading."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from mm_balance.types import Batch, InputSpec
 
 STATISTICS_CHUNK = 64
 READ_AHEAD = 3
-"""Batches read from a store while the current one trains."""
+"""Batches prefetched from a store during the current training step."""
 
 
 @dataclass
 class FrameView:
-    """How the stored frames of a split become what the network sees.
+    """How the stored frames of a split become network inputs.
 
     Attributes:
-        transform: which frames, and their augmentation.
-        counts: ``(samples,)`` int64, frames that each clip has.
-        aspect: ``(samples,)`` float32, width / height of the original pictures.
+        transform: frame selection and augmentation.
+        counts: ``(samples,)`` int64, stored frames per clip.
+        aspect: ``(samples,)`` float32, width / height of the original images.
     """
 
     transform: VisualTransform
@@ -36,24 +36,24 @@ class FrameView:
     aspect: Tensor
 
     def at(self, index: Tensor) -> FrameView:
-        """The same of the samples at ``index``."""
+        """Return the view of the samples at ``index``."""
         return FrameView(self.transform, self.counts[index], self.aspect[index])
 
 
 @dataclass
 class Split:
-    """One split, on the CPU.
+    """One split of a data set, on the CPU.
 
     Attributes:
         name: ``train``, ``val`` or ``test``.
-        inputs: modality -> decoded values, float32 or uint8: ``(samples, *spec.shape)``; or, where ``rows`` is given, the
-            arrays of a store, which are mapped rather than read; under a view ``(rows, frames, edge, edge, 3)``.
+        inputs: modality -> decoded values, float32 or uint8, ``(samples, *spec.shape)``. If ``rows`` is given: the
+            memory-mapped arrays of a store, ``(rows, frames, edge, edge, 3)`` for modalities with a view.
         labels: ``(samples,)`` int64.
-        samples: stable ids.
-        corrupted: per sample the modality corrupted on purpose; ``""`` = clean or unknown.
-        corruption_kind: per sample how; ``""`` = clean or unknown.
-        rows: ``(samples,)`` int64, where in ``inputs`` each sample lies; None = in order.
-        views: modality -> what becomes of its stored frames; modalities without one are taken as they are.
+        samples: stable sample ids.
+        corrupted: per sample, the deliberately corrupted modality; ``""`` = clean or unknown.
+        corruption_kind: per sample, the kind of corruption; ``""`` = clean or unknown.
+        rows: ``(samples,)`` int64, row of each sample in ``inputs``; None = in order.
+        views: modality -> view of its stored frames. Modalities without one are used as stored.
     """
 
     name: str
@@ -70,47 +70,48 @@ class Split:
 
     @cached_property
     def samples_digest(self) -> str:
-        """SHA-256 of the sample ids in their order, in hex: what a table by sample index belongs to."""
+        """SHA-256 of the ordered sample ids, in hex: identifies the split that a table indexed by sample belongs to."""
         return hashlib.sha256(json.dumps(self.samples).encode()).hexdigest()
 
     def subset(self, index: Tensor) -> Split:
-        """The samples at ``index`` (int64 positions), in that order."""
-        places = index.tolist()
+        """Return the samples at ``index`` (int64 positions), in that order."""
+        positions = index.tolist()
         return Split(
             self.name,
             {name: value[index] for name, value in self.inputs.items()} if self.rows is None else self.inputs,
             self.labels[index],
-            [self.samples[place] for place in places],
-            [self.corrupted[place] for place in places],
-            [self.corruption_kind[place] for place in places] if self.corruption_kind else [],
+            [self.samples[position] for position in positions],
+            [self.corrupted[position] for position in positions],
+            [self.corruption_kind[position] for position in positions] if self.corruption_kind else [],
             None if self.rows is None else self.rows[index],
             {name: view.at(index) for name, view in self.views.items()},
         )
 
     def read(self, index: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """Stored values of the samples at ``index``; of clips, the frames that the network will see, ``(batch, frames, 3, edge,
-        edge)`` with channels last in memory.
+        """Read the stored values of the samples at ``index``.
+
+        Modalities with a view give the chosen frames, ``(batch, frames, 3, edge, edge)``, channels last in memory.
 
         Args:
             index: ``(batch,)`` int64 positions.
-            generator: of the choice of frames in training; None = evaluation, where nothing is random.
+            generator: random generator for choosing frames in training; None = evaluation, which is deterministic.
         """
-        places = index if self.rows is None else self.rows[index]
-        found = {}
+        rows = index if self.rows is None else self.rows[index]
+        values = {}
         for name, value in self.inputs.items():
             view = self.views.get(name)
             if view is None:
-                found[name] = value.index_select(0, places)
+                values[name] = value.index_select(0, rows)
                 continue
             chosen = choose_frames(view.counts[index], view.transform.frames, view.transform.how, generator)
-            flat = (places.unsqueeze(1) * value.shape[1] + chosen).flatten()
-            # index_select copies whole frames; indexing by two tensors is several times slower.
+            flat = (rows.unsqueeze(1) * value.shape[1] + chosen).flatten()
+            # index_select copies whole frames; indexing with two tensors is several times slower.
             frames = value.flatten(0, 1).index_select(0, flat)
-            found[name] = frames.unflatten(0, chosen.shape).permute(0, 1, 4, 2, 3)
-        return found
+            values[name] = frames.unflatten(0, chosen.shape).permute(0, 1, 4, 2, 3)
+        return values
 
     def finish(self, inputs: dict[str, Tensor], index: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """What ``read`` gave, by now on the device of training, augmented (``generator`` None: not) and resized there."""
+        """Augment (unless ``generator`` is None) and resize the output of ``read`` on the device it was moved to."""
         finished = dict(inputs)
         for name, view in self.views.items():
             finished[name] = view.transform(inputs[name], view.aspect[index], generator)
@@ -119,25 +120,25 @@ class Split:
 
 @dataclass
 class MultimodalData:
-    """A data set, ready to train on.
+    """A data set, ready for training.
 
     Attributes:
-        name: as tables call it.
-        classes: class names; a label is a place in it.
-        specs: modality -> what its inputs look like; the first modality is the leading one.
+        name: name in tables.
+        classes: class names; labels index it.
+        specs: modality -> format of its inputs. The first modality is the leading one.
         splits: ``train``, ``val`` and ``test``.
         digest: SHA-256 of files, split and recipe, in hex: equal digest = same data, on any machine.
         recipe: the preprocessing in one line.
-        truth_known: whether ``Split.corrupted`` is the truth.
+        truth_known: whether ``Split.corrupted`` is ground truth.
         counts: samples per split, rows skipped, and the like.
-        source: one sentence on where the data come from.
-        skipped: one line per row that was dropped, with its reason.
-        excluded: one line per clip that the data set's own recipe leaves out.
-        lists: list file -> SHA-256, where the split comes from published lists.
-        notes: what one should know of the data or the split.
-        table: one value per sample and column, for all splits: what is known of each clip.
-        folder: of the prepared store, where there is one.
-        whole: of a part of a prepared set, the set that it is a part of, which the data card describes; else None.
+        source: origin of the data, in one sentence.
+        skipped: one line per dropped row, with the reason.
+        excluded: one line per clip excluded by the data set's own recipe.
+        lists: list file -> SHA-256, if the split comes from published lists.
+        notes: remarks on the data or the split.
+        table: column -> one value per sample of all splits: metadata of the clips.
+        folder: the prepared store, if any.
+        whole: for a part of a prepared set, the whole set, which the data card describes; else None.
     """
 
     name: str
@@ -163,9 +164,9 @@ class MultimodalData:
         return None if self.folder is None else self.folder / f"card-{self.digest[:12]}"
 
     def with_train_fraction(self, fraction: float, *, seed: int) -> MultimodalData:
-        """The same data with a stratified share of the training split (at least one sample of each class).
+        """Return the data with a stratified fraction of the training split (at least one sample per class).
 
-        The digest stays: it identifies the data; the share is a parameter of its own.
+        The digest does not change: it identifies the data, and the fraction is a separate parameter.
         """
         if fraction >= 1.0:
             return self
@@ -173,25 +174,25 @@ class MultimodalData:
         generator = torch.Generator().manual_seed(seed)
         kept = []
         for label in train.labels.unique():
-            places = (train.labels == label).nonzero().squeeze(1)
-            chosen = torch.randperm(len(places), generator=generator)[: max(1, round(fraction * len(places)))]
-            kept.append(places[chosen])
+            indices = (train.labels == label).nonzero().squeeze(1)
+            chosen = torch.randperm(len(indices), generator=generator)[: max(1, round(fraction * len(indices)))]
+            kept.append(indices[chosen])
         smaller = train.subset(torch.cat(kept).sort().values)
         return self._with_parts({"train": smaller})
 
     def _with_parts(self, parts: dict[str, Split]) -> MultimodalData:
-        """The same data with these splits, and counts that are true of them."""
+        """Return the data with these splits replaced and the counts updated."""
         sizes = {name: len(part) for name, part in parts.items()}
         if "corrupted" in self.counts:
             sizes["corrupted"] = sum(bool(modality) for modality in parts["train"].corrupted)
-        # The splits of a store are only places in its arrays; the whole of a set in memory would be kept for nothing.
+        # Splits of a store only index its arrays. For a data set in memory, `whole` would keep unused samples alive.
         whole = None if self.folder is None else self.whole or self
         return replace(self, splits={**self.splits, **parts}, counts={**self.counts, **sizes}, whole=whole)
 
     def with_held_out(self, fraction: float, *, seed: int) -> MultimodalData:
-        """The same data with a stratified share of train as a split of its own, ``held_out``, for methods that need one.
+        """Return the data with a stratified fraction of train as a separate split, ``held_out``, for methods that need one.
 
-        A class with one training sample keeps it. Validation and test are not touched; the digest stays.
+        A class with a single training sample keeps it in train. Validation, test and the digest do not change.
         """
         if fraction == 0.0:
             return self
@@ -199,9 +200,9 @@ class MultimodalData:
         generator = torch.Generator().manual_seed(seed)
         taken = []
         for label in train.labels.unique():
-            places = (train.labels == label).nonzero().squeeze(1)
-            share = min(len(places) - 1, max(1, round(fraction * len(places))))
-            taken.append(places[torch.randperm(len(places), generator=generator)[:share]])
+            indices = (train.labels == label).nonzero().squeeze(1)
+            count = min(len(indices) - 1, max(1, round(fraction * len(indices))))
+            taken.append(indices[torch.randperm(len(indices), generator=generator)[:count]])
         held_out = torch.cat(taken).sort().values
         rest = torch.ones(len(train), dtype=torch.bool)
         rest[held_out] = False
@@ -209,13 +210,13 @@ class MultimodalData:
 
 
 class BatchLoader:
-    """Batches of a split. The order of an epoch depends on the seed and the epoch alone, so it needs no saved state.
+    """Batches of a split. The order of an epoch depends only on the seed and the epoch, so there is no state to save.
 
     Args:
-        split: what to read.
-        batch_size: samples per batch; the last one may be smaller, nothing is dropped. A last batch of a single sample
-            joins the one before it, because batch normalization cannot train on one sample.
-        seed: of the orders of ``epoch``.
+        split: the split to read.
+        batch_size: samples per batch. The last batch may be smaller; nothing is dropped. A last batch of a single sample is
+            merged into the one before it, because batch normalization cannot train on one sample.
+        seed: seed of the shuffling in ``epoch``.
     """
 
     def __init__(self, split: Split, batch_size: int, *, seed: int = 0) -> None:
@@ -227,7 +228,7 @@ class BatchLoader:
         return self.batches(len(self._split))
 
     def batches(self, samples: int) -> int:
-        """Batches of an epoch that shows so many samples."""
+        """Return the number of batches in an epoch of ``samples`` samples."""
         return len(self._chunks(torch.arange(samples)))
 
     def epoch(
@@ -239,27 +240,27 @@ class BatchLoader:
         samples: Tensor | None = None,
         present: Mapping[str, Tensor] | None = None,
     ) -> Iterator[Batch]:
-        """The batches of a shuffled epoch, from ``start_batch`` on. What is random in a batch depends on its place alone.
+        """Yield the batches of a shuffled epoch from ``start_batch`` on. Randomness in a batch depends only on its position.
 
         Args:
-            epoch: with the loader's seed, decides the order.
-            device: where batches go.
-            start_batch: batches to leave out.
-            samples: ``(n,)`` int64, what to show; None = each sample once.
-            present: beside ``samples``, see ``EpochPlan``.
+            epoch: determines the order, together with the loader's seed.
+            device: device of the batches.
+            start_batch: number of batches to skip.
+            samples: ``(n,)`` int64, indices of the samples to use, possibly repeated; None = each sample once.
+            present: which modalities each entry of ``samples`` has, see ``EpochPlan``.
         """
         first = (self._seed * 1_000_003 + epoch) % 2**63
         count = len(self._split) if samples is None else len(samples)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(first))
         batches: list[tuple[Tensor, int | None, dict[str, Tensor]]] = []
-        for number, places in list(enumerate(self._chunks(order)))[start_batch:]:
-            shown = {name: value[places] for name, value in (present or {}).items()}
-            index = places if samples is None else samples[places]
-            batches.append((index, (first * 100_003 + number) % 2**63, shown))
+        for number, positions in list(enumerate(self._chunks(order)))[start_batch:]:
+            available = {name: value[positions] for name, value in (present or {}).items()}
+            index = positions if samples is None else samples[positions]
+            batches.append((index, (first * 100_003 + number) % 2**63, available))
         yield from self._batches(batches, device)
 
     def ordered(self, device: torch.device) -> Iterator[Batch]:
-        """Every sample once, in index order, without augmentation."""
+        """Yield every sample once, in index order, without augmentation."""
         chunks = torch.arange(len(self._split)).split(self._batch_size)
         yield from self._batches([(index, None, {}) for index in chunks], device)
 
@@ -272,16 +273,16 @@ class BatchLoader:
     def _batches(
         self, chunks: list[tuple[Tensor, int | None, dict[str, Tensor]]], device: torch.device
     ) -> Iterator[Batch]:
-        if self._split.rows is None:  # in memory: a thread would cost more than it hides
+        if self._split.rows is None:  # in memory: a thread would cost more than it saves
             for chunk in chunks:
                 yield self._finish(*self._read(*chunk, device), device)
             return
         with ThreadPoolExecutor(1) as reader:
-            ahead = [reader.submit(self._read, *chunk, device) for chunk in chunks[:READ_AHEAD]]
+            pending = [reader.submit(self._read, *chunk, device) for chunk in chunks[:READ_AHEAD]]
             for number in range(len(chunks)):
-                ready = ahead.pop(0).result()
+                ready = pending.pop(0).result()
                 if number + READ_AHEAD < len(chunks):
-                    ahead.append(reader.submit(self._read, *chunks[number + READ_AHEAD], device))
+                    pending.append(reader.submit(self._read, *chunks[number + READ_AHEAD], device))
                 yield self._finish(*ready, device)
 
     def _read(
@@ -297,11 +298,11 @@ class BatchLoader:
 
 
 def channel_statistics(values: Tensor, *, channel: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel over a training split.
+    """Return mean and standard deviation per channel over a training split.
 
     Args:
-        values: ``(samples, ...)``; uint8 is read as 0-1.
-        channel: which dimension holds the channels.
+        values: ``(samples, ...)``; uint8 is scaled to 0-1.
+        channel: index of the channel dimension.
 
     Returns:
         One mean and one standard deviation (at least 1e-6) per channel.
@@ -310,7 +311,7 @@ def channel_statistics(values: Tensor, *, channel: int) -> tuple[tuple[float, ..
     scale = 255.0 if values.dtype == torch.uint8 else 1.0
     total = torch.zeros(values.shape[channel], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for part in values.split(STATISTICS_CHUNK):  # a float64 copy of a whole split can exceed the memory
+    for part in values.split(STATISTICS_CHUNK):  # in chunks: a float64 copy of a whole split can exceed the memory
         exact = part.double() / scale
         total += exact.sum(others)
         squares += exact.square().sum(others)

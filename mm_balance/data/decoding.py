@@ -1,4 +1,4 @@
-"""Clips -> rows of a store, in this process or in several."""
+"""Decode clips into rows of a store, in this process or in a pool."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from threadpoolctl import threadpool_limits
 
 from mm_balance.data.features import AUDIO_RECIPES
 from mm_balance.data.frames import color_moments, read_frames
-from mm_balance.data.growing_array import Rows, row_shapes
+from mm_balance.data.growing_array import RowWriter, row_shapes
 from mm_balance.data.journal import Clip, frames_of
 from mm_balance.data.recipe import SOUND, Recipe
 from mm_balance.data.sound import DecodeError, audio_features
 from mm_balance.errors import Interrupted, UserError
 
 WRITERS_FILE = "writers"
-"""Held, shared, by every process that writes rows."""
+"""Lock file that every process writing rows holds in shared mode."""
 
 
 def results(tasks: list[Task], workers: int, stop: Callable[[], bool]) -> Iterator[list[dict[str, Any]]]:
-    """The journal's entries of each task, as tasks get done.
+    """Yield the journal entries of each task as it completes.
 
     Args:
-        tasks: what to decode.
-        workers: processes; 1 = in this one.
-        stop: asked after every task.
+        tasks: the clips to decode.
+        workers: number of processes; 1 = decode in this one.
+        stop: polled after every task.
 
     Raises:
-        Interrupted: ``stop`` said so.
+        Interrupted: ``stop`` returned True.
         UserError: a decoding process died.
     """
     if workers == 1:
@@ -52,15 +52,15 @@ def results(tasks: list[Task], workers: int, stop: Callable[[], bool]) -> Iterat
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mm_balance.data.decoding"])
-    theirs, ours = context.Pipe(duplex=False)
-    with ours, theirs, ProcessPoolExecutor(workers, context, _start_worker, (theirs,)) as pool:
-        waiting = iter(tasks)
+    worker_end, parent_end = context.Pipe(duplex=False)
+    with parent_end, worker_end, ProcessPoolExecutor(workers, context, _start_worker, (worker_end,)) as pool:
+        pending = iter(tasks)
         running: set[Future[list[dict[str, Any]]]] = set()
         try:
             while True:
-                # A few tasks ahead: a stop must not wait for thousands.
-                while len(running) < 2 * workers and (following := next(waiting, None)) is not None:
-                    running.add(pool.submit(decode_chunk, following))
+                # Submit only a few tasks ahead, so that a stop does not wait for thousands.
+                while len(running) < 2 * workers and (next_task := next(pending, None)) is not None:
+                    running.add(pool.submit(decode_chunk, next_task))
                 if not running:
                     return
                 done, running = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
@@ -70,30 +70,30 @@ def results(tasks: list[Task], workers: int, stop: Callable[[], bool]) -> Iterat
                     raise Interrupted
         except BrokenProcessPool as error:
             raise UserError(
-                "a decoding process died (out of memory, or a file that crashes the decoder); what was decoded is kept: "
-                "run again, with workers=1 to see at which clip it stops"
+                "a decoding process died (out of memory, or a file that crashes the decoder); decoded clips are kept: "
+                "run again, with workers=1 to see which clip it stops at"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(alive: Connection) -> None:
-    def watch() -> None:
-        # A killed parent cannot end its workers, and they would wait for tasks for ever: its end of the pipe closes.
+def _start_worker(parent: Connection) -> None:
+    def exit_with_parent() -> None:
+        # A killed parent cannot stop its workers, which would wait for tasks forever. But its end of the pipe closes.
         try:
-            alive.recv()
+            parent.recv()
         except EOFError:
             os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
-    # There are as many processes as cores: threads of torch and BLAS would only wait for one another.
+    threading.Thread(target=exit_with_parent, daemon=True).start()
+    # There are as many processes as cores, so threads of torch and BLAS would only compete for them.
     torch.set_num_threads(1)
     threadpool_limits(1)
 
 
 @dataclass(frozen=True)
 class Task:
-    """Some clips and the rows they go to, from ``first_row`` on, in the store in ``folder``."""
+    """Clips to decode into consecutive rows, from ``first_row`` on, of the store in ``folder``."""
 
     folder: Path
     recipe: Recipe
@@ -103,19 +103,19 @@ class Task:
 
 
 def decode_chunk(task: Task) -> list[dict[str, Any]]:
-    """Decode some clips into their rows; one entry of the journal for each."""
+    """Decode the clips of a task into their rows and return one journal entry per clip."""
     shapes = row_shapes(task.recipe, task.kinds)
     with ExitStack() as stack:
         writers = stack.enter_context((task.folder / WRITERS_FILE).open("w"))
         fcntl.flock(writers, fcntl.LOCK_SH)
         arrays = {
-            name: Rows(stack.enter_context((task.folder / f"{name}.npy").open("r+b")), *shapes[name])
+            name: RowWriter(stack.enter_context((task.folder / f"{name}.npy").open("r+b")), *shapes[name])
             for name in task.kinds
         }
-        return [_decode_clip(clip, task.first_row + place, task, arrays) for place, clip in enumerate(task.clips)]
+        return [_decode_clip(clip, task.first_row + offset, task, arrays) for offset, clip in enumerate(task.clips)]
 
 
-def _decode_clip(clip: Clip, row: int, task: Task, arrays: Mapping[str, Rows]) -> dict[str, Any]:
+def _decode_clip(clip: Clip, row: int, task: Task, arrays: Mapping[str, RowWriter]) -> dict[str, Any]:
     entry: dict[str, Any] = {"identity": clip.identity, "sample": clip.sample, "row": row, "ok": True}
     hashes: dict[Path, str] = {}
     for name, kind in task.kinds.items():
@@ -126,7 +126,7 @@ def _decode_clip(clip: Clip, row: int, task: Task, arrays: Mapping[str, Rows]) -
                 hashes[path] = content_hash(path)
         except DecodeError as error:
             return entry | {"ok": False, "modality": name, "reason": str(error), "lasting": True}
-        except OSError as error:  # rights and cables can be put right without the file changing
+        except OSError as error:  # permissions and connections can be fixed without the file changing
             reason = f"cannot be read ({error.strerror or error})"
             return entry | {"ok": False, "modality": name, "reason": reason, "lasting": False}
         arrays[name].write(row, values)
@@ -141,27 +141,27 @@ def _decode(path: Path, kind: str, recipe: Recipe) -> tuple[np.ndarray, dict[str
             "sample" if recipe.per_sample else "none",
         )  # fmt: skip
         exact = values.astype(np.float64)
-        heard = {"seconds": sound.seconds, "rate": sound.rate, "channels": sound.channels}
-        return values, heard | {"mean": [float(exact.mean())], "square": [float(np.square(exact).mean())]}
-    frames, picture = read_frames(
+        sound_metadata = {"seconds": sound.seconds, "rate": sound.rate, "channels": sound.channels}
+        return values, sound_metadata | {"mean": [float(exact.mean())], "square": [float(np.square(exact).mean())]}
+    frames, image = read_frames(
         path, frames_per_second=recipe.frames_per_second, count=recipe.frame_count, size=recipe.frame_edge
     )
-    mean, square = color_moments(frames[: picture.valid])
-    seen = {
-        "seconds": picture.seconds,
-        "rate": picture.rate,
-        "width": picture.width,
-        "height": picture.height,
+    mean, square = color_moments(frames[: image.valid])
+    image_metadata = {
+        "seconds": image.seconds,
+        "rate": image.rate,
+        "width": image.width,
+        "height": image.height,
     }
-    return frames, seen | {"frames": picture.valid, "mean": mean, "square": square}
+    return frames, image_metadata | {"frames": image.valid, "mean": mean, "square": square}
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, or of all frames of a folder with their names."""
+    """Return the SHA-256 of a file's bytes, or of the names and contents of all frames in a folder."""
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for item in frames_of(path):
-        whole.update(f"{item.name}\0{content_hash(item)}\n".encode())
-    return whole.hexdigest()
+        digest.update(f"{item.name}\0{content_hash(item)}\n".encode())
+    return digest.hexdigest()

@@ -1,9 +1,9 @@
-"""`digits`, the embedded set: real handwriting with synthesized speech, some of it corrupted on purpose.
+"""`digits`, the embedded set: real handwriting paired with synthesized speech, part of it deliberately corrupted.
 
-Sounds are eSpeak NG's (not recordings); images are MNIST digits; a pair shares its class and nothing else. Test voices
-are never heard in training. Files and their origin: ``mm_balance/data/embedded/index.json``, ``tools/make_digits.py``.
+Sounds are synthesized by eSpeak NG (not recordings); images are MNIST digits; a pair shares nothing but its class. Test
+voices do not occur in training. Files and their origin: ``mm_balance/data/embedded/index.json``, ``tools/make_digits.py``.
 
-Everything random is drawn from one data seed, never from a run's seed: all runs see the same bytes.
+Everything random is drawn from one data seed, never from a run's seed: all runs get the same bytes.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ SPLITS = {"tr": "train", "va": "val", "te": "test"}
 
 CLIP = 6400  # samples of 8 kHz: 0.8 s
 WINDOW, HOP, BANDS, FRAMES = 256, 100, 40, 64
-SNR = (-10.0, 0.0)  # dB, white noise, uniform per clip
+SNR = (-10.0, 0.0)  # dB; white noise, uniform per clip
 CANVAS = 36
 DIGIT = (20.0, 28.0)  # pixels
-PIECE = (8, 12)  # pixels of the distractor
+PIECE = (8, 12)  # pixels; size of the distractor
 IMAGE_NOISE = 0.15
-LOUDNESS = 0.1  # root mean square of every clip: its noise is then 40 dB above the floor of the spectrogram
-CHUNK = 250  # clips whose noise and spectra are made together; more do not fit a processor's cache
+LOUDNESS = 0.1  # RMS of every clip; noise is then 40 dB above the floor of the spectrogram
+CHUNK = 250  # clips processed together; larger chunks do not fit the CPU cache
 
 AUDIO_KINDS = ("noise", "silence", "other_digit")
 VISUAL_KINDS = ("noise", "other_digit")
 
 
 def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed: int = 0) -> MultimodalData:
-    """The embedded set: 3,500 / 500 / 1,000 pairs, audio 1 x 40 x 64 (log-mel), visual 1 x 36 x 36 (0-1 plus noise).
+    """Load the embedded set: 3,500 / 500 / 1,000 pairs, audio 1 x 40 x 64 (log-mel), visual 1 x 36 x 36 (0-1 plus noise).
 
     Args:
-        visual_difficulty: in [0, 1]. 1: digits of 20-28 px at a random place, a distracting piece of another digit,
-            image noise; audio dominates. 0: 28 px, centered, clean; vision dominates. In between, each of these in
-            proportion. The sounds are the same at any value.
-        corruption: in [0, 0.5], share of the **training** samples that are corrupted in one modality, half of them in
-            sound (noise, silence, another digit), half in the image (noise, another digit), evenly over the classes.
-            Validation and test data stay as they are. The truth is in ``Split.corrupted``.
-        seed: of the draw of data.
+        visual_difficulty: in [0, 1]. 1: digits of 20-28 px at a random position, a distracting piece of another digit,
+            image noise; audio dominates. 0: 28 px, centered, clean; vision dominates. Values in between interpolate
+            linearly. The sounds do not depend on it.
+        corruption: in [0, 0.5], fraction of the **training** samples that are corrupted in one modality, half of them in
+            the sound (noise, silence, another digit), half in the image (noise, another digit), evenly over the classes.
+            Validation and test data are not corrupted. The ground truth is in ``Split.corrupted``.
+        seed: data seed.
 
     Raises:
-        UserError: a value out of range; a file is missing or differs from the one that was shipped.
+        UserError: a value is out of range; a file is missing or differs from the one that was shipped.
     """
     if not 0.0 <= visual_difficulty <= 1.0:
         raise UserError(f"visual_difficulty={visual_difficulty}: give a number from 0 to 1")
@@ -67,21 +67,23 @@ def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed
     index, files = _checked_files(FOLDER)
     labels = np.asarray(index["label"])
     split = np.asarray([SPLITS[name] for name in index["split"]])
-    where, how = _plan_corruption(split == "train", labels, corruption, seed)
+    corrupted_modality, kind = _plan_corruption(split == "train", labels, corruption, seed)
     inputs = {
-        "audio": _audio(_utterances(index, files), labels, where == "audio", how, split == "train", seed),
-        "visual": _visual(_tiles(index, files), labels, where == "visual", how, split, visual_difficulty, seed),
+        "audio": _audio(_utterances(index, files), labels, corrupted_modality == "audio", kind, split == "train", seed),
+        "visual": _visual(
+            _tiles(index, files), labels, corrupted_modality == "visual", kind, split, visual_difficulty, seed
+        ),
     }
     splits = {}
     for name in SPLITS.values():
-        places = np.flatnonzero(split == name)
+        indices = np.flatnonzero(split == name)
         splits[name] = Split(
             name,
-            {modality: values[places] for modality, values in inputs.items()},
-            torch.from_numpy(labels[places]),
-            [f"digits-{place:04d}" for place in places],
-            where[places].tolist(),
-            how[places].tolist(),
+            {modality: values[indices] for modality, values in inputs.items()},
+            torch.from_numpy(labels[indices]),
+            [f"digits-{index:04d}" for index in indices],
+            corrupted_modality[indices].tolist(),
+            kind[indices].tolist(),
         )
     specs = {}
     for modality, values in splits["train"].inputs.items():
@@ -99,7 +101,7 @@ def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed
         classes=CLASSES,
         specs=specs,
         splits=splits,
-        # The index holds labels, splits and the hashes of the media; parsed, so that line ends do not matter.
+        # The index has labels, splits and hashes of the media. It is hashed as parsed, so that line endings do not matter.
         digest=hashlib.sha256(json.dumps([settings, index], sort_keys=True).encode()).hexdigest(),
         recipe=f"{VERSION}: 8 kHz, 0.8 s, {BANDS} log-mel bands x {FRAMES} frames; images {CANVAS} x {CANVAS}; "
         f"visual_difficulty {visual_difficulty:g}, corruption {corruption:g}",
@@ -107,7 +109,7 @@ def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed
         counts={
             **{name: len(part) for name, part in splits.items()},
             "skipped": 0,
-            "corrupted": int((where != "").sum()),
+            "corrupted": int((corrupted_modality != "").sum()),
         },
         source="Embedded `digits`: MNIST handwriting paired by class with speech synthesized by eSpeak NG (not "
         "recorded together, not recordings).",
@@ -115,7 +117,7 @@ def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed
 
 
 def _checked_files(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The index, and the contents of the files that it vouches for."""
+    """Read the index and the files it lists, and check their hashes."""
     index_path = folder / "index.json"
     if not index_path.is_file():
         raise UserError(f"{index_path} is missing; install MM-Balance again")
@@ -136,25 +138,25 @@ def _checked_files(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 def _generator(seed: int, purpose: str) -> np.random.Generator:
-    """A stream of its own per purpose, so that changing one leaves the others as they are."""
+    """Return a separate random stream per purpose, so that changing one does not affect the others."""
     return np.random.default_rng([seed, *purpose.encode()])
 
 
 def _utterances(index: dict[str, Any], files: dict[str, bytes]) -> NDArray[np.float32]:
-    """Every utterance in the middle of 0.8 s of silence, ``(samples, CLIP)``."""
+    """Center each utterance in 0.8 s of silence: ``(samples, CLIP)``."""
     try:
         stream, _ = read_sound(files["speech.ogg"])
     except DecodeError as error:
         raise UserError(f"{FOLDER / 'speech.ogg'}: {error}; reinstall soundfile, which brings libsndfile") from error
     clips = np.zeros((len(index["start"]), CLIP), dtype=np.float32)
-    for place, (start, length) in enumerate(zip(index["start"], index["length"], strict=True)):
+    for number, (start, length) in enumerate(zip(index["start"], index["length"], strict=True)):
         offset = (CLIP - length) // 2
-        clips[place, offset : offset + length] = stream[start : start + length]
+        clips[number, offset : offset + length] = stream[start : start + length]
     return clips
 
 
 def _tiles(index: dict[str, Any], files: dict[str, bytes]) -> NDArray[np.float32]:
-    """Every digit, ``(samples, 28, 28)``, 0 to 1."""
+    """Return all digit images, ``(samples, 28, 28)``, 0 to 1."""
     high, wide = index["sheet"]
     sheet = read_gray_image(files["handwriting.png"])
     return (sheet.reshape(high, 28, wide, 28).swapaxes(1, 2).reshape(-1, 28, 28) / 255).astype(np.float32)
@@ -163,34 +165,34 @@ def _tiles(index: dict[str, Any], files: dict[str, bytes]) -> NDArray[np.float32
 def _plan_corruption(
     train: NDArray[np.bool_], labels: NDArray[np.int64], share: float, seed: int
 ) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
-    """Per sample the corrupted modality and the kind of corruption, ``""`` = clean.
+    """Choose, per sample, the corrupted modality and the kind of corruption, ``""`` = clean.
 
-    Exact: ``round(share * train)`` samples, half per modality (sound has the odd one), kinds equal to within one, and
-    all of it even over the classes to within one or two.
+    Exactly ``round(share * train)`` samples are corrupted, half per modality (an odd one goes to sound). Kinds are balanced to
+    within one, classes to within one or two.
     """
-    where = np.full(len(train), "", dtype="U8")
-    how = np.full(len(train), "", dtype="U16")
+    corrupted_modality = np.full(len(train), "", dtype="U8")
+    kind = np.full(len(train), "", dtype="U16")
     shuffled = _generator(seed, "corruption").permutation(np.flatnonzero(train))
-    # The n-th sample of each class, for n = 0, 1, ...: a prefix of this order is spread evenly over the classes.
-    turn = np.zeros(len(shuffled), dtype=np.int64)
+    # Round-robin over the classes: any prefix of this order is spread evenly over them.
+    rank_in_class = np.zeros(len(shuffled), dtype=np.int64)
     for label in np.unique(labels):
-        own = labels[shuffled] == label
-        turn[own] = np.arange(own.sum())
-    chosen = shuffled[np.argsort(turn, kind="stable")][: round(share * train.sum())]
+        members = labels[shuffled] == label
+        rank_in_class[members] = np.arange(members.sum())
+    chosen = shuffled[np.argsort(rank_in_class, kind="stable")][: round(share * train.sum())]
     chosen = chosen[np.argsort(labels[chosen], kind="stable")]
-    for modality, kinds, places in (("audio", AUDIO_KINDS, chosen[::2]), ("visual", VISUAL_KINDS, chosen[1::2])):
-        where[places] = modality
-        how[places] = [kinds[rank % len(kinds)] for rank in range(len(places))]
-    return where, how
+    for modality, kinds, indices in (("audio", AUDIO_KINDS, chosen[::2]), ("visual", VISUAL_KINDS, chosen[1::2])):
+        corrupted_modality[indices] = modality
+        kind[indices] = [kinds[rank % len(kinds)] for rank in range(len(indices))]
+    return corrupted_modality, kind
 
 
 def _other_digit(
     labels: NDArray[np.int64], replaced: NDArray[np.bool_], donors: NDArray[np.bool_], generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """For every replaced sample the place of a training sample of another class; all others keep their own."""
+    """Return source indices: for replaced samples, a training sample of another class; for all others, the sample itself."""
     source = np.arange(len(labels))
-    for place in np.flatnonzero(replaced):
-        source[place] = generator.choice(np.flatnonzero(donors & (labels != labels[place])))
+    for index in np.flatnonzero(replaced):
+        source[index] = generator.choice(np.flatnonzero(donors & (labels != labels[index])))
     return source
 
 
@@ -198,26 +200,26 @@ def _audio(
     waves: NDArray[np.float32],
     labels: NDArray[np.int64],
     corrupted: NDArray[np.bool_],
-    how: NDArray[np.str_],
+    kind: NDArray[np.str_],
     train: NDArray[np.bool_],
     seed: int,
 ) -> Tensor:
-    """Speech in noise as log-mel spectrograms, ``(samples, 1, 40, 64)``."""
+    """Compute log-mel spectrograms of noisy speech, ``(samples, 1, 40, 64)``."""
     generator = _generator(seed, "audio")
     decibel = generator.uniform(*SNR, len(waves)).astype(np.float32)
-    source = _other_digit(labels, corrupted & (how == "other_digit"), train, _generator(seed, "audio donors"))
-    speechless = corrupted & np.isin(how, ("noise", "silence"))
-    silent = corrupted & (how == "silence")
+    source = _other_digit(labels, corrupted & (kind == "other_digit"), train, _generator(seed, "audio donors"))
+    speechless = corrupted & np.isin(kind, ("noise", "silence"))
+    silent = corrupted & (kind == "silence")
     spectra = []
     for chunk in np.split(np.arange(len(waves)), range(CHUNK, len(waves), CHUNK)):
         speech = waves[source[chunk]]
         noise = generator.standard_normal(speech.shape, dtype=np.float32)
-        # The signal-to-noise ratio counts the power while something is said, not the pauses around it.
+        # The signal-to-noise ratio refers to the power of the utterance without the silence around it.
         power = np.square(speech).sum(axis=1) / np.count_nonzero(speech, axis=1)
         noise *= np.sqrt(power * 10 ** (-decibel[chunk] / 10))[:, None]
         speech[speechless[chunk]] = 0
         mixed = speech + noise
-        # One loudness for all, so that the signal-to-noise ratio does not show in the level.
+        # All clips have the same loudness, so that the level does not reveal the signal-to-noise ratio.
         mixed *= LOUDNESS / np.sqrt(np.square(mixed).mean(axis=1, keepdims=True))
         mixed[silent[chunk]] = 0
         spectra.append(log_mel(torch.from_numpy(mixed), rate=8000, window=WINDOW, hop=HOP, bands=BANDS)[..., :FRAMES])
@@ -228,12 +230,12 @@ def _visual(
     tiles: NDArray[np.float32],
     labels: NDArray[np.int64],
     corrupted: NDArray[np.bool_],
-    how: NDArray[np.str_],
+    kind: NDArray[np.str_],
     split: NDArray[np.str_],
     difficulty: float,
     seed: int,
 ) -> Tensor:
-    """Digits on a canvas, ``(samples, 1, 36, 36)``. The draws are the same at any difficulty; it only scales them."""
+    """Render digits on a canvas, ``(samples, 1, 36, 36)``. Random draws do not depend on the difficulty; it only scales them."""
     generator = _generator(seed, "visual")
     count = len(tiles)
     size = DIGIT[1] - difficulty * (DIGIT[1] - generator.uniform(*DIGIT, count))
@@ -241,19 +243,19 @@ def _visual(
     pieces = _pieces(tiles, split, generator)
     noise = generator.standard_normal((count, CANVAS, CANVAS), dtype=np.float32)
     source = _other_digit(
-        labels, corrupted & (how == "other_digit"), split == "train", _generator(seed, "visual donors")
+        labels, corrupted & (kind == "other_digit"), split == "train", _generator(seed, "visual donors")
     )
-    canvas = _place(torch.from_numpy(tiles[source]), torch.from_numpy(size), torch.from_numpy(center))
+    canvas = _paste(torch.from_numpy(tiles[source]), torch.from_numpy(size), torch.from_numpy(center))
     canvas = torch.maximum(canvas, difficulty * pieces)
-    canvas[torch.from_numpy(corrupted & (how == "noise"))] = 0
-    strength = np.full(count, IMAGE_NOISE * difficulty, dtype=np.float32)
-    # A corrupted image is noise at any difficulty.
-    strength[corrupted & (how == "noise")] = np.maximum(IMAGE_NOISE, strength[corrupted & (how == "noise")])
-    return (canvas + torch.from_numpy(noise * strength[:, None, None])).unsqueeze(1).contiguous()
+    canvas[torch.from_numpy(corrupted & (kind == "noise"))] = 0
+    noise_std = np.full(count, IMAGE_NOISE * difficulty, dtype=np.float32)
+    # A corrupted image is pure noise at any difficulty.
+    noise_std[corrupted & (kind == "noise")] = np.maximum(IMAGE_NOISE, noise_std[corrupted & (kind == "noise")])
+    return (canvas + torch.from_numpy(noise * noise_std[:, None, None])).unsqueeze(1).contiguous()
 
 
-def _place(tiles: Tensor, size: Tensor, center: Tensor) -> Tensor:
-    """Scale each 28 x 28 tile to ``size`` pixels and put it ``center`` pixels off the middle: ``(samples, 36, 36)``."""
+def _paste(tiles: Tensor, size: Tensor, center: Tensor) -> Tensor:
+    """Scale each 28 x 28 tile to ``size`` pixels and paste it ``center`` pixels off the middle: ``(samples, 36, 36)``."""
     scale = CANVAS / size
     theta = torch.zeros(len(tiles), 2, 3, dtype=torch.float64)
     theta[:, 0, 0] = theta[:, 1, 1] = scale
@@ -263,16 +265,16 @@ def _place(tiles: Tensor, size: Tensor, center: Tensor) -> Tensor:
 
 
 def _pieces(tiles: NDArray[np.float32], split: NDArray[np.str_], generator: np.random.Generator) -> Tensor:
-    """One square piece of another digit at a random place of an empty canvas each, ``(samples, 36, 36)``."""
+    """Place one square piece of another digit at a random position of each empty canvas: ``(samples, 36, 36)``."""
     canvas = np.zeros((len(tiles), CANVAS, CANVAS), dtype=np.float32)
     donors = np.arange(len(tiles))
-    for name in np.unique(split):  # no piece of a test digit is seen in training
-        own = np.flatnonzero(split == name)
-        donors[own] = generator.permutation(own)
+    for name in np.unique(split):  # within a split: no piece of a test digit occurs in training
+        members = np.flatnonzero(split == name)
+        donors[members] = generator.permutation(members)
     sizes = generator.integers(PIECE[0], PIECE[1] + 1, len(tiles))
-    for place, (donor, size) in enumerate(zip(donors, sizes, strict=True)):
+    for number, (donor, size) in enumerate(zip(donors, sizes, strict=True)):
         from_y, from_x = generator.integers(4, 25 - size, 2)
         to_y, to_x = generator.integers(0, CANVAS - size + 1, 2)
         piece = tiles[donor, from_y : from_y + size, from_x : from_x + size]
-        canvas[place, to_y : to_y + size, to_x : to_x + size] = piece
+        canvas[number, to_y : to_y + size, to_x : to_x + size] = piece
     return torch.from_numpy(canvas)

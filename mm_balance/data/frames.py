@@ -1,4 +1,4 @@
-"""Files -> pictures: images, folders of frames, videos."""
+"""Decode frames from images, folders of frames, and videos."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from mm_balance.data.sound import (
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg")
 TOLERANCE_SECONDS = 1e-3
-"""Times of frames are rounded by containers; a frame that starts this late still counts as on time."""
+"""Containers round frame times: a frame that starts at most this late still counts as on time."""
 
 
 @dataclass(frozen=True)
-class PictureFacts:
-    """What a file says of its pictures.
+class ImageFacts:
+    """Metadata of a file's frames.
 
     Attributes:
-        valid: frames found, at least 1.
-        width: of the original pictures, pixels, after turning them upright.
-        height: likewise.
-        rate: own frames per second; None = no video.
-        seconds: length; None = no video.
+        valid: number of decoded frames, at least 1.
+        width: width of the original frames in pixels, after rotating them upright.
+        height: their height, likewise.
+        rate: native frames per second; None = not a video.
+        seconds: duration; None = not a video.
     """
 
     valid: int
@@ -51,43 +51,43 @@ class PictureFacts:
     seconds: float | None
 
 
-def read_frames(path: Path, *, frames_per_second: float, count: int, size: int) -> tuple[np.ndarray, PictureFacts]:
-    """The pictures of an image, a folder of frames, or a video.
+def read_frames(path: Path, *, frames_per_second: float, count: int, size: int) -> tuple[np.ndarray, ImageFacts]:
+    """Read the frames of an image, a folder of frames, or a video.
 
-    From a video come the frames that are shown at 0, 1, 2, ... divided by ``frames_per_second``: the beginning of each
-    interval, as in the extraction of GeWu-Lab/OGM-GE_CVPR2022@343dc1d. The frames of a folder are taken as they are, in
-    natural order (``frame2`` before ``frame10``). The whole picture is resized (bilinear with antialiasing), so one that is
-    not square is squeezed, as the official codes do in evaluation.
+    A video is sampled at times 0, 1, 2, ... divided by ``frames_per_second``: the beginning of each interval, as in the
+    extraction of GeWu-Lab/OGM-GE_CVPR2022@343dc1d. The frames of a folder are taken one by one, in natural order (``frame2``
+    before ``frame10``). The whole frame is resized (bilinear with antialiasing), so a non-square one is squeezed, as in the
+    evaluation of the official codes.
 
     Args:
         path: PNG, JPEG, folder, or video.
-        frames_per_second: of the wanted frames.
-        count: at most so many.
-        size: edge of the result, pixels.
+        frames_per_second: rate at which a video is sampled.
+        count: maximum number of frames.
+        size: edge length of the result, pixels.
 
     Returns:
-        ``(count, size, size, 3)`` uint8, of which the first ``valid`` are pictures and the rest 0; and the facts.
+        ``(count, size, size, 3)`` uint8, the first ``valid`` are frames, the rest 0; and the metadata.
 
     Raises:
-        DecodeError: no picture, truncated, or another reason in words.
+        DecodeError: no frames, truncated, or another reason, stated in the message.
         OSError: the file cannot be opened.
     """
     result = np.zeros((count, size, size, 3), np.uint8)
     if path.is_dir():
         files = sorted((item for item in path.iterdir() if item.suffix.lower() in IMAGE_EXTENSIONS), key=_natural)
         if not files:
-            raise DecodeError(f"the folder holds no frames ({', '.join(IMAGE_EXTENSIONS)})")
-        for place, file in enumerate(files[:count]):
+            raise DecodeError(f"the folder contains no frames ({', '.join(IMAGE_EXTENSIONS)})")
+        for number, file in enumerate(files[:count]):
             try:
                 image = open_image(file.read_bytes())
             except DecodeError as error:
                 raise DecodeError(f"frame {file.name}: {error}") from error
-            result[place] = to_square(image, size)
-        return result, PictureFacts(min(len(files), count), *image.size, None, None)
+            result[number] = to_square(image, size)
+        return result, ImageFacts(min(len(files), count), *image.size, None, None)
     if path.suffix.lower() not in VIDEO_EXTENSIONS:
         image = open_image(path.read_bytes())
         result[0] = to_square(image, size)
-        return result, PictureFacts(1, *image.size, None, None)
+        return result, ImageFacts(1, *image.size, None, None)
     return _read_video(path, frames_per_second, count, size, result)
 
 
@@ -97,7 +97,7 @@ def _natural(path: Path) -> list[Any]:
 
 def _read_video(
     path: Path, frames_per_second: float, count: int, size: int, result: np.ndarray
-) -> tuple[np.ndarray, PictureFacts]:
+) -> tuple[np.ndarray, ImageFacts]:
     with open_container(path) as container:
         if not container.streams.video:
             raise DecodeError(f"no video track (it has {tracks_of(container)})")
@@ -106,34 +106,36 @@ def _read_video(
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         stated = stated_seconds(container, stream)
         frames = _Frames(container, stream, float(rate))
-        found = 0
-        shown: Any = None  # turned into a picture only where it is wanted: that is the dear part
+        written = 0
+        shown: Any = None  # the frame on screen; converted to an image only if needed, because that is expensive
         for time, frame in frames:
-            while found < count and shown is not None and time > found / frames_per_second + TOLERANCE_SECONDS:
-                result[found] = to_square(_upright(shown), size)
-                found += 1
-            if found == count:
+            while written < count and shown is not None and time > written / frames_per_second + TOLERANCE_SECONDS:
+                result[written] = to_square(_upright(shown), size)
+                written += 1
+            if written == count:
                 break
             shown = frame
         if shown is None:
-            raise DecodeError(f"no picture can be decoded{frames.broken and f' ({frames.broken})'}")
-        if found < count:
+            raise DecodeError(f"no frame can be decoded{frames.broken and f' ({frames.broken})'}")
+        if written < count:
             check_length(frames.seconds, stated, "video", frames.broken)
-            # The last frame is shown until the end.
-            while found < count and (found == 0 or found / frames_per_second < frames.seconds - TOLERANCE_SECONDS):
-                result[found] = to_square(_upright(shown), size)
-                found += 1
+            # The last frame stays on screen until the end.
+            while written < count and (
+                written == 0 or written / frames_per_second < frames.seconds - TOLERANCE_SECONDS
+            ):
+                result[written] = to_square(_upright(shown), size)
+                written += 1
         width, height = _upright(shown).size
         seconds = frames.seconds if stated is None else stated
-        return result, PictureFacts(found, width, height, float(rate), seconds)
+        return result, ImageFacts(written, width, height, float(rate), seconds)
 
 
 class _Frames:
-    """The frames of a video with their times, counted from the first; stops at the first that cannot be decoded.
+    """Iterator over the frames of a video with their times since the first frame; stops at a decoding error.
 
     Attributes:
-        seconds: length of what was decoded so far.
-        broken: the decoder's complaint, empty = none.
+        seconds: duration decoded so far.
+        broken: message of the decoding error, empty = none.
     """
 
     def __init__(self, container: Any, stream: Any, rate: float) -> None:
@@ -156,16 +158,16 @@ class _Frames:
 
 
 def _upright(frame: Any) -> Image.Image:
-    """A frame as a picture; telephones store portraits lying down, with a note to turn them."""
+    """Convert a frame to an image, rotated upright: phones store portrait videos sideways, with a rotation flag."""
     image: Image.Image = frame.to_image(threads=1)
-    turns = round((frame.rotation or 0) / 90) % 4 if hasattr(frame, "rotation") else 0
-    return image.rotate(90 * turns, expand=True) if turns else image
+    quarter_turns = round((frame.rotation or 0) / 90) % 4 if hasattr(frame, "rotation") else 0
+    return image.rotate(90 * quarter_turns, expand=True) if quarter_turns else image
 
 
 def open_image(content: bytes) -> Image.Image:
-    """A PNG or JPEG file as an RGB picture.
+    """Decode a PNG or JPEG file to an RGB image.
 
-    Its EXIF orientation is respected; transparency is dropped; 16-bit gray is brought to 8 bits.
+    The EXIF orientation is applied, transparency is dropped, and 16-bit gray is scaled to 8 bits.
 
     Args:
         content: the bytes of the file.
@@ -176,7 +178,7 @@ def open_image(content: bytes) -> Image.Image:
     if not content:
         raise DecodeError("the file is empty (0 bytes)")
     if content[:4] == b"\x89PNG" and b"IEND" not in content:
-        # Pillow does not miss the end of a file whose last pixels happen to be there.
+        # Pillow does not notice a missing end if all pixels are there.
         raise DecodeError("cannot be decoded as PNG or JPEG (truncated: the end of the PNG is missing)")
     try:
         image: Image.Image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
@@ -184,34 +186,34 @@ def open_image(content: bytes) -> Image.Image:
         ImageOps.exif_transpose(image, in_place=True)  # a copy would cost as much as decoding
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise DecodeError(f"cannot be decoded as PNG or JPEG ({one_line(error)})") from error
-    if image.mode.startswith("I"):  # converting would clip 16-bit values at 255
+    if image.mode.startswith("I"):  # convert() would clip 16-bit values at 255
         image = Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def to_square(image: Image.Image, size: int) -> np.ndarray:
-    """The whole picture as ``(size, size, 3)`` uint8.
+    """Resize the whole image to ``(size, size, 3)`` uint8.
 
-    Resized by torch: of what Pillow gives, a value in a few hundred differs, by one, and it takes a third of the time.
+    Resizing with torch takes a third of Pillow's time; one value in a few hundred differs, by one.
     """
     if image.size == (size, size):
         return np.asarray(image)
-    # In this order torch sees that colors lie last, and keeps them so.
+    # With these strides torch recognizes channels-last memory and keeps it.
     pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
     square = functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
     return square[0].permute(1, 2, 0).numpy()
 
 
 def color_moments(frames: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and mean square of red, green and blue over ``(frames, height, width, 3)`` uint8, where 255 counts as 1."""
-    # From a histogram: exact, and ten times as fast as sums over the last dimension.
-    tall = Image.fromarray(frames.reshape(-1, *frames.shape[2:]))
-    shares = np.reshape(tall.histogram(), (3, 256)) / (tall.width * tall.height)
+    """Return mean and mean square of red, green and blue over ``(frames, height, width, 3)`` uint8, scaled to 0-1."""
+    # From a histogram: exact and ten times as fast as reducing over all but the last dimension.
+    stacked = Image.fromarray(frames.reshape(-1, *frames.shape[2:]))
+    shares = np.reshape(stacked.histogram(), (3, 256)) / (stacked.width * stacked.height)
     values = np.arange(256) / 255
     return (shares @ values).tolist(), (shares @ np.square(values)).tolist()
 
 
 def read_gray_image(content: bytes) -> np.ndarray:
-    """The bytes of an image file as ``(height, width)`` uint8, pixel by pixel."""
+    """Decode the bytes of an image file to ``(height, width)`` uint8 without resizing."""
     with Image.open(io.BytesIO(content)) as image:
         return np.array(image.convert("L"))

@@ -1,4 +1,4 @@
-"""What a store has tried so far: clips, their identity, and the journal that survives a kill."""
+"""The journal of a store: which clips were decoded or failed, by identity; it survives a kill."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Clip:
     """One sample to decode.
 
     Attributes:
-        sample: its id.
+        sample: sample id.
         files: modality -> file, or folder of frames.
-        identity: hexadecimal digest of id and the files' names, sizes and times.
+        identity: hexadecimal digest of the id and of the names, sizes and modification times of the files.
     """
 
     sample: str
@@ -42,15 +42,15 @@ class Failure:
 
 
 def identify(sample: str, files: Mapping[str, Path], names: Mapping[str, str]) -> Clip:
-    """The clip of these files.
+    """Return the clip made of these files.
 
     Args:
-        sample: its id.
+        sample: sample id.
         files: modality -> path.
-        names: modality -> the path as the manifest has it, so that a moved folder stays the same store.
+        names: modality -> path as written in the manifest, so that moving the folder does not change identities.
 
     Raises:
-        OSError: a file is not there.
+        OSError: a file does not exist.
     """
     parts: list[Any] = [sample]
     for modality, path in files.items():
@@ -61,12 +61,12 @@ def identify(sample: str, files: Mapping[str, Path], names: Mapping[str, str]) -
 
 
 def frames_of(folder: Path) -> list[Path]:
-    """The files of a folder of frames, sorted by name."""
+    """Return the files in a folder of frames, sorted by name."""
     return sorted(item for item in folder.iterdir() if item.is_file())
 
 
 class Journal:
-    """What was tried so far: a header line that names the recipe, then one line per clip."""
+    """Decoding attempts so far: a header line with the recipe, then one line per clip."""
 
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         self.path = path
@@ -77,7 +77,7 @@ class Journal:
 
     @classmethod
     def read(cls, folder: Path, recipe: Recipe, kinds: Mapping[str, str]) -> Journal:
-        """The journal of the store in ``folder``, begun where there is none. Raises UserError where it is of another recipe."""
+        """Read the journal of the store in ``folder``, or start one. Raises UserError if it was written with another recipe."""
         header = {"version": VERSION, "recipe": asdict(recipe), "kinds": dict(kinds)}
         journal = cls(folder / JOURNAL_FILE, header)
         if not journal.path.is_file():
@@ -85,33 +85,35 @@ class Journal:
             return journal
         text = journal.path.read_text("utf-8")
         lines = text.splitlines()
-        if text and not text.endswith("\n"):  # torn by a kill: that clip is decoded again
+        if text and not text.endswith("\n"):  # cut off by a kill: that clip is decoded again
             lines.pop()
             journal.path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
         if not lines or json.loads(lines[0]) != header:
-            raise UserError(f"{folder} was prepared otherwise than its name says: delete it and prepare again")
+            raise UserError(
+                f"{folder} was prepared with a different recipe than its name says: delete it and prepare again"
+            )
         for line in lines[1:]:
             entry = json.loads(line)
             if entry["ok"] or entry["lasting"]:
-                journal.take(entry)
+                journal.add(entry)
             else:
                 journal.next_row = max(journal.next_row, entry["row"] + 1)
         return journal
 
     @contextmanager
     def appending(self) -> Iterator[Callable[[dict[str, Any]], None]]:
-        """A function that takes an entry up and writes it down at once."""
+        """Yield a function that adds an entry and writes it to disk at once."""
         with self.path.open("a", encoding="utf-8") as file:
 
             def append(entry: dict[str, Any]) -> None:
                 file.write(json.dumps(entry) + "\n")
                 file.flush()
-                self.take(entry)
+                self.add(entry)
 
             yield append
 
-    def take(self, entry: dict[str, Any]) -> None:
-        """Take an entry up, in memory."""
+    def add(self, entry: dict[str, Any]) -> None:
+        """Add an entry in memory."""
         self.next_row = max(self.next_row, entry["row"] + 1)
         if entry["ok"]:
             self.rows[entry["identity"]] = entry

@@ -1,4 +1,4 @@
-"""What is done to files before they are stored: every choice by name, in one place. No torch: decoders import it."""
+"""Decoding recipes: all choices made before clips are stored. Decoding workers import this module, so it avoids torch."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from mm_balance.errors import UserError
 
 VERSION = "files-2"
 CROP_MARGIN = 8 / 7
-"""Frames that will be cropped are stored larger by this factor: 256 pixels for 224, the usual pair."""
+"""Frames to be cropped are stored larger by this factor: 256 pixels for 224, the usual pair."""
 
-SOUND, PICTURE = "sound", "image"
-"""Kinds of modalities, as ``InputSpec.kind`` has them."""
+SOUND, IMAGE = "sound", "image"
+"""Kinds of modalities: the values of ``InputSpec.kind``."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How sounds and pictures are decoded. Equal recipes make equal stores of equal files.
+    """How sounds and images are decoded. Equal recipes and equal files give equal stores.
 
     Attributes:
         audio: key of ``AUDIO_RECIPES``.
-        clip_seconds: length of every sound.
+        clip_seconds: length of every sound, seconds.
         audio_fit: ``tile`` or ``pad``.
-        resampler: see ``resample_audio``.
-        per_sample: whether each sound's features are brought to mean 0 and deviation 1.
-        frames_per_second: of stored frames.
-        frame_count: frames stored per clip, at most.
-        frame_edge: edge of the stored pictures, pixels.
+        resampler: see ``resample`` in ``mm_balance.data.sound``.
+        per_sample: whether the features of each sound are normalized to mean 0 and standard deviation 1.
+        frames_per_second: rate of the stored frames.
+        frame_count: maximum number of frames stored per clip.
+        frame_edge: edge length of the stored frames, pixels.
     """
 
     audio: str
@@ -43,37 +43,37 @@ class Recipe:
     frame_edge: int
 
     def key(self, kinds: dict[str, str]) -> str:
-        """Twelve hexadecimal digits that tell stores apart, for modalities of these kinds."""
+        """Return twelve hexadecimal digits that identify stores with modalities of these kinds."""
         settings = [VERSION, asdict(self), sorted(kinds.items())]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
     def text(self, kinds: dict[str, str]) -> str:
-        """The recipe in one line, for modalities of these kinds."""
-        words = {
+        """Describe the recipe in one line, for modalities of these kinds. Part of the data digest: do not reword."""
+        descriptions = {
             SOUND: f"mono, {self.audio}, {self.clip_seconds:g} s ({self.audio_fit}), resampler {self.resampler}"
             + (", z-score of each sample" if self.per_sample else ""),
-            PICTURE: f"RGB, squeezed to {self.frame_edge} x {self.frame_edge} (bilinear, antialiased), up to "
+            IMAGE: f"RGB, squeezed to {self.frame_edge} x {self.frame_edge} (bilinear, antialiased), up to "
             f"{self.frame_count} frame(s) at {self.frames_per_second:g} per second",
         }
-        return f"{VERSION}: " + "; ".join(f"{name} {words[kind]}" for name, kind in kinds.items())
+        return f"{VERSION}: " + "; ".join(f"{name} {descriptions[kind]}" for name, kind in kinds.items())
 
 
-def stored_recipe(config: InputConfig, *, moving: bool) -> Recipe:
-    """What of the input parameters concerns the store.
+def stored_recipe(config: InputConfig, *, has_video: bool) -> Recipe:
+    """Return the recipe of the store for these input parameters.
 
     Args:
-        config: how files become what the network sees.
-        moving: whether there are videos or folders of frames; single pictures need room for one frame only.
+        config: how files become network inputs.
+        has_video: whether there are videos or folders of frames; single images need only one stored frame.
 
     Raises:
         UserError: choices that contradict each other.
     """
     if config.recipe == "embedded":
-        raise UserError("recipe=embedded is of digits only; give stft257, fbank128 or logmel64")
+        raise UserError("recipe=embedded is for digits only; use stft257, fbank128 or logmel64")
     if config.audio_normalization == "audioset" and config.recipe != "fbank128":
-        raise UserError(f"audio_normalization=audioset holds constants of recipe=fbank128, not of {config.recipe}")
-    # The tolerance keeps 0.1 * 30 at 3.
-    frames = max(1, math.floor(config.frames_per_second * config.clip_seconds + 1e-6)) if moving else 1
+        raise UserError(f"audio_normalization=audioset has constants for recipe=fbank128 only, not for {config.recipe}")
+    # The tolerance keeps 0.1 * 30 at 3 despite rounding.
+    frames = max(1, math.floor(config.frames_per_second * config.clip_seconds + 1e-6)) if has_video else 1
     return Recipe(
         audio=config.recipe,
         clip_seconds=config.clip_seconds,

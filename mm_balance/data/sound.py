@@ -1,6 +1,6 @@
-"""Files -> sounds. The only place that knows about formats of sound.
+"""Decoding audio files. The only module that deals with audio formats.
 
-Every function raises ``DecodeError`` with a reason that fits on one line; the caller adds which file and which sample.
+Functions raise ``DecodeError`` with a one-line reason; the caller adds the file and the sample.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ VIDEO_EXTENSIONS = (".mp4", ".mpg", ".mpeg", ".avi", ".mkv", ".mov", ".webm", ".
 SILENCE = 1e-4
 """A sound with no sample above this (full scale = 1) is silent: 80 dB below full scale."""
 SHORTFALL_SECONDS, SHORTFALL_SHARE = 0.5, 0.2
-"""A container whose tracks end this much before the length it states (both) is truncated; less is common and harmless."""
+"""A track that ends more than both of these before its stated length is truncated; less is common and harmless."""
 
 
 class DecodeError(Exception):
-    """A file that cannot be used; the message is the reason."""
+    """A file cannot be used; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class SoundFacts:
-    """What a file says of its sound: ``seconds`` (before fitting), ``rate`` in Hz, ``channels``."""
+    """Metadata of a file's sound: ``seconds`` (before fitting), ``rate`` in Hz, ``channels``."""
 
     seconds: float
     rate: int
@@ -43,34 +43,34 @@ class SoundFacts:
 def audio_features(
     path: Path, recipe: AudioRecipe, clip_seconds: float, fit: str, resampler: str, normalization: str
 ) -> tuple[np.ndarray, SoundFacts]:
-    """The features of a file's sound.
+    """Compute the features of a file's sound.
 
     Args:
-        path: a sound, or a video with a sound track.
-        recipe: which features.
-        clip_seconds: length; longer sounds are cut, their beginning stays.
-        fit: shorter sounds: ``tile`` repeats them, ``pad`` appends silence (or empty frames, see ``AudioRecipe``).
+        path: audio file, or video with a sound track.
+        recipe: kind of features.
+        clip_seconds: clip length; longer sounds are cut, keeping the beginning.
+        fit: for shorter sounds: ``tile`` repeats them, ``pad`` appends silence (or empty frames, see ``AudioRecipe``).
         resampler: see ``resample``.
-        normalization: ``none``, or ``sample``: mean 0 and deviation 1 for each sample
+        normalization: ``none``, or ``sample``: mean 0 and standard deviation 1 for each sample
             (fanyunfeng-bit/Modal-Imbalance-PMR@3615e48, data/CREMAD/audio_preprocessing.py).
 
     Returns:
-        ``recipe.shape(clip_seconds)`` float32, and the facts.
+        ``recipe.shape(clip_seconds)`` float32, and the metadata.
 
     Raises:
-        DecodeError: as ``read_sound_file``, and where the sound, or the part of it that is used, is silent.
-        UserError: an unknown resampler, or one that is not installed.
+        DecodeError: as ``read_sound_file``, or the sound, or the part that is used, is silent.
+        UserError: unknown resampler, or one that is not installed.
     """
     audio, facts = read_sound_file(path)
     if not _audible(audio):
         raise DecodeError(f"silent: no sample above {SILENCE:g} of full scale")
     audio = resample(audio, facts.rate, recipe.rate, resampler)
     if len(audio) == 0:
-        raise DecodeError("the sound is shorter than one sample at the wanted rate")
+        raise DecodeError("the sound is shorter than one sample at the target rate")
     samples = recipe.samples(clip_seconds)
     audio = audio[:samples] if fit == "pad" and recipe.pads_features else fit_length(audio, samples, fit)
     if not _audible(audio):
-        raise DecodeError(f"silent in the {samples / recipe.rate:g} s that are used (the beginning)")
+        raise DecodeError(f"silent in the {samples / recipe.rate:g} s that are used (from the beginning)")
     features = recipe.compute(np.ascontiguousarray(audio, dtype=np.float32), clip_seconds)
     if normalization == "sample":
         features = (features - features.mean()) / max(float(features.std()), 1e-6)
@@ -78,7 +78,7 @@ def audio_features(
 
 
 def read_sound_file(path: Path) -> tuple[np.ndarray, SoundFacts]:
-    """All of a file's sound, its channels averaged: ``(samples,)`` float32 with full scale 1.
+    """Read the whole sound of a file, averaged over channels: ``(samples,)`` float32 with full scale 1.
 
     Raises:
         DecodeError: no sound, truncated, empty, or with samples that are not finite.
@@ -91,16 +91,16 @@ def read_sound_file(path: Path) -> tuple[np.ndarray, SoundFacts]:
 
 
 def read_sound(content: bytes) -> tuple[np.ndarray, int]:
-    """All samples of a WAV, FLAC, OGG or MP3 file, its channels averaged.
+    """Decode a WAV, FLAC, OGG or MP3 file, averaged over channels.
 
     Args:
-        content: the bytes of the whole file.
+        content: bytes of the whole file.
 
     Returns:
         ``(samples,)`` float32 with full scale 1, and the sampling rate in Hz.
 
     Raises:
-        DecodeError: not a sound, truncated, empty, or with samples that are not finite.
+        DecodeError: not an audio file, truncated, empty, or with samples that are not finite.
     """
     audio, rate, _ = _read_sound(content)
     return audio, rate
@@ -109,7 +109,7 @@ def read_sound(content: bytes) -> tuple[np.ndarray, int]:
 def _read_sound(content: bytes) -> tuple[np.ndarray, int, int]:
     if not content:
         raise DecodeError("the file is empty (0 bytes)")
-    _check_whole(content)
+    _check_complete(content)
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             declared = file.frames
@@ -118,24 +118,24 @@ def _read_sound(content: bytes) -> tuple[np.ndarray, int, int]:
     except (soundfile.SoundFileError, RuntimeError, OverflowError, TypeError) as error:
         raise DecodeError(f"cannot be decoded as sound ({one_line(error)})") from error
     if len(channels) == 0:
-        raise DecodeError("the sound holds no samples")
+        raise DecodeError("the sound has no samples")
     if len(channels) < declared:
         raise DecodeError(f"truncated: {len(channels)} of {declared} samples can be read")
     if not np.isfinite(channels).all():
-        raise DecodeError("the sound holds NaN or infinite samples")
+        raise DecodeError("the sound has NaN or infinite samples")
     audio = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
     return audio, rate, channels.shape[1]
 
 
-def _check_whole(content: bytes) -> None:
-    """Raise where the container is cut short: libsndfile reads such files without a word."""
+def _check_complete(content: bytes) -> None:
+    """Raise DecodeError if the container is cut short: libsndfile reads such files silently."""
     if content[:4] == b"RIFF" and content[8:12] == b"WAVE":
         position = 12
         while position + 8 <= len(content):
             chunk, size = struct.unpack_from("<4sI", content, position)
-            # 0xFFFFFFFF is what writers to a pipe put where the length is not known.
+            # Writers to a pipe put 0xFFFFFFFF because they do not know the length.
             if chunk == b"data" and size != 0xFFFFFFFF and position + 8 + size > len(content):
-                raise DecodeError(f"truncated: {len(content) - position - 8} of {size} bytes of sound are there")
+                raise DecodeError(f"truncated: {len(content) - position - 8} of {size} bytes of sound are present")
             position += 8 + size + size % 2
     elif content[:4] == b"OggS":
         page = content[content.rfind(b"OggS") :]
@@ -145,11 +145,11 @@ def _check_whole(content: bytes) -> None:
 
 
 def open_container(path: Path) -> Any:
-    """A video file, opened by PyAV. Raises DecodeError where it is none, OSError where it cannot be opened."""
+    """Open a video file with PyAV. Raises DecodeError if it is not one, OSError if it cannot be opened."""
     if path.stat().st_size == 0:
         raise DecodeError("the file is empty (0 bytes)")
     try:
-        # Names of streams and tags may be in any encoding; we read none of them.
+        # Names of streams and tags may be in any encoding; none of them is used.
         return av.open(str(path), metadata_errors="replace")
     except PermissionError:
         raise
@@ -158,29 +158,29 @@ def open_container(path: Path) -> Any:
 
 
 def tracks_of(container: Any) -> str:
-    """What a container holds, for messages: ``1 video, 0 audio``."""
+    """Describe the tracks of a container for messages: ``1 video, 0 audio``."""
     return f"{len(container.streams.video)} video, {len(container.streams.audio)} audio"
 
 
 def stated_seconds(container: Any, stream: Any) -> float | None:
-    """How long a track is by its own word, else by the container's; None = neither says."""
+    """Return the stated duration of a track, else of its container; None = neither states one."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return None if container.duration is None else container.duration / av.time_base
 
 
-def check_length(found: float, stated: float | None, what: str, broken: str) -> None:
-    """Raise DecodeError where a track ends clearly before its stated length.
+def check_length(decoded: float, stated: float | None, what: str, broken: str) -> None:
+    """Raise DecodeError if a track ends well before its stated duration.
 
     Args:
-        found: seconds that could be decoded.
-        stated: seconds by the file's own word, None = unknown.
+        decoded: seconds that could be decoded.
+        stated: seconds stated by the file, None = unknown.
         what: ``sound`` or ``video``.
-        broken: the decoder's complaint, empty = none.
+        broken: message of the decoding error, empty = none.
     """
-    if stated is not None and stated - found > max(SHORTFALL_SECONDS, SHORTFALL_SHARE * stated):
+    if stated is not None and stated - decoded > max(SHORTFALL_SECONDS, SHORTFALL_SHARE * stated):
         raise DecodeError(
-            f"truncated: {found:.2f} of {stated:.2f} s of {what} can be decoded{broken and f' ({broken})'}"
+            f"truncated: {decoded:.2f} of {stated:.2f} s of {what} can be decoded{broken and f' ({broken})'}"
         )
 
 
@@ -195,7 +195,7 @@ def _read_track(path: Path) -> tuple[np.ndarray, SoundFacts]:
         broken = ""
         try:
             for frame in container.decode(stream):
-                # One layout of memory for every sample format; the rate stays.
+                # Converts every sample format to planar float32; the rate is kept.
                 resampler = resampler or av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
                 parts += [item.to_ndarray() for item in resampler.resample(frame)]
         except (av.FFmpegError, ValueError) as error:
@@ -207,19 +207,19 @@ def _read_track(path: Path) -> tuple[np.ndarray, SoundFacts]:
         seconds = channels.shape[1] / rate
         check_length(seconds, stated_seconds(container, stream), "sound", broken)
     if not np.isfinite(channels).all():
-        raise DecodeError("the sound holds NaN or infinite samples")
+        raise DecodeError("the sound has NaN or infinite samples")
     return channels.mean(axis=0, dtype=np.float32), SoundFacts(seconds, rate, channels.shape[0])
 
 
 def resample(audio: np.ndarray, rate: int, target_rate: int, resampler: str = "soxr_hq") -> np.ndarray:
-    """Another sampling rate.
+    """Resample a sound.
 
     Args:
         audio: ``(samples,)`` float32.
-        rate: its rate, Hz.
-        target_rate: wanted rate, Hz.
-        resampler: ``soxr_hq`` (librosa's since 0.10), ``soxr_vhq``, ``polyphase``, or ``kaiser_best`` (librosa's before
-            0.10, with which the official codes ran; needs the package resampy).
+        rate: its sampling rate, Hz.
+        target_rate: new sampling rate, Hz.
+        resampler: ``soxr_hq`` (librosa's default since 0.10), ``soxr_vhq``, ``polyphase``, or ``kaiser_best`` (librosa's
+            default before 0.10, which the official codes used; needs the package resampy).
 
     Returns:
         ``(samples,)`` float32.
@@ -229,7 +229,7 @@ def resample(audio: np.ndarray, rate: int, target_rate: int, resampler: str = "s
     """
     if rate == target_rate:
         return audio
-    import librosa  # slow to import, and only needed here
+    import librosa  # slow to import and only needed here
 
     try:
         resampled: np.ndarray = librosa.resample(audio, orig_sr=rate, target_sr=target_rate, res_type=resampler)
@@ -239,12 +239,12 @@ def resample(audio: np.ndarray, rate: int, target_rate: int, resampler: str = "s
 
 
 def fit_length(audio: np.ndarray, samples: int, how: str = "tile") -> np.ndarray:
-    """``(samples,)``: a sound that is too long is cut (its beginning stays), one that is too short repeated or padded.
+    """Cut a sound to ``(samples,)``, keeping the beginning, or extend it by repeating or padding.
 
     Args:
         audio: ``(any,)`` float32, at least one sample.
-        samples: wanted length.
-        how: ``tile`` (GeWu-Lab/OGM-GE_CVPR2022@343dc1d) or ``pad`` (silence behind it).
+        samples: target length.
+        how: ``tile`` (GeWu-Lab/OGM-GE_CVPR2022@343dc1d) or ``pad`` (append silence).
     """
     if how == "pad":
         return np.pad(audio[:samples], (0, max(0, samples - len(audio))))
@@ -256,5 +256,5 @@ def _audible(audio: np.ndarray) -> bool:
 
 
 def one_line(error: Any) -> str:
-    """An exception's message without line breaks."""
+    """Return an exception's message without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,17 +1,17 @@
-"""Decoded clips on disk: one memory-mapped ``.npy`` per modality, a Parquet table beside them, and a journal.
+"""Store of decoded clips: one memory-mapped ``.npy`` per modality, a Parquet table of metadata, and a journal.
 
-Why these formats: ``.npy`` gives any row of fixed shape without decoding, to NumPy, PyTorch and every other language;
-Parquet holds what is known of each clip. Rows are only ever added, never overwritten, so a run that has the store open
-is not disturbed by another ``prepare``.
+Why these formats: ``.npy`` gives random access to rows of fixed shape without decoding, from NumPy, PyTorch and other
+languages; Parquet keeps the metadata of each clip. Rows are only added, never overwritten, so another ``prepare`` does not
+disturb a run that has the store open.
 
 Files of a store::
 
     store.json      version, recipe, kinds and shapes of the modalities
     samples.parquet one line per decoded clip: identity, sample, row, and per modality hash, seconds, rate, size, ...
-    <modality>.npy  (rows, *shape), float32 for sounds, uint8 for pictures
-    journal.jsonl   what was tried, in order: the truth from which samples.parquet is made; survives a kill
+    <modality>.npy  (rows, *shape), float32 for sounds, uint8 for images
+    journal.jsonl   decoding attempts in order; samples.parquet is derived from it; survives a kill
 
-A clip is identified by its sample id and the names, sizes and times of its files: a file that changes is decoded anew.
+A clip is identified by its sample id and the names, sizes and modification times of its files: a changed file is decoded again.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from mm_balance.data.decoding import WRITERS_FILE, Task, results
-from mm_balance.data.growing_array import check_room, row_shapes, write_header
+from mm_balance.data.growing_array import check_disk_space, row_shapes, write_header
 from mm_balance.data.journal import VERSION, Clip, Failure, Journal
 from mm_balance.data.recipe import SOUND, Recipe
 from mm_balance.errors import UserError
 
 STORE_FILE, TABLE_FILE = "store.json", "samples.parquet"
 LOCK_FILE = "lock"
-"""Held by the process that prepares."""
+"""Lock file held by the process that builds the store."""
 CHUNK = 16
-"""Clips per task of a worker: few enough that a kill costs seconds."""
+"""Clips per worker task; small, so that a kill loses only seconds of work."""
 CLIPS_PER_WORKER = 64
-"""Starting a process costs as much as decoding some tens of clips."""
+"""Minimum number of clips per worker: starting a process costs as much as decoding tens of clips."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Store:
     """An open store.
 
     Attributes:
-        folder: where it is.
-        recipe: in one line.
-        arrays: modality -> ``(rows, *shape)``, mapped, not read.
-        columns: the table, column -> one value per decoded clip.
+        folder: its location.
+        recipe: the recipe in one line.
+        arrays: modality -> ``(rows, *shape)``, memory-mapped.
+        columns: the table: column -> one value per decoded clip.
     """
 
     folder: Path
@@ -61,8 +61,8 @@ class Store:
     arrays: dict[str, np.ndarray]
     columns: dict[str, pa.ChunkedArray] = field(repr=False)
 
-    def places(self, column: str) -> dict[str, int]:
-        """``identity`` or ``sample`` -> line of the table; of two decodings of a sample the later one."""
+    def line_index(self, column: str) -> dict[str, int]:
+        """Map ``identity`` or ``sample`` to its line in the table; if a sample was decoded twice, to the later one."""
         return {name: line for line, name in enumerate(self.columns[column].to_pylist())}
 
 
@@ -76,26 +76,26 @@ def build_store(
     progress: bool = True,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Store, list[Failure]]:
-    """Decode what ``folder`` does not hold yet, in parallel; nothing to do = nothing done.
+    """Decode the clips that the store in ``folder`` does not have yet, in parallel; a no-op if there are none.
 
-    A kill at any time loses at most the clips under way; the next call goes on. A clip that could not be decoded is tried
-    again when one of its files has changed.
+    A kill loses at most the clips in progress; the next call resumes. A clip that could not be decoded is retried once one of
+    its files has changed.
 
     Args:
-        folder: of the store; made if missing.
-        clips: what it shall hold.
-        recipe: how.
+        folder: folder of the store; created if missing.
+        clips: clips the store is to contain.
+        recipe: how to decode them.
         kinds: modality -> ``sound`` or ``image``.
         workers: decoding processes; None = one per core, fewer for few clips; 1 = in this process.
-        progress: show a bar.
-        stop: asked between chunks.
+        progress: show a progress bar.
+        stop: polled between chunks.
 
     Returns:
-        The store, and those of ``clips`` that could not be decoded.
+        The store, and the failures among ``clips``.
 
     Raises:
-        Interrupted: ``stop`` said so.
-        UserError: no room, no right to write, or a decoding process that died.
+        Interrupted: ``stop`` returned True.
+        UserError: not enough disk space, no write permission, or a decoding process died.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,28 +109,28 @@ def build_store(
             if todo or not (folder / STORE_FILE).is_file():
                 finish(folder, journal, recipe, dict(kinds))
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); what was decoded is kept") from error
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); decoded clips are kept") from error
     return open_store(folder), failures
 
 
 def open_store(folder: Path) -> Store:
-    """Map a finished store; reads the table, not the arrays.
+    """Open a finished store: the table is read, the arrays are memory-mapped.
 
     Raises:
-        UserError: no finished store there, or of another version.
+        UserError: no finished store in ``folder``, or one of another version.
     """
     path = folder / STORE_FILE
     if not path.is_file():
-        raise UserError(f"{folder} holds no prepared store")
-    described = json.loads(path.read_text("utf-8"))
-    if described["version"] != VERSION:
+        raise UserError(f"{folder} contains no prepared store; run prepare first")
+    metadata = json.loads(path.read_text("utf-8"))
+    if metadata["version"] != VERSION:
         raise UserError(
-            f"{folder} is a store of version {described['version']}, not {VERSION}: delete it and prepare again"
+            f"{folder} is a store of version {metadata['version']}, not {VERSION}: delete it and prepare again"
         )
     table = pq.read_table(folder / TABLE_FILE)
-    # Read-only: a mapping that could be written to would have to find room in memory for the whole file.
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in described["kinds"]}
-    return Store(folder, described["recipe_text"], arrays, {name: table[name] for name in table.column_names})
+    # Read-only: a writable private mapping would have to reserve memory for the whole file.
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in metadata["kinds"]}
+    return Store(folder, metadata["recipe_text"], arrays, {name: table[name] for name in table.column_names})
 
 
 def _decode_all(
@@ -145,10 +145,10 @@ def _decode_all(
 ) -> None:
     shapes = row_shapes(recipe, kinds)
     with (folder / WRITERS_FILE).open("w") as writers:
-        # Workers of a killed call live on for a second, and rows that they still write must not be given away again.
+        # Workers of a killed call live for another second; rows they still write must not be assigned again.
         fcntl.flock(writers, fcntl.LOCK_EX)
     first = journal.next_row
-    check_room(folder, len(todo), shapes)
+    check_disk_space(folder, len(todo), shapes)
     for name, (shape, dtype) in shapes.items():
         write_header(folder / f"{name}.npy", first + len(todo), shape, dtype)
     tasks = [
@@ -165,7 +165,7 @@ def _decode_all(
 
 
 def finish(folder: Path, journal: Journal, recipe: Recipe, kinds: dict[str, str]) -> None:
-    """Table and description from the journal, each replaced in one step."""
+    """Write the table and the description from the journal, replacing each file atomically."""
     entries = sorted(journal.rows.values(), key=lambda entry: entry["row"])
     columns: dict[str, Any] = {name: [entry[name] for entry in entries] for name in ("identity", "sample", "row")}
     for modality, kind in kinds.items():
@@ -176,9 +176,9 @@ def finish(folder: Path, journal: Journal, recipe: Recipe, kinds: dict[str, str]
     os.replace(partial, folder / TABLE_FILE)
     for name, (shape, dtype) in row_shapes(recipe, kinds).items():
         write_header(folder / f"{name}.npy", journal.next_row, shape, dtype)
-    described = journal.header | {"recipe_text": recipe.text(kinds), "clips": len(entries)}
+    metadata = journal.header | {"recipe_text": recipe.text(kinds), "clips": len(entries)}
     partial = folder / f".{STORE_FILE}"
-    partial.write_text(json.dumps(described, indent=2) + "\n", "utf-8")
+    partial.write_text(json.dumps(metadata, indent=2) + "\n", "utf-8")
     os.replace(partial, folder / STORE_FILE)
 
 
@@ -186,7 +186,7 @@ FACTS = {
     SOUND: ("sha256", "seconds", "rate", "channels", "mean", "square"),
     "image": ("sha256", "seconds", "rate", "width", "height", "frames", "mean", "square"),
 }
-"""What the table says of each clip, by kind of modality. ``mean`` and ``square`` (mean of the squares) are per channel."""
+"""Metadata columns of each clip, by kind of modality. ``mean`` and ``square`` (mean of the squares) are per channel."""
 
 
 @contextmanager
@@ -196,6 +196,6 @@ def _locked(folder: Path, progress: bool) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if progress:
-                print(f"waiting for another process that prepares {folder}", flush=True)
+                print(f"waiting for another process that is preparing {folder}", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""Figures from plain data: each function returns a ``matplotlib.figure.Figure`` and touches no file."""
+"""Figures from plain data: each function returns a ``matplotlib.figure.Figure`` and writes no file."""
 
 from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Samples of a data set at a glance: frames beside spectrograms."""
+"""Contact sheet of a data set: frames next to spectrograms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mm_balance.figures.style import DARK_GRAY, DOTS_PER_INCH, STYLE
 COLUMNS = 3
 MOST_FRAMES = 3
 CELL = (4.2, 1.7)
-"""Width and height of a sample, inches."""
+"""Width and height of one sample, inches."""
 NAME_LENGTH = 44
 
 
@@ -24,8 +24,8 @@ class SheetSample:
     """One sample to draw.
 
     Attributes:
-        name: its id.
-        label: its class.
+        name: sample id.
+        label: class name.
         pictures: modality -> ``(frames, channels, height, width)`` uint8.
         spectrograms: modality -> ``(bins, frames)`` float.
     """
@@ -38,27 +38,27 @@ class SheetSample:
 
 @matplotlib.rc_context(STYLE)
 def contact_sheet(samples: Sequence[SheetSample], *, title: str) -> Figure:
-    """Up to a dozen samples or so in a grid; of each, its first frames and its spectrograms.
+    """Draw a grid of about a dozen samples or fewer, each with its first frames and its spectrograms.
 
     Raises:
-        ValueError: no sample.
+        ValueError: ``samples`` is empty.
     """
     if not samples:
-        raise ValueError("there is nothing to draw: give at least one sample")
+        raise ValueError("nothing to draw: pass at least one sample")
     columns = min(COLUMNS, len(samples))
-    lines = -(-len(samples) // columns)
-    figure = Figure(figsize=(columns * CELL[0], lines * CELL[1] + 0.5), dpi=DOTS_PER_INCH)
+    rows = -(-len(samples) // columns)
+    figure = Figure(figsize=(columns * CELL[0], rows * CELL[1] + 0.5), dpi=DOTS_PER_INCH)
     height = figure.get_figheight()
     figure.text(0.08 / figure.get_figwidth(), 1 - 0.3 / height, title, fontsize=12, va="center")
     for number, sample in enumerate(samples):
-        line, column = divmod(number, columns)
-        top = height - 0.5 - line * CELL[1]
+        row, column = divmod(number, columns)
+        top = height - 0.5 - row * CELL[1]
         _draw(figure, sample, column * CELL[0], top)
     return figure
 
 
 def _draw(figure: Figure, sample: SheetSample, left: float, top: float) -> None:
-    """One cell, in inches from the left and the bottom."""
+    """Draw one cell; ``left`` and ``top`` are in inches from the left and bottom edges of the figure."""
     width, height = figure.get_figwidth(), figure.get_figheight()
     figure.text((left + 0.08) / width, (top - 0.12) / height, _short(sample.label), fontweight="bold", va="center")
     figure.text(
@@ -66,24 +66,26 @@ def _draw(figure: Figure, sample: SheetSample, left: float, top: float) -> None:
     )
     edge, gap = CELL[1] - 0.5, 0.06
     frames = [picture for pictures in sample.pictures.values() for picture in pictures[:MOST_FRAMES]]
-    room = CELL[0] - 0.16
-    # Frames take at most two thirds of the cell, so that the sound is seen.
-    edge_x = min(edge, (2 / 3 * room) / max(len(frames), 1) - gap)
-    place = left + 0.08
+    available = CELL[0] - 0.16
+    # Frames take at most two thirds of the cell, so that the spectrogram stays visible.
+    frame_edge = min(edge, (2 / 3 * available) / max(len(frames), 1) - gap)
+    x = left + 0.08
     for picture in frames:
-        axes = _axes(figure, place, top - 0.42 - edge_x, edge_x, edge_x)
+        axes = _axes(figure, x, top - 0.42 - frame_edge, frame_edge, frame_edge)
         axes.imshow(_rgb(picture), interpolation="nearest", aspect="auto")
-        place += edge_x + gap
-    share = (left + CELL[0] - 0.08 - place) / max(len(sample.spectrograms), 1)
+        x += frame_edge + gap
+    width_each = (left + CELL[0] - 0.08 - x) / max(len(sample.spectrograms), 1)
     for values in sample.spectrograms.values():
-        axes = _axes(figure, place, top - 0.42 - edge, share - gap, edge)
+        axes = _axes(figure, x, top - 0.42 - edge, width_each - gap, edge)
         axes.imshow(values, origin="lower", aspect="auto", cmap="cividis", interpolation="nearest")
-        place += share
+        x += width_each
 
 
 def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    whole, tall = figure.get_figwidth(), figure.get_figheight()
-    axes: Axes = figure.add_axes((left / whole, bottom / tall, width / whole, height / tall))
+    total_width, total_height = figure.get_figwidth(), figure.get_figheight()
+    axes: Axes = figure.add_axes(
+        (left / total_width, bottom / total_height, width / total_width, height / total_height)
+    )
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -92,7 +94,7 @@ def _axes(figure: Figure, left: float, bottom: float, width: float, height: floa
 
 
 def _rgb(picture: np.ndarray) -> np.ndarray:
-    """``(channels, height, width)`` as matplotlib wants it; one channel becomes gray."""
+    """Convert ``(channels, height, width)`` to ``(height, width, 3)`` for matplotlib; a single channel becomes gray."""
     return np.repeat(picture, 3, axis=0).transpose(1, 2, 0) if len(picture) == 1 else picture.transpose(1, 2, 0)
 
 

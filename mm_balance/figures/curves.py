@@ -21,23 +21,23 @@ def unimodal_accuracy(
     *,
     branches: bool = False,
 ) -> Figure:
-    """Accuracy per modality over epochs, and below it how far the modalities are apart.
+    """Plot accuracy per modality over epochs and, below, the difference between modalities.
 
     Args:
         epochs: ``(points,)`` epochs finished, increasing.
         accuracies: modality -> ``(points,)`` accuracy of that modality alone, 0-1 (NaN = not measured).
         fused: ``(points,)`` accuracy of all modalities together, 0-1.
-        warmup_epochs: length of the warm-up; a line marks the change of stage there, if the epochs reach across it.
-        branches: whether these are branches that see each other, not modalities alone; the legend says which.
+        warmup_epochs: length of the warm-up; a line marks the change of stage if the epochs span it.
+        branches: whether these are branches with access to other modalities rather than single modalities; changes the legend.
 
     Returns:
         A figure with two panels: accuracies, and best minus worst modality, both in percent (points).
 
     Raises:
-        ValueError: no epoch, no modality, or a series of another length than ``epochs``.
+        ValueError: no epoch, no modality, or a series whose length differs from that of ``epochs``.
     """
     if not len(epochs) or not accuracies:
-        raise ValueError("there is nothing to draw: give at least one epoch and one modality")
+        raise ValueError("nothing to draw: pass at least one epoch and one modality")
     series = {**accuracies, **({} if fused is None else {"fused": fused})}
     for name, values in series.items():
         if len(values) != len(epochs):
@@ -76,7 +76,7 @@ def unimodal_accuracy(
 
 
 def _draw_difference(axes: Axes, epochs: Sequence[int], accuracies: Mapping[str, Sequence[float]]) -> np.ndarray:
-    """Best minus worst modality in points; ``(points,)``."""
+    """Draw and return best minus worst modality in percentage points, ``(points,)``."""
     table = 100 * np.array([np.asarray(values, dtype=float) for values in accuracies.values()])
     difference = table.max(axis=0) - table.min(axis=0)
     axes.fill_between(epochs, difference, color=GRAY, linewidth=0)
@@ -89,7 +89,10 @@ def _draw_difference(axes: Axes, epochs: Sequence[int], accuracies: Mapping[str,
 def _mark_stages(upper: Axes, lower: Axes, warmup_epochs: int) -> None:
     for axes in (upper, lower):
         axes.axvline(warmup_epochs, color=BLACK, linewidth=1.0, linestyle=":")
-    for text, side in (("warm-up ", "right"), (" adaptive", "left")):  # above the axes, clear of the curves
+    for text, side in (
+        ("warm-up ", "right"),
+        (" adaptive", "left"),
+    ):  # above the axes, where it does not overlap the curves
         upper.text(
             warmup_epochs, 1.0, text, transform=upper.get_xaxis_transform(), ha=side, va="bottom",
             fontsize=9, color=DARK_GRAY,
@@ -101,7 +104,7 @@ def _marker(epochs: Sequence[int]) -> str:
 
 
 def _title(epochs: Sequence[int], difference: np.ndarray, warmup_epochs: int | None, what: str) -> str:
-    """The differences between modalities, or branches, in words."""
+    """State the differences between modalities, or branches, in a title."""
     parts = []
     if warmup_epochs is not None and warmup_epochs in epochs and warmup_epochs != epochs[-1]:
         parts.append(f"{difference[list(epochs).index(warmup_epochs)]:.1f} points after the warm-up")

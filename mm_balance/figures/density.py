@@ -1,4 +1,4 @@
-"""One fitted gap mixture over the histogram of the gaps (the paper's Fig. 2)."""
+"""One gap mixture fit over the histogram of the gaps (the paper's Fig. 2)."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 
 BIN = 0.04
 LOG_SCALE_ABOVE = 40.0
-"""Peak density from which the density axis is logarithmic: beside such a peak all else would vanish."""
+"""Peak density above which the density axis is logarithmic; on a linear axis, everything but such a peak would vanish."""
 
 
 @matplotlib.rc_context(STYLE)
 def mixture_density(
     gaps: np.ndarray, mixture: Mixture, *, title: str, leading: str = "audio", other: str = "visual"
 ) -> Figure:
-    """Histogram of the gaps, the components, their sum, and the posterior on a right-hand axis.
+    """Draw the histogram of the gaps, the components, their sum, and the posterior on a right-hand axis.
 
     Args:
         gaps: ``(samples,)`` gaps in [-1, 1]; non-finite ones are left out and counted.
-        mixture: the fit to them.
-        title: headline.
-        leading: modality that is ahead where the gap is positive.
-        other: what it is compared with.
+        mixture: mixture fit to the gaps.
+        title: title of the figure.
+        leading: modality that is ahead if the gap is positive.
+        other: modality it is compared with.
 
     Returns:
-        The figure. A mixture of absolute gaps is drawn on both sides of zero, half of it on each.
+        The figure. A mixture of absolute gaps is drawn mirrored, half of its mass on each side of zero.
     """
     figure = Figure(figsize=(7.6, 5.6), dpi=DOTS_PER_INCH)
     axes = figure.add_axes((0.09, 0.37, 0.82, 0.55))
@@ -75,13 +75,13 @@ def mixture_density(
 
 
 def finite_gaps(gaps: np.ndarray) -> np.ndarray:
-    """The finite ones of ``gaps``, ``(samples,)``."""
+    """Return the finite entries of ``gaps``, ``(samples,)``."""
     values = np.asarray(gaps, dtype=float)
     return values[np.isfinite(values)]
 
 
 def grid(mixture: Mixture) -> np.ndarray:
-    """Where to evaluate the densities: evenly over [-1, 1], and densely over every component."""
+    """Return points at which to evaluate the densities: evenly over [-1, 1], and densely around every component."""
     offsets = np.linspace(-5.0, 5.0, 81)  # in standard deviations; keeps sharp peaks smooth
     dense = [component.mean + component.std * offsets for component in mixture.components]
     if mixture.kind == "two_absolute":
@@ -91,20 +91,20 @@ def grid(mixture: Mixture) -> np.ndarray:
 
 
 def histogram(values: np.ndarray, mixture: Mixture) -> tuple[np.ndarray, np.ndarray]:
-    """Histogram as a density: heights ``(bins,)`` and edges ``(bins + 1,)`` over [-1, 1].
+    """Compute a density histogram: heights ``(bins,)`` and edges ``(bins + 1,)`` over [-1, 1].
 
-    Bins are 0.04 wide, and a third of a standard deviation within five of them around the highest component, so that
-    a sharp peak has a shape and the rest is not single samples.
+    Bins are 0.04 wide. Within five standard deviations of the highest component they are a third of a standard deviation wide if
+    that is less, so that a sharp peak keeps its shape and bins elsewhere do not shrink to single samples.
     """
     edges = np.linspace(-1.0, 1.0, round(2.0 / BIN) + 1)
     highest = max(mixture.components, key=lambda component: component.weight / component.std)
-    fine = highest.std / 3
-    if fine < BIN:
+    fine_width = highest.std / 3
+    if fine_width < BIN:
         first, last = highest.mean - 5 * highest.std, highest.mean + 5 * highest.std
         if mixture.kind == "two_absolute":
             first = -last
         first, last = max(first, -1.0), min(last, 1.0)
-        peak = np.linspace(first, last, max(round((last - first) / fine), 1) + 1)
+        peak = np.linspace(first, last, max(round((last - first) / fine_width), 1) + 1)
         outside = (edges < first - BIN / 2) | (edges > last + BIN / 2)
         edges = np.unique(np.concatenate([[-1.0, 1.0], edges[outside], peak]))
     counts, _ = np.histogram(values, edges)
@@ -112,22 +112,22 @@ def histogram(values: np.ndarray, mixture: Mixture) -> tuple[np.ndarray, np.ndar
 
 
 def roles(mixture: Mixture, leading: str, other: str) -> list[tuple[str, str]]:
-    """Name and color of every component, in the order of ``mixture.components``."""
-    found = []
-    for place, component in enumerate(mixture.components):
-        if place == mixture.balanced_index:
-            found.append(("balanced", BALANCED))
+    """Return name and color of every component, in the order of ``mixture.components``."""
+    names_and_colors = []
+    for index, component in enumerate(mixture.components):
+        if index == mixture.balanced_index:
+            names_and_colors.append(("balanced", BALANCED))
         elif mixture.kind != "three":
-            found.append(("imbalanced", IMBALANCED))
+            names_and_colors.append(("imbalanced", IMBALANCED))
         elif component.mean > 0:
-            found.append((f"{leading} ahead", IMBALANCED))
+            names_and_colors.append((f"{leading} ahead", IMBALANCED))
         else:
-            found.append((f"{other} ahead", ORANGE))
-    return found
+            names_and_colors.append((f"{other} ahead", ORANGE))
+    return names_and_colors
 
 
 def gap_label(leading: str, other: str) -> str:
-    """Label of the gap axis, with the meaning of the sign."""
+    """Return the label of the gap axis, which explains the sign."""
     return f"← {other} ahead     modality gap  p({leading}) − p({other})     {leading} ahead →"
 
 
@@ -153,7 +153,7 @@ def _scale_density(axes: Axes, peak: float, heights: np.ndarray) -> None:
         axes.set_ylim(0.01, 2 * highest)
         axes.set_ylabel("density (log scale)")
     else:
-        # One bin that overshoots the fit (a pile of equal gaps) must not flatten the curves.
+        # A single bin far above the fit (many equal gaps) must not flatten the curves.
         axes.set_ylim(0.0, 1.08 * min(highest, 2 * peak))
         axes.set_ylabel("density")
 
@@ -168,7 +168,7 @@ def _verdict(mixture: Mixture, dropped: int) -> str:
     elif mixture.separated:
         text = "Separated: the mixture beats one Gaussian by BIC"
     else:
-        text = "Not separated: one Gaussian would do by BIC"
+        text = "Not separated: by BIC, one Gaussian suffices"
     if mixture.kind == "two_absolute":
         text += ", fitted to abs(gap)"
     return text + (f" (non-finite gaps left out: {dropped:,})" if dropped else "")

@@ -1,4 +1,4 @@
-"""How the gap mixture changes over the refits (the paper's Fig. 3)."""
+"""Evolution of the gap mixture over the refits (the paper's Fig. 3)."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ MOST_PANELS = 6
 def mixture_evolution(
     refits: Sequence[tuple[int, np.ndarray, Mixture]], *, leading: str = "audio", other: str = "visual"
 ) -> Figure:
-    """Density at each refit, one panel below the other, and three numbers over all refits beside them.
+    """Draw the density at each refit in stacked panels, and three statistics over all refits on the right.
 
     Args:
-        refits: epoch, gaps ``(samples,)`` and fit of each refit, in order of epoch and of one kind of mixture. Of
-            more than six, six are drawn as panels, evenly spaced, first and last among them.
-        leading: modality that is ahead where the gap is positive.
-        other: what it is compared with.
+        refits: epoch, gaps ``(samples,)`` and mixture of each refit, in order of epochs, all of the same mixture kind.
+            If there are more than six, six evenly spaced ones get panels, including the first and the last.
+        leading: modality that is ahead if the gap is positive.
+        other: modality it is compared with.
 
     Raises:
-        ValueError: no refit.
+        ValueError: ``refits`` is empty.
     """
     if not refits:
-        raise ValueError("there is nothing to draw: give at least one refit")
+        raise ValueError("nothing to draw: pass at least one refit")
     chosen = sorted({round(number) for number in np.linspace(0, len(refits) - 1, min(len(refits), MOST_PANELS))})
     figure = Figure(figsize=(9.6, max(1.2 + 1.05 * len(chosen), 4.4)), dpi=DOTS_PER_INCH)
     height = figure.get_figheight()
@@ -53,7 +53,7 @@ def mixture_evolution(
         borderaxespad=0.0, columnspacing=1.2,
     )  # fmt: skip
     right = figure.add_gridspec(3, 1, left=0.7, right=0.98, top=top, bottom=bottom, hspace=0.45)
-    _draw_numbers(list(right.subplots(sharex=True, squeeze=False)[:, 0]), refits)
+    _draw_statistics(list(right.subplots(sharex=True, squeeze=False)[:, 0]), refits)
     figure.suptitle("Modality gap and its mixture over training", x=0.07, y=1 - 0.12 / height, ha="left", va="top")
     return figure
 
@@ -68,7 +68,7 @@ def _draw_refit(axes: Axes, epoch: int, gaps: np.ndarray, mixture: Mixture, lead
     axes.plot(points, total, color=BLACK, linewidth=1.0, linestyle="--", label="sum")
     axes.axvline(0.0, color=DARK_GRAY, linewidth=0.6, zorder=0)
     axes.set_xlim(points[0], points[-1])
-    # Each panel has its own scale: the peak grows so much that the first panels would be flat on a common one.
+    # Each panel has its own scale: the peak grows so much that early panels would be flat on a shared one.
     axes.set_ylim(0.0, 1.1 * min(max(total.max(), heights.max(initial=0.0)), 2 * total.max()))
     axes.locator_params(axis="y", nbins=3)
     axes.text(0.01, 0.9, f"epoch {epoch}", transform=axes.transAxes, ha="left", va="top", fontweight="bold")
@@ -78,7 +78,7 @@ def _draw_refit(axes: Axes, epoch: int, gaps: np.ndarray, mixture: Mixture, lead
     )  # fmt: skip
 
 
-def _draw_numbers(panels: Sequence[Axes], refits: Sequence[tuple[int, np.ndarray, Mixture]]) -> None:
+def _draw_statistics(panels: Sequence[Axes], refits: Sequence[tuple[int, np.ndarray, Mixture]]) -> None:
     epochs = [epoch for epoch, _, _ in refits]
     mixtures = [mixture for _, _, mixture in refits]
     series = (
@@ -99,10 +99,10 @@ def _draw_numbers(panels: Sequence[Axes], refits: Sequence[tuple[int, np.ndarray
 
 
 def _first_of_each_label(panels: Sequence[Axes]) -> tuple[list[Artist], list[str]]:
-    """Legend entries without repeats; a component may be missing in some panels."""
+    """Return legend handles and labels without duplicates; a component may be missing in some panels."""
     entries: dict[str, Artist] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    labels = sorted(entries, key=lambda label: label == "sum")  # stable: the sum goes last
+    labels = sorted(entries, key=lambda label: label == "sum")  # stable sort: the sum goes last
     return [entries[label] for label in labels], labels

@@ -1,4 +1,4 @@
-"""Pictures that other libraries draw with pyplot, made ours."""
+"""Restyle matplotlib figures drawn by other libraries."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mm_balance.figures.style import STYLE
 
 
 def restyle(draw: Callable[[], Any], size: tuple[float, float] = (9.0, 5.5)) -> Figure:
-    """The figure that ``draw`` makes with pyplot (it returns axes, or an array of them), taken out of pyplot's hands.
+    """Run ``draw`` with this package's style and detach its figure from pyplot.
 
     Args:
-        draw: what draws.
+        draw: function that draws with pyplot and returns axes, or an array of them.
         size: width and height, inches.
     """
     matplotlib.use("Agg")
@@ -33,17 +33,17 @@ def restyle(draw: Callable[[], Any], size: tuple[float, float] = (9.0, 5.5)) -> 
     }
     settings = {**STYLE, **small, "figure.figsize": size, "figure.constrained_layout.use": True}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Attempting to set identical")  # one value of a parameter is no mistake
-        made = draw()
-        axes: Axes = made if isinstance(made, Axes) else np.asarray(made, dtype=object).ravel()[0]
+        warnings.filterwarnings("ignore", "Attempting to set identical")  # a parameter may have a single value
+        drawn = draw()
+        axes: Axes = drawn if isinstance(drawn, Axes) else np.asarray(drawn, dtype=object).ravel()[0]
         figure = axes.figure
         assert isinstance(figure, Figure)
         pyplot.close(figure)
         figure.set_size_inches(*size)
-        for item in figure.axes:  # styles of the other library that our font sizes do not reach
+        for item in figure.axes:  # sizes set by the other library override rc parameters
             item.xaxis.label.set_fontsize(8)
             item.yaxis.label.set_fontsize(8)
             for axis in (item.xaxis, item.yaxis):
-                if axis.get_scale() == "log":  # the labels between two powers of ten hide one another
+                if axis.get_scale() == "log":  # minor labels between powers of ten would overlap
                     axis.set_minor_formatter(NullFormatter())
     return figure

@@ -1,4 +1,4 @@
-"""Colors, sizes and the way to PNG of every figure.
+"""Colors, sizes and PNG export shared by all figures.
 
 Figures are plain ``matplotlib.figure.Figure`` objects: no pyplot, no global state, no window.
 """
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe-Ito, told apart with every common color blindness.
+# Okabe-Ito palette, distinguishable with all common color vision deficiencies.
 BLACK = "#000000"
 GRAY = "#c9c9c9"
 DARK_GRAY = "#595959"
@@ -35,7 +35,7 @@ DOTS_PER_INCH = 100
 STYLE: dict[Any, Any] = {
     "font.size": 10.0,
     "axes.titlesize": 12.0,
-    "axes.titley": 1.0,  # a fixed place: looking for one costs a quarter of the drawing
+    "axes.titley": 1.0,  # fixed position: automatic placement costs a quarter of the drawing time
     "axes.labelsize": 10.0,
     "legend.fontsize": 9.0,
     "legend.title_fontsize": 9.0,
@@ -53,7 +53,7 @@ STYLE: dict[Any, Any] = {
 
 
 def epoch_ticks(axes: Axes, epochs: Sequence[int]) -> None:
-    """A tick at each of a few epochs, whole numbers where there are many."""
+    """Set one tick per epoch if there are few, integer ticks otherwise."""
     if len(epochs) <= 10:
         axes.set_xticks(epochs)
     else:
@@ -61,10 +61,10 @@ def epoch_ticks(axes: Axes, epochs: Sequence[int]) -> None:
 
 
 def save_png(figure: Figure, path: Path | None = None) -> bytes:
-    """``figure`` as the bytes of a PNG, also written to ``path`` where one is given."""
+    """Render ``figure`` as PNG bytes, and write them to ``path`` if given."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; it is in the tables as well.
+        # Characters missing from the font are drawn as boxes; the names are also in the tables.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         FigureCanvasAgg(figure).print_png(buffer)
     data = buffer.getvalue()

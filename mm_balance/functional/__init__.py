@@ -1,1 +1,1 @@
-"""The mathematics: pure functions of tensors, no state, no device moves."""
+"""The mathematics: pure functions of tensors, without state or device transfers."""

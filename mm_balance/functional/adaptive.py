@@ -1,6 +1,6 @@
 """The losses of both stages.
 
-Source: arXiv 2510.21797v1. Its displays of Eq. 5, 7 and 10 were lost: **all loss forms here are reconstructions** from
+Source: arXiv 2510.21797v1. Its display equations 5, 7 and 10 were lost: **all loss forms here are reconstructions** from
 the prose, the ablation table and the abstracts of later versions, not the authors' own equations. Notation: D modality
 gap (Eq. 6), q_m and q_b posterior of imbalanced and balanced (Eq. 9), mu_b mean of the balanced component, lambda the
 annealing coefficient, alpha = ``gap``, beta = ``shift``, gamma = ``hard``, delta = ``balanced_fusion``.
@@ -42,7 +42,7 @@ class LossWeights:
 
 @dataclass(frozen=True, eq=False)
 class AdaptiveLoss:
-    """A loss and its parts, scalars, as they enter ``total``: their sum is ``total``."""
+    """A loss and its parts: scalars, weighted as in ``total``, which is their sum."""
 
     total: Tensor
     fusion: Tensor
@@ -52,17 +52,17 @@ class AdaptiveLoss:
     hard: Tensor
 
     def parts(self) -> dict[str, Tensor]:
-        """The parts by name, detached."""
+        """Return the detached parts by name."""
         return {item.name: getattr(self, item.name).detach() for item in fields(self) if item.name != "total"}
 
 
 @dataclass(frozen=True, eq=False)
 class Terms:
-    """What a form combines, per sample, each ``(batch,)``.
+    """Per-sample terms that a loss form combines, each ``(batch,)``.
 
     Attributes:
         fusion: L_f, cross-entropy of the fused logits (Eq. 5, reconstructed).
-        unimodal: sum over modalities of the unimodal cross-entropies.
+        unimodal: sum of the unimodal cross-entropies over modalities.
         distance: abs(D).
         shift: squared distance to the balanced center, (D - mu_b)^2.
         imbalanced: q_m.
@@ -91,7 +91,7 @@ def _reconstructed(terms: Terms, weights: LossWeights, anneal: float) -> dict[st
 def _prose(terms: Terms, weights: LossWeights, anneal: float) -> dict[str, Tensor]:
     """L_f + w (L_a + L_v) + lambda [alpha abs(D) + beta q_m (D - mu_b)^2] + gamma q_m L_f.
 
-    Lambda on the gap terms only; delta is not used.
+    Lambda applies to the gap terms only; delta is not used.
     """
     return {
         "fusion": terms.fusion,
@@ -103,17 +103,17 @@ def _prose(terms: Terms, weights: LossWeights, anneal: float) -> dict[str, Tenso
 
 
 def _abstract_v2(terms: Terms, weights: LossWeights, anneal: float) -> dict[str, Tensor]:
-    """(1 + delta q_b) L_f + w (L_a + L_v) + lambda alpha q_m abs(D): the abstract of version 2.
+    """(1 + delta q_b) L_f + w (L_a + L_v) + lambda alpha q_m abs(D), from the abstract of version 2.
 
     The caller sets delta = ``balanced_fusion`` (1 in that version); beta and gamma are not used.
     """
-    nothing = torch.zeros_like(terms.fusion)
+    zero = torch.zeros_like(terms.fusion)
     return {
         "fusion": (1 + weights.balanced_fusion * terms.balanced) * terms.fusion,
         "unimodal": weights.unimodal * terms.unimodal,
         "gap": anneal * weights.gap * terms.imbalanced * terms.distance,
-        "shift": nothing,
-        "hard": nothing,
+        "shift": zero,
+        "hard": zero,
     }
 
 
@@ -138,28 +138,28 @@ def adaptive_loss(
     posterior_balanced: Tensor | None = None,
     absolute: bool = False,
 ) -> AdaptiveLoss:
-    """The loss of stage 2 (Eq. 10, reconstructed), batch mean.
+    """Compute the loss of stage 2 (Eq. 10, reconstructed), averaged over the batch.
 
     Args:
         fused_logits: ``(batch, classes)``.
-        logits: modality -> ``(batch, classes)`` unimodal logits, two or more; the first is the leading one of the gap.
+        logits: modality -> ``(batch, classes)`` unimodal logits, two or more. The first modality is the leading one of the gap.
         labels: ``(batch,)`` int64.
-        posterior_imbalanced: ``(batch,)`` in [0, 1], q_m; never differentiated. The range is the
-            caller's promise: checking it would halt the device.
+        posterior_imbalanced: ``(batch,)`` in [0, 1], q_m; never differentiated. The range is not
+            checked, because that would synchronize with the device.
         balanced_mean: mu_b, a constant between refits.
         weights: w_uni, alpha, beta, gamma, delta.
-        anneal: lambda >= 0 at this time.
+        anneal: current lambda, >= 0.
         form: one of ``FORMS``.
-        gap_gradient: ``both``, or ``weaker``: the gap terms move the weaker modality of each sample alone (ours).
-        posterior_balanced: ``(batch,)`` q_b; default 1 - q_m. Differs for the ablation that sets both to 1.
+        gap_gradient: ``both``, or ``weaker``: gradients of the gap terms reach only the weaker modality of each sample (ours).
+        posterior_balanced: ``(batch,)`` q_b; default 1 - q_m. Pass it for the ablation that sets both to 1.
         absolute: mu_b is a mean of abs(D) (mixture kind ``two_absolute``), so the shift is (abs(D) - mu_b)^2 (ours).
 
     Returns:
         Scalars: the parts and their sum. With alpha = beta = gamma = delta = 0 it equals ``warmup_loss``.
 
     Raises:
-        ValueError: shapes that do not fit, fewer than two modalities, an unknown form or gap gradient, or an ``anneal``
-            that is negative or not finite.
+        ValueError: mismatched shapes, fewer than two modalities, unknown form or gap gradient, or ``anneal`` is negative or
+            not finite.
     """
     if form not in FORMS:
         raise ValueError(f"form={form} is not known; give one of {', '.join(FORMS)}")
@@ -169,7 +169,7 @@ def adaptive_loss(
         raise ValueError(f"anneal must be a finite number of at least 0, got {anneal}")
     for name, value in {"posterior_imbalanced": posterior_imbalanced, "posterior_balanced": posterior_balanced}.items():
         if value is not None and value.shape != labels.shape:
-            # Broadcasting a (batch, 1) posterior would mix the samples without a word.
+            # Broadcasting a (batch, 1) posterior would silently mix samples.
             raise ValueError(f"{name} has shape {tuple(value.shape)}, labels {tuple(labels.shape)}; need (B,)")
     fusion, unimodal = _cross_entropies(fused_logits, logits, labels)
     probabilities = {name: true_class_probability(value, labels) for name, value in logits.items()}
@@ -190,7 +190,7 @@ def adaptive_loss(
 def warmup_loss(
     fused_logits: Tensor, logits: Mapping[str, Tensor], labels: Tensor, *, unimodal_weight: float
 ) -> AdaptiveLoss:
-    """The loss of stage 1 (Eq. 5 and 7, both reconstructed): mean of L_f + w_uni sum_m L_m.
+    """Compute the loss of stage 1 (Eq. 5 and 7, both reconstructed): mean of L_f + w_uni sum_m L_m.
 
     Args:
         fused_logits: ``(batch, classes)``.
@@ -202,18 +202,16 @@ def warmup_loss(
         The same parts as the adaptive loss; gap, shift and hard are 0.
 
     Raises:
-        ValueError: shapes that do not fit, no modality, or a weight that is negative or not finite.
+        ValueError: mismatched shapes, no modality, or a weight that is negative or not finite.
     """
-    LossWeights(unimodal=unimodal_weight)  # one rule for all weights
+    LossWeights(unimodal=unimodal_weight)  # validates the weight
     fusion, unimodal = _cross_entropies(fused_logits, logits, labels)
-    nothing = torch.zeros_like(fusion)
-    return _mean(
-        {"fusion": fusion, "unimodal": unimodal_weight * unimodal, "gap": nothing, "shift": nothing, "hard": nothing}
-    )
+    zero = torch.zeros_like(fusion)
+    return _mean({"fusion": fusion, "unimodal": unimodal_weight * unimodal, "gap": zero, "shift": zero, "hard": zero})
 
 
 def posterior_weights(posterior: Tensor, imbalanced_weight: float, kind: str) -> tuple[Tensor, Tensor]:
-    """What the loss uses as (q_m, q_b), each ``(batch,)``.
+    """Return the (q_m, q_b) that the loss uses, each ``(batch,)``.
 
     Args:
         posterior: ``(batch,)`` in [0, 1], q_m of the mixture.
@@ -222,7 +220,7 @@ def posterior_weights(posterior: Tensor, imbalanced_weight: float, kind: str) ->
             sample, which keeps the mean weight (ours, the fair ablation).
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: unknown kind.
     """
     if kind == "posterior":
         return posterior, 1 - posterior
@@ -234,7 +232,7 @@ def posterior_weights(posterior: Tensor, imbalanced_weight: float, kind: str) ->
 
 
 def _cross_entropies(fused_logits: Tensor, logits: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-    """L_f and the sum of the unimodal L_m (Eq. 5, reconstructed), each ``(batch,)``, never in half precision."""
+    """Return L_f and the sum of the unimodal L_m (Eq. 5, reconstructed), each ``(batch,)``, never in half precision."""
     if not logits:
         raise ValueError("the unimodal losses need at least one modality, got none")
     for name, value in [("fused", fused_logits), *logits.items()]:
@@ -243,11 +241,11 @@ def _cross_entropies(fused_logits: Tensor, logits: Mapping[str, Tensor], labels:
                 f"{name} logits have shape {tuple(value.shape)}, fused logits {tuple(fused_logits.shape)}, "
                 f"labels {tuple(labels.shape)}; need (B, C), (B, C) and (B,)"
             )
-    fusion, *each = [
+    fusion, *unimodal = [
         functional.cross_entropy(value.float() if value.element_size() < 4 else value, labels, reduction="none")
         for value in (fused_logits, *logits.values())
     ]
-    return fusion, torch.stack(each).sum(dim=0)
+    return fusion, torch.stack(unimodal).sum(dim=0)
 
 
 def _mean(terms: dict[str, Tensor]) -> AdaptiveLoss:

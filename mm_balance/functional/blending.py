@@ -1,24 +1,24 @@
-"""How much each loss generalizes against how much it overfits, and the weights that follow (G-Blending). Pure functions."""
+"""Loss weights from the ratio of generalization to overfitting (G-Blending). Pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 OVERFITTING_FLOOR = 1e-6
-"""Least square of the overfitting that counts: a loss that does not overfit would get all the weight."""
+"""Lower bound of the squared overfitting; without it, a loss that does not overfit would get all the weight."""
 
 
 def blending_weights(
     before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]
 ) -> dict[str, float]:
-    """``w_k = (G_k / O_k^2) / Z``; they sum to 1.
+    """Compute the weights ``w_k = (G_k / O_k^2) / Z``, which sum to 1.
 
-    G is the fall of the held-out loss (negative counts as 0), O the growth of held-out minus training loss. Where nothing
+    G is the decrease of the held-out loss (negative counts as 0), O the increase of held-out minus training loss. If nothing
     generalizes, all weights are equal. Both guards are ours.
 
     Args:
         before: head -> its mean held-out and training loss at the start.
-        after: the same after training with that head's loss alone.
+        after: the same after training with only that head's loss.
     """
     ratios = {}
     for name, (held_out, train) in before.items():

@@ -1,4 +1,4 @@
-"""What each modality contributes to a score: coalitions and Shapley values. Pure functions."""
+"""Contribution of each modality to a score: coalitions and Shapley values. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Coalition = frozenset[str]
 
 
 def subsets(modalities: Sequence[str]) -> Iterator[Coalition]:
-    """All subsets, the empty one first."""
+    """Yield all subsets, the empty one first."""
     for size in range(len(modalities) + 1):
         yield from (frozenset(members) for members in combinations(modalities, size))
 
 
 def shapley_values(worth: Mapping[Coalition, float]) -> dict[str, float]:
-    """Shapley value of each modality: its mean gain over all orders in which modalities can join.
+    """Compute the Shapley value of each modality: its mean gain over all orders in which modalities can join.
 
     ``phi_m = sum over S without m of |S|! (M - |S| - 1)! / M! (v(S + m) - v(S))``; they sum to v(all) - v(none).
 
@@ -26,14 +26,14 @@ def shapley_values(worth: Mapping[Coalition, float]) -> dict[str, float]:
     Raises:
         ValueError: a subset is missing.
     """
-    everyone = max(worth, key=len)
-    missing = [set(members) for members in subsets(sorted(everyone)) if members not in worth]
+    all_modalities = max(worth, key=len)
+    missing = [set(members) for members in subsets(sorted(all_modalities)) if members not in worth]
     if missing:
-        raise ValueError(f"no value for the coalition(s) {missing}")
-    count = len(everyone)
+        raise ValueError(f"no value for the coalition(s) {missing}; pass one for every subset")
+    count = len(all_modalities)
     values = {}
-    for modality in everyone:
-        others = [name for name in everyone if name != modality]
+    for modality in all_modalities:
+        others = [name for name in all_modalities if name != modality]
         values[modality] = sum(
             factorial(len(members))
             * factorial(count - len(members) - 1)
@@ -45,14 +45,14 @@ def shapley_values(worth: Mapping[Coalition, float]) -> dict[str, float]:
 
 
 def shapley_shares(modalities: Sequence[str]) -> dict[str, dict[Coalition, float]]:
-    """How a modality's Shapley value is made of the worths of coalitions: modality -> coalition -> factor.
+    """Return the factors of coalition worths in the Shapley values: modality -> coalition -> factor.
 
-    The empty coalition is left out: it is worth nothing here.
+    The empty coalition is omitted, because its worth is 0 here.
     """
-    found = {}
+    shares = {}
     for modality in modalities:
-        chosen = dict.fromkeys(subsets(modalities), 0.0)
-        for members in chosen:
-            chosen[members] = shapley_values({other: float(other == members) for other in chosen})[modality]
-        found[modality] = {members: share for members, share in chosen.items() if members}
-    return found
+        factors = dict.fromkeys(subsets(modalities), 0.0)
+        for members in factors:
+            factors[members] = shapley_values({other: float(other == members) for other in factors})[modality]
+        shares[modality] = {members: factor for members, factor in factors.items() if members}
+    return shares

@@ -1,4 +1,4 @@
-"""How well features separate the classes: purity of clusters (Diagnosing & Re-learning)."""
+"""Class separability of features: cluster purity (Diagnosing & Re-learning)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 STARTS = 10
-"""Starts of k-means: scikit-learn's default when the official code was written."""
+"""Number of k-means starts: scikit-learn's default when the official code was written."""
 
 
 def cluster_purity(clusters: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    """Share of samples that belong to the most common class of their cluster, 0 to 1."""
-    return sum(int(np.bincount(labels[clusters == one]).max()) for one in np.unique(clusters)) / len(labels)
+    """Return the fraction of samples that belong to the most common class of their cluster, 0 to 1."""
+    return sum(int(np.bincount(labels[clusters == cluster]).max()) for cluster in np.unique(clusters)) / len(labels)
 
 
 def feature_purity(features: Tensor, labels: Tensor, classes: int) -> float:
-    """Purity of k-means clusters, as many as there are classes, of features whose columns are stretched to [-1, 1].
+    """Return the purity of k-means clusters, one per class, of features whose columns are scaled to [-1, 1].
 
     Args:
         features: ``(samples, width)``.
@@ -32,7 +32,7 @@ def feature_purity(features: Tensor, labels: Tensor, classes: int) -> float:
     span = np.where(high > low, high - low, 1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters, early in training
-        found = KMeans(min(classes, len(values)), n_init=STARTS, random_state=0).fit_predict(
+        clusters = KMeans(min(classes, len(values)), n_init=STARTS, random_state=0).fit_predict(
             2 * (values - low) / span - 1
         )
-    return cluster_purity(found, labels.numpy())
+    return cluster_purity(clusters, labels.numpy())

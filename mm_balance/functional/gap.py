@@ -9,40 +9,40 @@ from torch import Tensor
 
 
 def true_class_probability(logits: Tensor, labels: Tensor) -> Tensor:
-    """Softmax probability of the true class (Eq. 4).
+    """Return the softmax probability of the true class (Eq. 4).
 
     Args:
         logits: ``(batch, classes)``.
         labels: ``(batch,)`` int64, 0 to classes - 1.
 
     Returns:
-        ``(batch,)`` in [0, 1], differentiable; float32 for half-precision logits, else their type.
+        ``(batch,)`` in [0, 1], differentiable; float32 for half-precision logits, else their dtype.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: mismatched shapes.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        # Without this, gather would accept fewer labels than rows and drop the rest without a word.
+        # Without this, gather would accept fewer labels than rows and silently drop the rest.
         raise ValueError(f"logits have shape {tuple(logits.shape)}, labels {tuple(labels.shape)}; need (B, C) and (B,)")
     logits = logits.float() if logits.element_size() < 4 else logits
     return logits.softmax(dim=1).gather(1, labels.unsqueeze(1)).squeeze(1)
 
 
 def modality_gap(logits: Mapping[str, Tensor], labels: Tensor, *, leading: str | None = None) -> Tensor:
-    """How far the leading modality is ahead on the true class (Eq. 6): first minus second.
+    """Compute how far the leading modality is ahead on the true class (Eq. 6): first minus second.
 
-    With more than two modalities: the leading one minus the best of the others (ours; the paper has two).
+    With more than two modalities, the leading one minus the best of the others (ours; the paper has two).
 
     Args:
         logits: modality -> ``(batch, classes)`` unimodal logits, two or more.
         labels: ``(batch,)`` int64.
-        leading: which modality is positive; default the first of ``logits``.
+        leading: modality with positive sign; default: the first of ``logits``.
 
     Returns:
         ``(batch,)`` in [-1, 1], differentiable.
 
     Raises:
-        ValueError: fewer than two modalities, ``leading`` is none of them, or shapes that do not fit.
+        ValueError: fewer than two modalities, ``leading`` is not one of them, or mismatched shapes.
     """
     return gap_from_probabilities(
         {name: true_class_probability(value, labels) for name, value in logits.items()}, leading=leading
@@ -50,27 +50,27 @@ def modality_gap(logits: Mapping[str, Tensor], labels: Tensor, *, leading: str |
 
 
 def gap_from_probabilities(probabilities: Mapping[str, Tensor], *, leading: str | None = None) -> Tensor:
-    """The gap (Eq. 6) from true-class probabilities.
+    """Compute the gap (Eq. 6) from true-class probabilities.
 
     Args:
         probabilities: modality -> ``(batch,)`` in [0, 1], two or more.
-        leading: which modality is positive; default the first.
+        leading: modality with positive sign; default: the first.
 
     Returns:
         ``(batch,)`` in [-1, 1], differentiable.
 
     Raises:
-        ValueError: fewer than two modalities, or ``leading`` is none of them.
+        ValueError: fewer than two modalities, or ``leading`` is not one of them.
     """
     first, best_other = _sides(probabilities, leading)
     return first - best_other
 
 
 def weaker_moving_gap(probabilities: Mapping[str, Tensor], *, leading: str | None = None) -> Tensor:
-    """The same value, but its gradient flows into the weaker side of each sample alone (ours).
+    """Compute the same value, but with gradients only for the weaker side of each sample (ours).
 
     The stronger side is a constant, so that a penalty on abs(D) can only raise the weaker modality, never lower the
-    stronger. At a tie the gradient flows into the second side. Arguments, result and errors of
+    stronger. At a tie the gradient goes to the second side. Arguments, result and errors are those of
     ``gap_from_probabilities``.
     """
     first, best_other = _sides(probabilities, leading)
@@ -85,6 +85,6 @@ def _sides(probabilities: Mapping[str, Tensor], leading: str | None) -> tuple[Te
         raise ValueError(f"a gap needs two or more modalities, got {list(probabilities)}")
     leading = next(iter(probabilities)) if leading is None else leading
     if leading not in probabilities:
-        raise ValueError(f"leading={leading} is none of the modalities {list(probabilities)}")
+        raise ValueError(f"leading={leading} is not one of the modalities {list(probabilities)}")
     others = [value for name, value in probabilities.items() if name != leading]
     return probabilities[leading], torch.stack(others).amax(dim=0) if len(others) > 1 else others[0]

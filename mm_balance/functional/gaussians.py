@@ -1,6 +1,6 @@
-"""A mixture of Gaussians of the modality gap as a value: densities, and the posterior of being imbalanced.
+"""Gaussian mixture of the modality gap: densities and the posterior of being imbalanced.
 
-Source: arXiv 2510.21797v1, Eq. 8 and 9. ``mm_balance.functional.mixture`` fits it.
+Source: arXiv 2510.21797v1, Eq. 8 and 9. The fit is in ``mm_balance.functional.mixture``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Component:
 
     @property
     def second_moment(self) -> float:
-        """About zero: mean^2 + std^2."""
+        """Second moment about zero: mean^2 + std^2."""
         return self.mean**2 + self.std**2
 
 
@@ -42,14 +42,15 @@ class Mixture:
 
     Attributes:
         kind: ``two``, ``two_absolute`` (fitted to the absolute gap) or ``three``.
-        components: ordered by mean (``three``: from visual-dominant to audio-dominant, where audio leads the gap); a
-            single one where the fit is degenerate.
-        balanced_index: place of the balanced component.
-        log_likelihood: mean per sample (0 where degenerate).
-        bic: Bayesian information criterion, smaller is better (0 where degenerate).
-        separated: the mixture beats a single Gaussian of the same floor by BIC. A report: the fit is used either way.
+        components: ordered by mean (``three``: from visual-dominant to audio-dominant if audio leads the gap); a single
+            one if the fit is degenerate.
+        balanced_index: index of the balanced component.
+        log_likelihood: mean per sample (0 if degenerate).
+        bic: Bayesian information criterion, smaller is better (0 if degenerate).
+        separated: the mixture beats a single Gaussian with the same variance floor by BIC. Informative only: the fit is used
+            either way.
         degenerate: non-finite, too few or constant gaps: one component, posterior 0 everywhere.
-        samples: number of gaps fitted to.
+        samples: number of gaps in the fit.
     """
 
     kind: str
@@ -68,13 +69,13 @@ class Mixture:
 
     @property
     def imbalanced_indices(self) -> tuple[int, ...]:
-        """Places of all other components."""
-        return tuple(place for place in range(len(self.components)) if place != self.balanced_index)
+        """Indices of all other components."""
+        return tuple(index for index in range(len(self.components)) if index != self.balanced_index)
 
     @property
     def imbalanced(self) -> Component:
-        """The other one; with ``three`` the two others merged by moments; of weight 0 where degenerate."""
-        others = [self.components[place] for place in self.imbalanced_indices]
+        """The other component; with ``three``, the other two merged by moments; with weight 0 if degenerate."""
+        others = [self.components[index] for index in self.imbalanced_indices]
         weight = sum(item.weight for item in others)
         if weight <= 0:
             return Component(self.balanced.mean, self.balanced.std, 0.0)
@@ -87,47 +88,47 @@ class Mixture:
     @overload
     def posterior_imbalanced(self, gaps: NDArray) -> NDArray[np.float64]: ...
     def posterior_imbalanced(self, gaps):
-        """Posterior probability of not being balanced (Eq. 9).
+        """Return the posterior probability of not being balanced (Eq. 9).
 
         Args:
-            gaps: any shape, signed gaps (for ``two_absolute`` too). A tensor stays on its device; no host sync.
+            gaps: any shape, signed gaps (also for ``two_absolute``). A tensor stays on its device; no host sync.
 
         Returns:
-            The same shape and container, in [0, 1]; 0 everywhere where the fit is degenerate, NaN where a gap is NaN.
-            Tensors keep their dtype, anything else becomes a float64 array.
+            The same shape and container, in [0, 1]; 0 everywhere if the fit is degenerate, NaN where a gap is NaN.
+            Tensors keep their dtype; anything else becomes a float64 array.
         """
         if isinstance(gaps, Tensor):
             return self._posterior(gaps)
         return self._posterior(torch.from_numpy(np.array(gaps, dtype=np.float64))).numpy()
 
     def component_densities(self, x: NDArray) -> NDArray[np.float64]:
-        """Weighted density of every component at ``x`` (points,) on the signed axis: ``(components, points)``.
+        """Return the weighted density of every component at ``x`` (points,) on the signed axis: ``(components, points)``.
 
-        For ``two_absolute`` half of the fitted density at abs(x), mirrored, so that it integrates to the mass that the
-        fitted Gaussians have above zero (nothing is added for the part of a Gaussian below zero).
+        For ``two_absolute``, half of the fitted density at abs(x) on each side, which integrates to the mass of the fitted
+        Gaussians above zero (their part below zero is not added).
         """
         x = np.asarray(x, dtype=np.float64)
         logs = self._log_joint(torch.from_numpy(np.atleast_1d(self._fitted(x)))).numpy()
         return np.exp(logs) * (0.5 if self.kind == "two_absolute" else 1.0)
 
     def density(self, x: NDArray) -> NDArray[np.float64]:
-        """Density of the mixture at ``x`` (points,), on the signed axis (Eq. 8)."""
+        """Return the density of the mixture at ``x`` (points,) on the signed axis (Eq. 8)."""
         return self.component_densities(x).sum(axis=0)
 
     @property
     def density_at_zero(self) -> float:
-        """Density at gap 0, the number the paper follows in Fig. 3."""
+        """Density at gap 0, the quantity tracked in the paper's Fig. 3."""
         return float(self.density(np.zeros(1))[0])
 
     def posterior_monotone(self, gaps: Tensor | NDArray, *, tolerance: float = 1e-9) -> bool:
-        """Whether the posterior never falls as the absolute gap grows, over the observed range of each sign.
+        """Return whether the posterior never decreases as the absolute gap grows, over the observed range of each sign.
 
         Args:
             gaps: any shape, signed; NaN and infinity are ignored. The range of each sign is checked on 512 points.
             tolerance: how far the posterior may lie below its highest value at a smaller gap.
 
         Returns:
-            True where the fit is degenerate: its posterior is constant.
+            True if the fit is degenerate, because its posterior is constant.
         """
         values = as_array(gaps)
         values = values[np.isfinite(values)]
@@ -139,15 +140,15 @@ class Mixture:
         return True
 
     def to_json(self) -> str:
-        """All fields as JSON text; ``from_json`` gives an equal mixture."""
+        """Serialize all fields as JSON; ``from_json`` restores an equal mixture."""
         return json.dumps(asdict(self) | {"balanced": asdict(self.balanced), "imbalanced": asdict(self.imbalanced)})
 
     @classmethod
     def from_json(cls, text: str | Mapping) -> Mixture:
-        """The inverse of ``to_json``; also takes the parsed text.
+        """Restore a mixture from the output of ``to_json``, as text or parsed.
 
         Raises:
-            ValueError, KeyError, TypeError: the text is not that of a mixture.
+            ValueError, KeyError, TypeError: the text does not describe a mixture.
         """
         values = json.loads(text) if isinstance(text, str) else text
         values = {name: value for name, value in values.items() if name not in ("balanced", "imbalanced")}
@@ -157,7 +158,7 @@ class Mixture:
         return abs(gaps) if self.kind == "two_absolute" else gaps  # type: ignore[return-value]
 
     def _log_joint(self, values: Tensor) -> Tensor:
-        """log(weight) + log density of every component, ``(components, *values.shape)``."""
+        """Return log(weight) + log density of every component, ``(components, *values.shape)``."""
         rows = [
             math.log(max(item.weight, 1e-300)) - math.log(item.std) - LOG_SQRT_TWO_PI
             - 0.5 * ((values - item.mean) / item.std) ** 2
@@ -168,14 +169,14 @@ class Mixture:
     def _posterior(self, gaps: Tensor) -> Tensor:
         if self.degenerate:
             return torch.zeros_like(gaps)
-        # Gaps in half precision are coarser than the narrowest component.
+        # Half precision is coarser than the narrowest component.
         logs = self._log_joint(self._fitted(gaps.float() if gaps.element_size() < 4 else gaps))
-        others = torch.stack([logs[place] for place in self.imbalanced_indices])
-        # Log-sum-exp over the others, not one minus the balanced one, keeps small posteriors exact.
+        others = torch.stack([logs[index] for index in self.imbalanced_indices])
+        # Log-sum-exp over the others, rather than one minus the balanced posterior, keeps small posteriors exact.
         posterior = (torch.logsumexp(others, dim=0) - torch.logsumexp(logs, dim=0)).exp()
         return posterior.clamp(0.0, 1.0).to(gaps.dtype)
 
 
 def as_array(gaps: Tensor | NDArray) -> NDArray[np.float64]:
-    """Gaps from anywhere as a float64 array of the same shape."""
+    """Convert gaps on any device to a float64 array of the same shape."""
     return np.asarray(gaps.detach().cpu().double() if isinstance(gaps, Tensor) else gaps, dtype=np.float64)

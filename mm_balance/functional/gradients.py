@@ -1,4 +1,4 @@
-"""Two gradients of one encoder, the joint loss's and its own: how they are put together (MMPareto). Pure functions."""
+"""Combining the multimodal and the unimodal gradient of one encoder (MMPareto). Pure functions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 SOLVER_EDGE = 0.001
-"""What the official solver gives the longer gradient where one of the two is the shortest combination by itself."""
+"""Weight the official solver gives the longer gradient if one of the two has the least norm by itself."""
 
 
 def min_norm_weight(joint: Tensor, own: Tensor) -> Tensor:
-    """Weight a of ``a joint + (1 - a) own`` with the least norm, in [0.001, 0.999].
+    """Return the weight a that minimizes the norm of ``a joint + (1 - a) own``, in [0.001, 0.999].
 
     Args:
         joint: ``(n,)``.
@@ -25,24 +25,24 @@ def min_norm_weight(joint: Tensor, own: Tensor) -> Tensor:
 
 
 def pareto_gradients(joint: Sequence[Tensor], own: Sequence[Tensor], gamma: float, *, scope: str) -> list[Tensor]:
-    """The gradient of an encoder.
+    """Return the combined gradient of an encoder.
 
-    Aligned gradients (positive cosine over the whole encoder) are added; opposed ones combined with the least norm. The result
-    is never shorter than the plain sum, and gamma times as long.
+    Aligned gradients (positive cosine over the whole encoder) are added; conflicting ones are combined with the least norm. The
+    result is rescaled to be at least as long as the plain sum, then multiplied by gamma.
 
     Args:
-        joint: of the joint loss, one tensor per parameter.
-        own: of the modality's own loss.
-        gamma: factor.
-        scope: where lengths are compared: ``tensor`` (the official code) or ``encoder``.
+        joint: gradients of the joint loss, one tensor per parameter.
+        own: gradients of the modality's own loss.
+        gamma: scale of the result.
+        scope: unit in which lengths are compared: ``tensor`` (the official code) or ``encoder``.
     """
     flat_joint, flat_own = (torch.cat([value.flatten() for value in side]).double() for side in (joint, own))
     weight = torch.where(flat_joint @ flat_own > 0, 0.5, min_norm_weight(flat_joint, flat_own)).to(joint[0].dtype)
     combined = [2 * weight * one + 2 * (1 - weight) * other for one, other in zip(joint, own, strict=True)]
     sums = [one + other for one, other in zip(joint, own, strict=True)]
     if scope == "encoder":
-        longer = _norm(sums) / _norm(combined).clamp_min(1e-30)
-        return [gamma * longer.clamp_min(1.0) * value for value in combined]
+        stretch = _norm(sums) / _norm(combined).clamp_min(1e-30)
+        return [gamma * stretch.clamp_min(1.0) * value for value in combined]
     return [
         gamma * (plain.norm() / value.norm().clamp_min(1e-30)).clamp_min(1.0) * value
         for plain, value in zip(sums, combined, strict=True)

@@ -1,4 +1,4 @@
-"""Scores of predictions and of detection, and intervals over seeds. All return Python floats; tensors of any device."""
+"""Metrics of predictions and detection, and statistics over seeds. All return Python floats and accept tensors on any device."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import Tensor
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of samples whose largest logit is the true class, 0 to 1; of equal logits the first class counts.
+    """Return the fraction of samples whose largest logit is the true class, 0 to 1; ties go to the first class.
 
     Args:
         logits: ``(samples, classes)``, at least one sample.
         labels: ``(samples,)`` int64.
 
     Raises:
-        ValueError: shapes that do not fit, or no sample.
+        ValueError: mismatched shapes, or no sample.
     """
     _check(logits, labels)
     return float((logits.argmax(dim=1) == labels).double().mean())
 
 
 def macro_f1(logits: Tensor, labels: Tensor) -> float:
-    """Unweighted mean of F1 over all classes, present or not, with 0/0 = 0; 0 to 1.
+    """Return the unweighted mean of F1 over all classes, present or not, with 0/0 = 0; 0 to 1.
 
-    Arguments and errors of ``accuracy``. This is BalanceBenchmark's rule; scikit-learn's default drops absent classes.
+    Arguments and errors are those of ``accuracy``. This is BalanceBenchmark's rule; scikit-learn's default drops absent classes.
     """
     _check(logits, labels)
     classes = list(range(logits.shape[1]))
@@ -38,10 +38,10 @@ def macro_f1(logits: Tensor, labels: Tensor) -> float:
 
 
 def mean_average_precision(logits: Tensor, labels: Tensor) -> float:
-    """Mean over classes of the one-versus-rest average precision of the softmax, without interpolation; 0 to 1.
+    """Return the mean over classes of the one-versus-rest average precision of the softmax, without interpolation; 0 to 1.
 
-    Classes without a sample have no average precision and are left out. NaN where a logit is NaN (training diverged).
-    Arguments and errors of ``accuracy``.
+    Classes without samples have no average precision and are left out. NaN if a logit is NaN (training diverged).
+    Arguments and errors are those of ``accuracy``.
     """
     _check(logits, labels)
     probabilities, truth = _array(logits.double().softmax(dim=1)), _array(labels)
@@ -51,17 +51,17 @@ def mean_average_precision(logits: Tensor, labels: Tensor) -> float:
 
 
 def binary_auc(scores: Tensor, positives: Tensor) -> float:
-    """Area under the ROC curve, 0 to 1: the chance that a positive scores above a negative; ties count half.
+    """Return the area under the ROC curve, 0 to 1: the probability that a positive scores above a negative; ties count half.
 
     Args:
         scores: ``(samples,)``; infinite scores are ranked like any other.
         positives: ``(samples,)`` bool.
 
     Returns:
-        NaN where only one of the two kinds occurs or a score is NaN.
+        NaN if only positives or only negatives occur, or a score is NaN.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: mismatched shapes.
     """
     if scores.ndim != 1 or scores.shape != positives.shape:
         raise ValueError(
@@ -74,17 +74,17 @@ def binary_auc(scores: Tensor, positives: Tensor) -> float:
 
 
 def paired_interval(differences: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of paired differences with its two-sided interval (Student's t).
+    """Return the mean of paired differences and its two-sided confidence interval (Student's t).
 
     Args:
         differences: one per pair (same seed, two methods), any unit.
-        level: coverage, in (0, 1).
+        level: confidence level, in (0, 1).
 
     Returns:
-        Mean, low, high, in the unit of the differences; an infinite interval for a single difference.
+        Mean, lower and upper end, in the unit of the differences; an infinite interval for a single difference.
 
     Raises:
-        ValueError: no difference, or a level outside (0, 1).
+        ValueError: no differences, or a level outside (0, 1).
     """
     values = np.asarray(differences, dtype=float)
     if values.ndim != 1 or not len(values) or not 0 < level < 1:
@@ -97,18 +97,18 @@ def paired_interval(differences: ArrayLike, level: float = 0.95) -> tuple[float,
 
 
 def paired_p_value(differences: ArrayLike) -> float:
-    """Two-sided p-value of the hypothesis that paired differences have the mean 0 (Student's t).
+    """Return the two-sided p-value of the hypothesis that paired differences have mean 0 (Student's t).
 
-    Below ``1 - level`` exactly where the interval of ``paired_interval`` does not hold 0.
+    It is below ``1 - level`` exactly if the interval of ``paired_interval`` excludes 0.
 
     Args:
         differences: one per pair (same seed, two methods), any unit.
 
     Returns:
-        In [0, 1]; 1 for a single difference, and where all are 0.
+        In [0, 1]; 1 for a single difference, or if all are 0.
 
     Raises:
-        ValueError: no difference, or one that is not finite.
+        ValueError: no differences, or one that is not finite.
     """
     values = np.asarray(differences, dtype=float)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
@@ -120,17 +120,17 @@ def paired_p_value(differences: ArrayLike) -> float:
 
 
 def holm(p_values: ArrayLike) -> list[float]:
-    """P-values adjusted for being looked at together, by Holm's step-down rule.
+    """Adjust p-values for multiple testing by Holm's step-down method.
 
-    A claim is kept at ``level`` where its adjusted value lies below it; the chance that any kept claim of the family is false is
-    then at most ``level``, whatever the dependence between the tests (Holm, Scand. J. Statist. 6, 1979).
+    Rejecting the hypotheses whose adjusted value is below ``level`` bounds the probability of any false rejection in the family
+    by ``level``, whatever the dependence between the tests (Holm, Scand. J. Statist. 6, 1979).
 
     Args:
         p_values: one per test of the family, each in [0, 1].
 
     Returns:
-        One per test, in the order given: the i-th smallest times the number of tests not below it, never less than that of a
-        smaller one, at most 1.
+        One adjusted value per test, in input order: the i-th smallest times the number of tests not below it, never less than the
+        adjusted value of a smaller one, at most 1.
 
     Raises:
         ValueError: a value outside [0, 1], or NaN.

@@ -31,28 +31,28 @@ KMEANS_STARTS = 3
 RANDOM_STARTS = 6
 POLISHED_STARTS = 3
 THINNED = 1000
-"""All starts run on this many evenly spaced order statistics; the best few continue on all gaps."""
+"""Starts run on this many evenly spaced order statistics; only the best ones continue on all gaps."""
 
 
 def fit_mixture(gaps: Tensor | NDArray, *, kind: str = "two", seed: int = 0) -> Mixture:
-    """Fit the mixture (Eq. 8) by expectation-maximization; the best likelihood of several starts wins.
+    """Fit the mixture (Eq. 8) by expectation-maximization, keeping the start with the best likelihood.
 
-    Three starts from k-means, six from random data points with random widths, five with a narrow component at a
-    quantile beside wide ones. K-means alone sticks in a poor optimum when a narrow peak sits on a broad component,
-    which is what late refits look like. Gaps are sorted first, so that their order does not matter.
+    Three starts use k-means, six use random data points with random widths, and five put a narrow component at a quantile next
+    to wide ones. K-means alone gets stuck in a poor optimum when a narrow peak sits on a broad component, as in late refits.
+    Gaps are sorted first, so that their order does not matter.
 
     Args:
         gaps: ``(samples,)``, in [-1, 1].
         kind: ``two``, ``two_absolute`` (on the absolute gap) or ``three``.
-        seed: of the random starts; the global generators are not touched.
+        seed: seed of the random starts; global generators are not used.
 
     Returns:
-        The fit; where gaps are non-finite, fewer than 10, or of a standard deviation below 1e-6 (of abs(gap) under
-        ``two_absolute``), a single component that is marked degenerate: mean and standard deviation of the finite gaps,
-        0 and the floor where there is none.
+        The fit. If gaps are non-finite, fewer than 10, or have a standard deviation below 1e-6 (of abs(gap) for
+        ``two_absolute``): a single component, marked degenerate, with mean and standard deviation of the finite gaps, or 0 and
+        the floor if there are none.
 
     Raises:
-        ValueError: an unknown kind, or gaps that are not one-dimensional.
+        ValueError: unknown kind, or gaps that are not one-dimensional.
     """
     if kind not in KINDS:
         raise ValueError(f"mixture={kind} is not known; give one of {', '.join(KINDS)}")
@@ -76,7 +76,7 @@ def fit_mixture(gaps: Tensor | NDArray, *, kind: str = "two", seed: int = 0) -> 
     return Mixture(
         kind=kind,
         components=components,
-        balanced_index=min(range(len(components)), key=lambda place: components[place].second_moment),
+        balanced_index=min(range(len(components)), key=lambda index: components[index].second_moment),
         log_likelihood=float(best.score(column)),
         bic=bic,
         separated=bic < _single_bic(values),
@@ -86,12 +86,12 @@ def fit_mixture(gaps: Tensor | NDArray, *, kind: str = "two", seed: int = 0) -> 
 
 
 def _best_fit(column: NDArray, count: int, seed: int) -> GaussianMixture:
-    """The best of all starts on sorted ``column`` (samples, 1)."""
-    rows = np.linspace(0, len(column) - 1, min(THINNED, len(column))).round().astype(int)
+    """Return the best of all starts on sorted ``column`` (samples, 1)."""
+    thinned = np.linspace(0, len(column) - 1, min(THINNED, len(column))).round().astype(int)
     with warnings.catch_warnings():
-        # A start that has not converged in time still competes by its likelihood.
+        # A start that has not converged in time is still a candidate.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        drafts = [model.fit(column[rows]) for model in _starts(column, count, seed)]
+        drafts = [model.fit(column[thinned]) for model in _starts(column, count, seed)]
         drafts.sort(key=lambda fitted: -fitted.lower_bound_)
         polished = [
             _model(item.weights_, item.means_, item.covariances_, thorough=True).fit(column)
@@ -111,9 +111,9 @@ def _starts(column: NDArray, count: int, seed: int) -> list[GaussianMixture]:
         means = generator.choice(column, size=count, replace=False)
         stds = spread * np.exp(generator.uniform(math.log(0.03), 0.0, (count, 1)))
         models.append(_model(np.full(count, 1 / count), means, stds**2))
-    wide = np.linspace(column[0, 0], column[-1, 0], count + 1)[1:-1] if count > 2 else [column.mean()]
+    wide_means = np.linspace(column[0, 0], column[-1, 0], count + 1)[1:-1] if count > 2 else [column.mean()]
     for quantile in (0.05, 0.25, 0.5, 0.75, 0.95):
-        means = np.array([np.quantile(column, quantile), *wide])[:, None]
+        means = np.array([np.quantile(column, quantile), *wide_means])[:, None]
         stds = spread * np.array([0.1] + [1.0] * (count - 1))[:, None]
         models.append(_model(np.full(count, 1 / count), means, stds**2))
     return models
@@ -130,7 +130,7 @@ def _settings(count: int, *, thorough: bool = False) -> dict:
 
 
 def _model(weights: NDArray, means: NDArray, variances: NDArray, *, thorough: bool = False) -> GaussianMixture:
-    """A mixture that starts from ``weights`` (count,), ``means`` and ``variances`` (count, 1)."""
+    """Return an unfitted model initialized with ``weights`` (count,), ``means`` and ``variances`` (count, 1)."""
     return GaussianMixture(
         **_settings(len(means), thorough=thorough),
         weights_init=weights / weights.sum(),
@@ -141,7 +141,7 @@ def _model(weights: NDArray, means: NDArray, variances: NDArray, *, thorough: bo
 
 
 def _single_bic(values: NDArray) -> float:
-    """BIC of one Gaussian with the same variance floor (two free parameters)."""
+    """Return the BIC of one Gaussian with the same variance floor (two free parameters)."""
     variance = float(values.var()) + VARIANCE_FLOOR
     log_likelihood = -0.5 * math.log(2 * math.pi * variance) - 0.5 * float(values.var()) / variance
     return 2 * math.log(len(values)) - 2 * len(values) * log_likelihood
@@ -150,5 +150,5 @@ def _single_bic(values: NDArray) -> float:
 def _degenerate(values: NDArray, kind: str) -> Mixture:
     finite = values[np.isfinite(values)]
     mean, std = (float(finite.mean()), float(finite.std())) if len(finite) else (0.0, 0.0)
-    only = Component(mean, max(std, math.sqrt(VARIANCE_FLOOR)), 1.0)
-    return Mixture(kind, (only,), 0, 0.0, 0.0, separated=False, degenerate=True, samples=len(values))
+    component = Component(mean, max(std, math.sqrt(VARIANCE_FLOOR)), 1.0)
+    return Mixture(kind, (component,), 0, 0.0, 0.0, separated=False, degenerate=True, samples=len(values))

@@ -1,4 +1,4 @@
-"""How far modalities are ahead of one another, and what is done about it. Pure functions of tensors, no host sync."""
+"""Discrepancy between modalities, and the modulation it controls (OGM-GE, OPM). Pure functions of tensors, no host sync."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 NOISE_FLOOR = 1e-8
 SCORE_FLOOR = 1e-12
-"""Least score: where no modality knows any true class, all are equal, and nobody is infinitely far ahead."""
+"""Lower bound of scores: if no modality predicts any true class, all are equal and no ratio is infinite."""
 
 
 def discrepancy_ratios(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``rho_m = s_m / mean of the other s_j``; above 1 = ahead. With two modalities OGM-GE's, with more ours.
+    """Compute ``rho_m = s_m / mean of the other s_j``; above 1 = ahead. Two modalities: as OGM-GE; more: ours.
 
     Args:
-        scores: modality -> scalar >= 0, a sum of true-class probabilities; below 1e-12 it counts as that.
+        scores: modality -> scalar >= 0, a sum of true-class probabilities, clamped to at least 1e-12.
 
     Returns:
         modality -> finite scalar.
@@ -30,25 +30,25 @@ def discrepancy_ratios(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def ogm_coefficients(
     ratios: Mapping[str, Tensor], alpha: float, *, first_loses_ties: bool = False
 ) -> dict[str, Tensor]:
-    """Factors of the encoders' gradients: ``1 - tanh(alpha rho_m)`` where ``rho_m > 1``, else 1 (OGM-GE).
+    """Compute the gradient factors of the encoders: ``1 - tanh(alpha rho_m)`` where ``rho_m > 1``, else 1 (OGM-GE).
 
     Args:
-        ratios: as ``discrepancy_ratios`` gives.
+        ratios: output of ``discrepancy_ratios``.
         alpha: >= 0.
         first_loses_ties: at ``rho = 1`` the first modality is damped, as in the official code.
 
     Returns:
         modality -> scalar in (0, 1].
     """
-    found = {}
-    for place, (name, ratio) in enumerate(ratios.items()):
-        ahead = ratio >= 1 if first_loses_ties and place == 0 else ratio > 1
-        found[name] = torch.where(ahead, 1 - torch.tanh(alpha * ratio), torch.ones_like(ratio))
-    return found
+    coefficients = {}
+    for index, (name, ratio) in enumerate(ratios.items()):
+        ahead = ratio >= 1 if first_loses_ties and index == 0 else ratio > 1
+        coefficients[name] = torch.where(ahead, 1 - torch.tanh(alpha * ratio), torch.ones_like(ratio))
+    return coefficients
 
 
 def modulated_gradient(gradient: Tensor, coefficient: Tensor, noise: Tensor | None) -> Tensor:
-    """``k g``, plus noise of the gradient's own deviation (before scaling, n - 1, plus 1e-8) where there is one.
+    """Return ``k g``, plus noise with the standard deviation of the unscaled gradient (n - 1, plus 1e-8) if ``noise`` is given.
 
     Args:
         gradient: any shape, two elements or more.
@@ -61,26 +61,26 @@ def modulated_gradient(gradient: Tensor, coefficient: Tensor, noise: Tensor | No
 
 
 def drop_probabilities(ratios: Mapping[str, Tensor], base: float, slope: float) -> dict[str, Tensor]:
-    """OPM: ``q_m = min(base (1 + slope tanh(rho_m - 1)), 1)`` where ``rho_m > 1``, else 0. It starts at ``base``, not at 0."""
-    found = {}
+    """OPM: ``q_m = min(base (1 + slope tanh(rho_m - 1)), 1)`` where ``rho_m > 1``, else 0; it jumps from 0 to ``base``."""
+    probabilities = {}
     for name, ratio in ratios.items():
         ahead = torch.tanh(torch.relu(ratio - 1))
-        found[name] = torch.where(ahead > 0, (base * (1 + slope * ahead)).clamp(0, 1), torch.zeros_like(ratio))
-    return found
+        probabilities[name] = torch.where(ahead > 0, (base * (1 + slope * ahead)).clamp(0, 1), torch.zeros_like(ratio))
+    return probabilities
 
 
 def drop_features(
     features: Mapping[str, Tensor], probabilities: Mapping[str, Tensor], draws: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """OPM: whole features dropped per sample, all modalities rescaled by ``1 / (1 - theta)``.
+    """OPM: drop the whole feature of a modality per sample, and rescale all modalities by ``1 / (1 - theta)``.
 
-    ``theta`` is the expected share of dropped features, by width. A sample never loses all modalities, because one of them is
-    not ahead and has probability 0.
+    ``theta`` is the expected fraction of dropped features, weighted by width. A sample never loses all modalities, because at
+    least one is not ahead and has probability 0.
 
     Args:
         features: modality -> ``(batch, width)``.
         probabilities: modality -> scalar in [0, 1].
-        draws: modality -> ``(batch,)`` uniform in [0, 1); below the probability = dropped.
+        draws: modality -> ``(batch,)`` uniform in [0, 1); a draw below the probability drops the feature.
     """
     widths = {name: value.shape[1] for name, value in features.items()}
     theta = torch.stack([widths[name] * probabilities[name] for name in features]).sum() / sum(widths.values())

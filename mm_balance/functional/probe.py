@@ -1,4 +1,4 @@
-"""Linear probe: what a linear classifier can read from frozen features."""
+"""Linear probe: accuracy of a linear classifier on frozen features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ITERATIONS = 1000
 
 
 def linear_probe(features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor) -> float:
-    """Accuracy, 0 to 1, of a logistic regression on standardised features (L2, scikit-learn's default strength).
+    """Return the accuracy, 0 to 1, of a logistic regression on standardized features (L2, scikit-learn's default strength).
 
     Args:
         features: ``(samples, width)`` of the training split.

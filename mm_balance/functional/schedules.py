@@ -1,4 +1,4 @@
-"""Schedules as functions of time; nothing keeps a clock. All return Python floats."""
+"""Schedules as stateless functions of time. All return Python floats."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import math
 
 
 def anneal(kind: str, fraction: float, start: float, end: float) -> float:
-    """The annealing coefficient lambda(t) of the adaptive stage.
+    """Return the annealing coefficient lambda(t) of the adaptive stage.
 
-    The paper (arXiv 2510.21797v1, Sec. 3.3) says only that it falls; the four shapes are ours.
+    The paper (arXiv 2510.21797v1, Sec. 3.3) only says that it decreases; the four shapes are ours.
 
     Args:
         kind: ``constant`` (= start), ``linear``, ``cosine`` or ``exponential`` (geometric).
-        fraction: share of the stage done, in [0, 1].
+        fraction: completed fraction of the stage, in [0, 1].
         start: value at 0.
         end: value at 1.
 
     Raises:
-        ValueError: an unknown kind, a fraction outside [0, 1], or ``exponential`` with a value that is not positive.
+        ValueError: unknown kind, fraction outside [0, 1], or ``exponential`` with a value that is not positive.
     """
     if not 0.0 <= fraction <= 1.0:
         raise ValueError(f"fraction={fraction} is outside [0, 1]")
@@ -37,21 +37,21 @@ def anneal(kind: str, fraction: float, start: float, end: float) -> float:
 def learning_rate_factor(
     schedule: str, *, epoch: int, first_epoch: int, stage_epochs: int, hold: int, step: int, decay: float
 ) -> float:
-    """Factor on the initial learning rate. All epochs are counted over both stages.
+    """Return the factor on the initial learning rate. All epochs are counted over both stages.
 
     Args:
         schedule: ``constant``; ``step``: ``decay ** (epoch // step)``; ``cosine``: 1 up to the later of ``first_epoch`` and
-            ``hold``, then down to 0 at the end of the stage. It therefore does not matter to ``cosine`` whether the first
-            ``hold`` epochs were a stage of their own at a constant rate.
+            ``hold``, then down to 0 at the end of the stage. So ``cosine`` gives the same rates whether or not the first
+            ``hold`` epochs were a separate stage at a constant rate.
         epoch: epochs finished.
         first_epoch: epochs finished before this stage.
         stage_epochs: length of this stage.
-        hold: epochs before the rate may fall, at least 0; from the end of the stage on it never falls.
-        step: epochs between two falls.
-        decay: factor of each fall.
+        hold: epochs before the rate may decay, at least 0; if they reach the end of the stage, it never decays.
+        step: epochs between two decays.
+        decay: factor of each decay.
 
     Raises:
-        ValueError: an unknown schedule, or ``step`` with fewer than one epoch between two falls.
+        ValueError: unknown schedule, or ``step`` with less than one epoch between decays.
     """
     if schedule == "constant":
         return 1.0

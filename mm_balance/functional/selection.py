@@ -1,4 +1,4 @@
-"""Which epoch's model is reported: one rule for all methods of a table. Pure functions of per-epoch records."""
+"""Model selection: the epoch to report, by one rule for all methods of a table. Pure functions of per-epoch records."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Mapping, Sequence
 
 
 def best_epoch(records: Sequence[Mapping[str, float]], key: str) -> int:
-    """Position of the record with the largest ``key``; of equal ones the first: a longer run cannot win by a tie.
+    """Return the position of the record with the largest ``key``; ties go to the first, so that a longer run cannot win by a tie.
 
     Args:
         records: one mapping of metric name -> value per epoch, in order.
-        key: the metric, larger is better. Records that lack it or hold NaN (a diverged epoch) never win.
+        key: metric name; larger is better. Records without it or with NaN (a diverged epoch) are never chosen.
 
     Returns:
         Index into ``records``, from 0.
 
     Raises:
-        ValueError: no record has a number under ``key``.
+        ValueError: no record has a value for ``key``.
     """
-    candidates = [place for place, record in enumerate(records) if not math.isnan(record.get(key, math.nan))]
+    candidates = [index for index, record in enumerate(records) if not math.isnan(record.get(key, math.nan))]
     if not candidates:
-        raise ValueError(f"none of the {len(records)} records has a number under {key}")
-    return max(candidates, key=lambda place: records[place][key])
+        raise ValueError(f"none of the {len(records)} records has a value for {key}")
+    return max(candidates, key=lambda index: records[index][key])
 
 
 def last(records: Sequence[Mapping[str, float]]) -> int:
-    """Position of the last record.
+    """Return the position of the last record.
 
     Raises:
-        ValueError: there is none.
+        ValueError: ``records`` is empty.
     """
     if not records:
         raise ValueError("there is no record to choose from")

@@ -27,7 +27,7 @@ def test_counts_durations_and_kinds():
     assert "| audio | train | 3 | 1.00 | 2.00 | 2.00 | 3.00 |" in card
     assert "| audio | test | 1 | 5.00 | 5.00 | 5.00 | 5.00 |" in card
     assert "- audio, sampling rate in Hz (files): 16000 (4)" in card
-    assert "- visual, picture in pixels (files): 480 x 360 (4)" in card
+    assert "- visual, image size in pixels (files): 480 x 360 (4)" in card
     assert "recipe: a \\| b" in card
     assert "| train.txt | `" + "ab" * 32 in card
     assert "- one two" in card
@@ -42,6 +42,6 @@ def test_many_kinds_are_cut_short_and_pictures_alone_do():
     card = data_card("pictures", samples, **{**WORDS, "lists": {}, "notes": [], "excluded": [], "skipped": []})
     assert "1 x 1 (1)" in card
     assert "and 12 more" in card
-    assert "length in s" not in card
+    assert "duration in s" not in card
     assert "##" in card
     assert "Skipped" not in card

@@ -267,7 +267,7 @@ def test_values_out_of_range_are_refused(options, name):
 
 OPTIONS = {
     "seed": 0, "visual_difficulty": 1.0, "corruption": 0.1, "protocol": "published", "modalities": MODALITIES,
-    "on_error": "fail", "options": None, "work": None,
+    "on_error": "fail", "input_config": None, "work": None,
 }  # fmt: skip
 
 

@@ -97,7 +97,7 @@ def test_other_contents_are_refused(tmp_path, content):
     path = tmp_path / "film.mp4"
     path.write_bytes(content)
     for read in (lambda: frames(path), lambda: read_sound_file(path)):
-        with pytest.raises(DecodeError, match=r"empty|cannot be opened|no sound|no picture"):
+        with pytest.raises(DecodeError, match=r"empty|cannot be opened|no sound|no frame"):
             read()
 
 
@@ -116,7 +116,7 @@ def test_a_folder_of_frames_in_natural_order(tmp_path):
 
 
 def test_an_empty_folder_is_named(tmp_path):
-    with pytest.raises(DecodeError, match="holds no frames"):
+    with pytest.raises(DecodeError, match="contains no frames"):
         frames(tmp_path)
 
 

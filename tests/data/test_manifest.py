@@ -255,11 +255,11 @@ BAD = {
     "absolute on Windows": (cells(visual="C:\\x.png"), "the path is absolute"),
     "outside": (cells(visual="../x.png"), "leaves the folder"),
     "outside by a link": (symbolic_link, "leaves the folder"),
-    "other kind": (other_kind, "holds sound, but column visual holds image"),
+    "other kind": (other_kind, "contains sound, but column visual contains image"),
     "video": (video, "cannot be opened as video"),
-    "folder": (a_folder, "the folder holds no frames"),
+    "folder": (a_folder, "the folder contains no frames"),
     "extension": (gif, "extension '.gif' is not supported"),
-    "split": (cells(split="dev"), "split 'dev' is none of train, val, test"),
+    "split": (cells(split="dev"), "split 'dev' is not one of train, val, test"),
     "no label": (cells(label=" "), "nothing in column label"),
     "no file": (cells(audio=""), "nothing in column audio"),
     "same id": (cells(sample="s0"), "the same sample id is on line 2"),
@@ -382,7 +382,7 @@ def test_groups_too_large_to_carve_are_an_error(folder):
     for number in range(20):
         folder.add("train", "ab"[number % 2], group="one and all")
     folder.add("test", "a").add("test", "b")
-    assert "give rows of split val" in message(folder)
+    assert "add rows of split val" in message(folder)
 
 
 # Identity

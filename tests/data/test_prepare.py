@@ -130,9 +130,9 @@ def test_what_is_not_prepared_says_how_to(tmp_path, cremad):
     ):
         load("cremad", tmp_path)
     prepare(tmp_path, cremad)
-    with pytest.raises(UserError, match=r"not prepared by this recipe.*20 s"):
+    with pytest.raises(UserError, match=r"not prepared with this recipe.*20 s"):
         load("cremad", tmp_path, clip_seconds=20.0)
-    with pytest.raises(UserError, match="ave has published only"):
+    with pytest.raises(UserError, match="ave supports only published"):
         load("ave", tmp_path, protocol="speaker")
 
 
@@ -239,9 +239,9 @@ def test_sounds_beside_frames_and_a_share_of_the_data(tmp_path, films):
 
 
 def test_choices_that_contradict_each_other_are_refused(tmp_path, films):
-    with pytest.raises(UserError, match="audioset holds constants of recipe=fbank128"):
+    with pytest.raises(UserError, match="audioset has constants for recipe=fbank128 only"):
         manifest(films, tmp_path, audio_normalization="audioset")
-    with pytest.raises(UserError, match="recipe=embedded is of digits only"):
+    with pytest.raises(UserError, match="recipe=embedded is for digits only"):
         manifest(films, tmp_path, recipe="embedded")
 
 

@@ -49,7 +49,7 @@ def test_cremad_at_its_full_size(whole_cremad):
     assert raw.missing == []
     assert {line.split(":")[0] for line in raw.excluded} == KNOWN_BAD
     assert all("README of CREMA-D" in line for line in raw.excluded)
-    assert "91 of 91 test actors are heard and seen in training too; protocol=speaker keeps them apart" in raw.notes
+    assert "91 of 91 test actors also occur in training; protocol=speaker separates them" in raw.notes
     first = next(row for row in raw.rows if row.sample == "1001_IEO_HAP_MD")
     assert first.files == {"audio": "AudioWAV/1001_IEO_HAP_MD.wav", "visual": "VideoFlash/1001_IEO_HAP_MD.flv"}
     assert first.extra == {
@@ -141,9 +141,11 @@ def test_another_list_of_ave_is_read_and_said_to_be_another(tmp_path):
     raw = read_raw("ave", folder, protocol="published")
     assert len(splits(raw)["test"]) == len(lines) - 1
     assert any(note.startswith("testSet.txt is not the known list: SHA-256") for note in raw.notes)
-    assert "testSet.txt has 1 line(s) twice; each is read once" in raw.notes
+    assert "testSet.txt has 1 duplicate line(s), which are ignored" in raw.notes
     (folder / "valSet.txt").write_text("Church bell&x&good&0\n")
-    with pytest.raises(UserError, match=r"valSet\.txt: line 1 is not Category&VideoID&Quality&StartTime&EndTime"):
+    with pytest.raises(
+        UserError, match=r"valSet\.txt: line 1 is not of the form Category&VideoID&Quality&StartTime&EndTime"
+    ):
         read_raw("ave", folder, protocol="published")
 
 
@@ -154,7 +156,7 @@ def test_kinetics_sounds_at_its_full_size(tmp_path):
     assert {row.label for row in raw.rows} == set(CLASSES)
     assert len(CLASSES) == 31
     assert list(CLASSES) == sorted(CLASSES)
-    assert any("here 17,396 of 17,396 clips lie in a folder that says the same" in note for note in raw.notes)
+    assert any("here 17,396 of 17,396 clips are in a folder of the same name" in note for note in raw.notes)
 
 
 def test_kinetics_names_and_layouts(tmp_path):
@@ -188,7 +190,7 @@ def test_another_folder_says_what_was_looked_for(tmp_path, name):
 
 def test_protocols_that_a_set_does_not_have_are_refused(tmp_path):
     for name in ("ave", "kinetics_sounds"):
-        with pytest.raises(UserError, match=f"protocol=speaker: {name} has published only"):
+        with pytest.raises(UserError, match=f"protocol=speaker: {name} supports only published"):
             read_raw(name, tmp_path, protocol="speaker")
 
 

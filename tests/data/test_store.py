@@ -67,9 +67,9 @@ def count_decoding(monkeypatch):
 
 def check_rows(store, count):
     """Every sample's row holds its own picture and its own sound."""
-    assert set(store.places("sample")) == {f"s{number}" for number in range(count)}
+    assert set(store.line_index("sample")) == {f"s{number}" for number in range(count)}
     rows = store.columns["row"].to_pylist()
-    for sample, line in store.places("sample").items():
+    for sample, line in store.line_index("sample").items():
         number = int(sample[1:])
         assert (store.arrays["visual"][rows[line], 0] == number).all()
         assert (store.arrays["visual"][rows[line], 1] == 0).all(), "a picture has one frame"
@@ -96,7 +96,7 @@ def test_rows_facts_and_formats(tmp_path):
     assert columns["visual_width"] == [9] * 5
     assert columns["visual_height"] == [6] * 5
     assert columns["visual_frames"] == [1] * 5
-    line = store.places("sample")["s3"]
+    line = store.line_index("sample")["s3"]
     assert columns["visual_mean"][line] == pytest.approx([3 / 255] * 3)
     assert columns["visual_square"][line] == pytest.approx([(3 / 255) ** 2] * 3)
     values = store.arrays["audio"][columns["row"][line]].astype(float)
@@ -129,7 +129,7 @@ def test_new_and_changed_clips_alone_are_decoded_and_an_open_store_is_not_distur
     assert sorted(seen) == ["s1", "s3", "s4"]
     assert np.array_equal(opened.arrays["visual"], before)
     rows = store.columns["row"].to_pylist()
-    assert (store.arrays["visual"][rows[store.places("sample")["s1"]], 0] == 77).all()
+    assert (store.arrays["visual"][rows[store.line_index("sample")["s1"]], 0] == 77).all()
 
 
 def test_workers_give_the_same_as_one_process(tmp_path):
@@ -139,8 +139,8 @@ def test_workers_give_the_same_as_one_process(tmp_path):
     assert failures == []
     check_rows(together, 40)
     for name in KINDS:
-        ours = {sample: together.columns["row"][line].as_py() for sample, line in together.places("sample").items()}
-        theirs = {sample: alone.columns["row"][line].as_py() for sample, line in alone.places("sample").items()}
+        ours = {sample: together.columns["row"][line].as_py() for sample, line in together.line_index("sample").items()}
+        theirs = {sample: alone.columns["row"][line].as_py() for sample, line in alone.line_index("sample").items()}
         for sample in ours:
             assert np.array_equal(together.arrays[name][ours[sample]], alone.arrays[name][theirs[sample]])
 
@@ -152,7 +152,7 @@ def test_a_bad_clip_is_named_remembered_and_tried_again_when_it_changes(tmp_path
     store, failures = build(tmp_path / "store", clips)
     assert [(failure.sample, failure.modality) for failure in failures] == [("s1", "visual")]
     assert "PNG" in failures[0].reason
-    assert set(store.places("sample")) == {"s0", "s2"}
+    assert set(store.line_index("sample")) == {"s0", "s2"}
     seen = count_decoding(monkeypatch)
     assert build(tmp_path / "store", clips)[1] == failures
     assert seen == []
@@ -246,7 +246,7 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path, monkeypatch)
         return original(*words)
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(UserError, match=r"No space left on device.*what was decoded is kept"):
+    with pytest.raises(UserError, match=r"No space left on device.*decoded clips are kept"):
         build(tmp_path / "store", clips)
     monkeypatch.setattr(os, "pwrite", original)
     seen = count_decoding(monkeypatch)
@@ -257,7 +257,7 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path, monkeypatch)
 
 def test_too_little_room_is_said_before_anything_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10})())
-    with pytest.raises(UserError, match=r"3 clips need .* MB, 0.0 MB are free; give another data_dir"):
+    with pytest.raises(UserError, match=r"3 clips need .* MB, 0.0 MB are free; use another data_dir"):
         build(tmp_path / "store", make_clips(tmp_path / "raw", 3))
 
 
@@ -294,7 +294,7 @@ def test_another_recipe_is_another_key_and_a_renamed_store_is_refused(tmp_path):
     assert RECIPE.key(KINDS) == RECIPE.key(dict(reversed(KINDS.items())))
     clips = make_clips(tmp_path / "raw", 1)
     build(tmp_path / "store", clips)
-    with pytest.raises(UserError, match="prepared otherwise"):
+    with pytest.raises(UserError, match="prepared with a different recipe"):
         build_store(tmp_path / "store", clips, larger, KINDS, workers=1, progress=False)
 
 

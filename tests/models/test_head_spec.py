@@ -63,9 +63,9 @@ def test_a_network_takes_any_head_and_is_rebuilt_with_it():
     [
         ("no_such_module:Head", "the model's head no_such_module:Head: there is no module no_such_module; start in"),
         ("mm_balance.models.heads:Lost", "mm_balance.models.heads has no Lost; its Fusion classes: OwnHeads, LateFusion"),
-        ("torch.nn:Linear", "Linear is no Fusion; derive the class from mm_balance.models.fusion:Fusion"),
-        ("os:system", "system is no Fusion"),
-        ("late logits", "no import path"),
+        ("torch.nn:Linear", "Linear is not a Fusion; derive the class from mm_balance.models.fusion:Fusion"),
+        ("os:system", "system is not a Fusion"),
+        ("late logits", "not an import path"),
     ],
 )  # fmt: skip
 def test_a_class_that_is_no_head_is_refused(path, told):

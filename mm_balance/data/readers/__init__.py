@@ -1,4 +1,4 @@
-"""Raw downloads of published data sets -> the contract's manifest. One data set = one file."""
+"""Readers that convert raw downloads of published data sets to a manifest; one module per data set."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["PROTOCOLS", "READERS", "RawRow", "RawSet", "check_protocol", "read_r
 
 
 def check_protocol(name: str, protocol: str) -> None:
-    """Raises UserError where the data set has no such split."""
+    """Raise UserError if the data set has no such protocol."""
     if protocol not in PROTOCOLS[name]:
-        raise UserError(f"protocol={protocol}: {name} has {', '.join(PROTOCOLS[name])} only")
+        raise UserError(f"protocol={protocol}: {name} supports only {', '.join(PROTOCOLS[name])}")
 
 
 def read_raw(name: str, source: Path, *, protocol: str) -> RawSet:
-    """The raw download of the data set ``name`` in the folder ``source``.
+    """Read the raw download of the data set ``name`` in the folder ``source``.
 
     Raises:
-        UserError: an unknown name or protocol, no such folder, or not that download.
+        UserError: unknown name or protocol, no such folder, or the folder is not that download.
     """
     if name not in READERS:
         raise UserError(f"dataset={name} is not known; give {', '.join(READERS)}")

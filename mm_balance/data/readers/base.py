@@ -1,4 +1,4 @@
-"""What every reader gives, and how it becomes a manifest. Standard library only."""
+"""Common result of all readers, helpers, and writing it as a manifest. Standard library only."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class RawRow:
     """One sample of a raw download.
 
     Attributes:
-        sample: its id.
+        sample: sample id.
         split: ``train``, ``val`` or ``test``.
         label: class name.
         files: modality -> path relative to the download, with forward slashes.
-        group: what must not be in two splits (speaker, video); empty = nothing.
-        extra: further columns of the table of samples.
+        group: entity that must not be in two splits (speaker, video); empty = none.
+        extra: additional columns of the manifest.
     """
 
     sample: str
@@ -40,15 +40,15 @@ class RawRow:
 
 @dataclass
 class RawSet:
-    """A raw download, read.
+    """Contents of a raw download.
 
     Attributes:
         rows: sorted by split, then sample.
-        excluded: one line per clip that the data set's own recipe leaves out, with its source.
-        missing: one line per listed clip whose files are not there.
+        excluded: one line per clip excluded by the data set's own recipe, with its source.
+        missing: one line per listed clip whose files are missing.
         lists: list file -> SHA-256 of its bytes.
-        notes: what one should know of the split.
-        source_text: where the data come from, in a sentence or two.
+        notes: remarks on the split.
+        source_text: origin of the data, in a sentence or two.
     """
 
     name: str
@@ -61,51 +61,54 @@ class RawSet:
     source_text: str
 
 
-class Listing:
-    """The files of a folder, by one walk instead of a look for each clip: lower-case extension and stem -> path."""
+class FileIndex:
+    """Files of some folders by name without extension, from one walk instead of one lookup per clip.
+
+    Paths are relative to ``root``; only the given extensions are indexed, ignoring case.
+    """
 
     def __init__(self, root: Path, folders: Iterable[Path], extensions: Iterable[str]) -> None:
         self._paths: dict[str, list[str]] = {}
         wanted = tuple(extensions)
         for folder in folders:
-            for place, _, files in os.walk(folder):
+            for directory, _, files in os.walk(folder):
                 for file in sorted(files):
                     stem, extension = os.path.splitext(file)
                     if extension.lower() in wanted:
-                        path = Path(place, file).relative_to(root).as_posix()
+                        path = Path(directory, file).relative_to(root).as_posix()
                         self._paths.setdefault(stem, []).append(path)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def stems(self) -> list[str]:
-        """All names without extension."""
+        """Return all names without extension."""
         return list(self._paths)
 
     def path(self, stem: str) -> str | None:
-        """The first file of that name, or None."""
+        """Return the first file of that name, or None."""
         return self._paths[stem][0] if stem in self._paths else None
 
     def paths(self, stem: str) -> list[str]:
-        """All files of that name."""
+        """Return all files of that name."""
         return self._paths.get(stem, [])
 
 
 def shipped_list(name: str, expected: str) -> tuple[str, str]:
-    """Text and SHA-256 of a published list that comes with the package.
+    """Return text and SHA-256 of a published list shipped with the package.
 
     Raises:
-        UserError: its hash is not ``expected``: the installation is damaged.
+        UserError: the hash is not ``expected``: the installation is damaged.
     """
     content = gzip.decompress((resources.files("mm_balance") / "data" / "lists" / f"{name}.gz").read_bytes())
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise UserError(f"the shipped list {name} is damaged (SHA-256 {found[:12]}): install the package again")
-    return content.decode("utf-8"), found
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != expected:
+        raise UserError(f"the shipped list {name} is damaged (SHA-256 {digest[:12]}): reinstall MM-Balance")
+    return content.decode("utf-8"), digest
 
 
 def find_folder(source: Path, name: str) -> Path | None:
-    """A folder inside ``source`` by its name, whatever the case of its letters."""
+    """Return the folder of that name inside ``source``, ignoring case; None if there is none."""
     for item in sorted(source.iterdir()):
         if item.is_dir() and item.name.lower() == name.lower():
             return item
@@ -113,7 +116,7 @@ def find_folder(source: Path, name: str) -> Path | None:
 
 
 def find_file(source: Path, *names: str) -> Path | None:
-    """The first of some files inside ``source``, whatever the case of the last part."""
+    """Return the first of ``names`` that is a file inside ``source``, ignoring the case of the last part; None if none is."""
     for name in names:
         folder = source / Path(name).parent
         if folder.is_dir():
@@ -124,7 +127,7 @@ def find_file(source: Path, *names: str) -> Path | None:
 
 
 def read_text(path: Path) -> tuple[str, str]:
-    """Text (UTF-8, with or without a byte order mark) and SHA-256 of a file.
+    """Return text (UTF-8, with or without a byte order mark) and SHA-256 of a file.
 
     Raises:
         UserError: unreadable, or not UTF-8.
@@ -139,15 +142,15 @@ def read_text(path: Path) -> tuple[str, str]:
 
 
 def contents(source: Path) -> str:
-    """What a folder holds, for messages."""
+    """List the contents of a folder, for messages."""
     names = sorted(item.name for item in source.iterdir())
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
 
 
 def write_manifest(raw: RawSet, path: Path) -> None:
-    """The contract's manifest: same rows, same bytes; replaced in one step.
+    """Write the manifest atomically; the same rows give the same bytes.
 
-    Columns: sample, split, label, one per modality, group (where there are groups), then the further ones.
+    Columns: sample, split, label, one per modality, group (if there are groups), then the additional ones.
     """
     modalities = list(raw.rows[0].files) if raw.rows else ["audio", "visual"]
     grouped = any(row.group for row in raw.rows)
@@ -166,6 +169,6 @@ def write_manifest(raw: RawSet, path: Path) -> None:
     os.replace(partial, path)
 
 
-def in_order(rows: list[RawRow]) -> list[RawRow]:
-    """Rows by split and sample."""
+def sort_rows(rows: list[RawRow]) -> list[RawRow]:
+    """Sort rows by split and sample."""
     return sorted(rows, key=lambda row: (SPLITS.index(row.split), row.sample))

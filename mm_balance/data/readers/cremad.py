@@ -1,11 +1,11 @@
 """CREMA-D: six emotions, acted by 91 people (Cao et al. 2014; ODbL 1.0; github.com/CheyneyComputerScience/CREMA-D).
 
-Layout of the download: ``AudioWAV/*.wav`` and ``VideoFlash/*.flv``, or ``VideoMP4/*.mp4`` where that folder is;
-``VideoDemographics.csv`` and ``processedResults/summaryTable.csv`` where they are. A clip is called
-``ACTOR_SENTENCE_EMOTION_LEVEL``, as in 1001_DFA_ANG_XX.
+Layout of the download: ``AudioWAV/*.wav`` and ``VideoFlash/*.flv``, or ``VideoMP4/*.mp4`` if that folder exists;
+optionally ``VideoDemographics.csv`` and ``processedResults/summaryTable.csv``. Clips are named
+``ACTOR_SENTENCE_EMOTION_LEVEL``, for example 1001_DFA_ANG_XX.
 
 Splits: ``published``, the lists of GeWu-Lab/OGM-GE_CVPR2022@343dc1d (6,698 / 744 clips, no validation set, every actor in both
-halves); ``speaker``, ours: no actor in two of train, validation and test.
+halves); ``speaker`` (ours): no actor in more than one of train, validation and test.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import re
 from pathlib import Path
 
 from mm_balance.data.readers.base import (
-    Listing,
+    FileIndex,
     RawRow,
     RawSet,
     contents,
     find_file,
     find_folder,
-    in_order,
     read_text,
     shipped_list,
+    sort_rows,
 )
 from mm_balance.errors import UserError
 
@@ -39,33 +39,33 @@ LISTS = {
 }
 README = "README of CREMA-D at 1658cd3"
 KNOWN_BAD = {
-    "1076_MTI_SAD_XX": "no sound and an error picture, very short",
+    "1076_MTI_SAD_XX": "no sound and an error image, very short",
     "1076_MTI_NEU_XX": "its .flv is very short and has no sound",
     "1064_TIE_SAD_XX": "its .flv has no duration",
 }
-"""Clips that the download's own README calls broken. Peers feed them to the network, or drop them without a word."""
+"""Clips that the download's own README calls broken. Other implementations train on them or drop them silently."""
 WRONG_CONTENT = "1064_IEO_DIS_MD"
 VOTES = ("VoiceVote", "VoiceLevel", "FaceVote", "FaceLevel", "MultiModalVote", "MultiModalLevel")
 DEMOGRAPHICS = ("Age", "Sex", "Race", "Ethnicity")
 SPEAKERS = {"val": 9, "test": 9}
-"""Actors of each split under ``speaker``; the other 73 train."""
+"""Actors of each split under ``speaker``; the other 73 are for training."""
 
 
 def read(source: Path, protocol: str) -> RawSet:
-    """The download in ``source``.
+    """Read the download in ``source``.
 
     Raises:
-        UserError: no folder of sounds or of videos, or a list that contradicts the clips' names.
+        UserError: no folder of sounds or of videos, or a list that contradicts the names of the clips.
     """
-    sounds = find_folder(source, "AudioWAV")
-    films = find_folder(source, "VideoMP4") or find_folder(source, "VideoFlash")
-    if sounds is None or films is None:
+    audio_folder = find_folder(source, "AudioWAV")
+    video_folder = find_folder(source, "VideoMP4") or find_folder(source, "VideoFlash")
+    if audio_folder is None or video_folder is None:
         raise UserError(
-            f"{source} is not the download of CREMA-D: it needs the folders AudioWAV and VideoFlash (or VideoMP4), and holds "
+            f"{source} is not the download of CREMA-D: it needs the folders AudioWAV and VideoFlash (or VideoMP4), but contains "
             f"{contents(source)}"
         )
-    audio = Listing(source, [sounds], [".wav"])
-    visual = Listing(source, [films], [".mp4", ".flv"])
+    audio = FileIndex(source, [audio_folder], [".wav"])
+    visual = FileIndex(source, [video_folder], [".mp4", ".flv"])
     votes, vote_note = _table(
         source, ("processedResults/summaryTable.csv", "summaryTable.csv"), "FileName", VOTES, "human votes"
     )
@@ -78,27 +78,29 @@ def read(source: Path, protocol: str) -> RawSet:
         text, lists[name] = shipped_list(name, expected)
         for clip, emotion in csv.reader(io.StringIO(text)):
             listed[clip] = split, emotion
-    actors = {clip: _parse(clip, emotion) for clip, (_, emotion) in listed.items()}
-    speakers = _speaker_splits({found["actor"] for found in actors.values()})
+    facts_of = {clip: _parse(clip, emotion) for clip, (_, emotion) in listed.items()}
+    speakers = _speaker_splits({facts["actor"] for facts in facts_of.values()})
     rows, missing, excluded = [], [], []
     for clip, (split, emotion) in listed.items():
-        facts = actors[clip]
+        facts = facts_of[clip]
         if clip in KNOWN_BAD:
             excluded.append(f"{clip}: {KNOWN_BAD[clip]} ({README})")
             continue
-        sound, film = audio.path(clip), visual.path(clip)
-        if sound is None or film is None:
-            lacks = [
-                what for what, path in ((f"{sounds.name}/*.wav", sound), (f"{films.name}/*", film)) if path is None
+        sound, video = audio.path(clip), visual.path(clip)
+        if sound is None or video is None:
+            patterns = [
+                pattern
+                for pattern, path in ((f"{audio_folder.name}/*.wav", sound), (f"{video_folder.name}/*", video))
+                if path is None
             ]
-            missing.append(f"sample {clip!r}: no file in {' nor in '.join(lacks)}")
+            missing.append(f"sample {clip!r}: no file in {' nor in '.join(patterns)}")
             continue
         rows.append(
             RawRow(
                 sample=clip,
                 split=split if protocol == "published" else speakers[facts["actor"]],
                 label=emotion,
-                files={"audio": sound, "visual": film},
+                files={"audio": sound, "visual": video},
                 group=facts["actor"] if protocol == "speaker" else "",
                 extra={
                     **{name: facts[name] for name in ("actor", "sentence", "level")},
@@ -110,7 +112,7 @@ def read(source: Path, protocol: str) -> RawSet:
     return RawSet(
         name=NAME,
         protocol=protocol,
-        rows=in_order(rows),
+        rows=sort_rows(rows),
         excluded=sorted(excluded),
         missing=sorted(missing),
         lists=lists,
@@ -123,12 +125,12 @@ def read(source: Path, protocol: str) -> RawSet:
 def _parse(clip: str, emotion: str) -> dict[str, str]:
     match = CLIP.fullmatch(clip)
     if match is None or match["emotion"] != emotion or emotion not in EMOTIONS:
-        raise UserError(f"the published list calls clip {clip!r} {emotion!r}, which does not agree with its name")
+        raise UserError(f"the published list labels clip {clip!r} as {emotion!r}, which contradicts its name")
     return match.groupdict()
 
 
 def _speaker_splits(actors: set[str]) -> dict[str, str]:
-    """Actor -> split, by the order of a hash: the same on every machine, whatever else the download holds."""
+    """Assign actors to splits in the order of a hash: the same on every machine, whatever else the download contains."""
     order = sorted(actors, key=lambda actor: hashlib.sha256(f"mm-balance speaker {actor}".encode()).hexdigest())
     splits = dict.fromkeys(order, "train")
     splits |= dict.fromkeys(order[: SPEAKERS["val"]], "val")
@@ -141,17 +143,17 @@ def _table(
 ) -> tuple[dict[str, dict[str, str]], str]:
     path = find_file(source, *names)
     if path is None:
-        return {}, f"{what}: {names[0]} is not in the download, so their columns are empty"
+        return {}, f"{what}: {names[0]} is not in the download, so these columns are empty"
     text, _ = read_text(path)
     reader = csv.DictReader(io.StringIO(text))
     if absent := [name for name in (key, *columns) if name not in (reader.fieldnames or [])]:
         raise UserError(f"{path}: missing column(s) {', '.join(absent)}")
-    found = {row[key]: row for row in reader}
-    return found, f"{what}: {len(found):,} rows of {path.name}"
+    rows = {row[key]: row for row in reader}
+    return rows, f"{what}: {len(rows):,} rows of {path.name}"
 
 
 def _column(name: str) -> str:
-    """``VoiceVote`` -> ``voice_vote``."""
+    """Convert to snake case: ``VoiceVote`` -> ``voice_vote``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
@@ -159,13 +161,13 @@ def _notes(rows: list[RawRow], protocol: str) -> list[str]:
     actors: dict[str, set[str]] = {}
     for row in rows:
         actors.setdefault(row.split, set()).add(row.extra["actor"])
-    notes = [", ".join(f"{split}: {len(found)} actors" for split, found in sorted(actors.items()))]
+    notes = [", ".join(f"{split}: {len(members)} actors" for split, members in sorted(actors.items()))]
     if protocol == "published":
         both = actors.get("train", set()) & actors.get("test", set())
         notes.append(
-            f"{len(both)} of {len(actors.get('test', set()))} test actors are heard and seen in training too; protocol=speaker "
-            "keeps them apart"
+            f"{len(both)} of {len(actors.get('test', set()))} test actors also occur in training; "
+            "protocol=speaker separates them"
         )
     if any(row.sample == WRONG_CONTENT for row in rows):
-        notes.append(f"{WRONG_CONTENT} is a minute long and shows other emotions too ({README}); it is kept")
+        notes.append(f"{WRONG_CONTENT} is a minute long and shows other emotions as well ({README}); it is kept")
     return notes

@@ -1,11 +1,11 @@
-"""Kinetics-Sounds: 31 classes of Kinetics-400 that can be both seen and heard (Arandjelovic and Zisserman 2017).
+"""Kinetics-Sounds: 31 classes of Kinetics-400 that are both visible and audible (Arandjelovic and Zisserman 2017).
 
 Layouts of the download: ``CLASS/CLIP.mp4``, ``train|val|test/CLASS/CLIP.mp4``, or all clips in one folder. Lists: my_train.txt
 and my_test.txt of GeWu-Lab/OGM-GE_CVPR2022@343dc1d (``clip,10,class``), 14,799 and 2,597 clips; no validation set.
 
-The train list names clips ``ID_START_END`` in six digits each, as Kinetics does, the test list ``ID_START``; a file counts as
-the clip when id and start agree. The lists give classes by number; the names are the alphabetical list below, which was
-verified on one clip only. Where the files lie in folders of classes, every clip is checked against it.
+The train list names clips ``ID_START_END`` with six digits each, as Kinetics does, the test list ``ID_START``; a file matches
+a clip if id and start agree. The lists give classes by number; the names are the alphabetical list below, which was verified
+on one clip only. If files are in class folders, every clip is checked against it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import io
 import re
 from pathlib import Path, PurePosixPath
 
-from mm_balance.data.readers.base import Listing, RawRow, RawSet, contents, in_order, shipped_list
+from mm_balance.data.readers.base import FileIndex, RawRow, RawSet, contents, shipped_list, sort_rows
 from mm_balance.errors import UserError
 
 NAME = "kinetics_sounds"
@@ -36,58 +36,58 @@ EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi")
 
 
 def read(source: Path, protocol: str) -> RawSet:
-    """The download in ``source``.
+    """Read the download in ``source``.
 
     Raises:
-        UserError: no videos, or clips that lie in the folder of another class than the lists give them.
+        UserError: no videos, or clips in the folder of another class than in the lists.
     """
-    films = Listing(source, [source], EXTENSIONS)
-    if not len(films):
+    videos = FileIndex(source, [source], EXTENSIONS)
+    if not len(videos):
         raise UserError(
-            f"{source} is not a download of Kinetics-Sounds: it holds no video ({', '.join(EXTENSIONS)}), but {contents(source)}"
+            f"{source} is not a download of Kinetics-Sounds: no video ({', '.join(EXTENSIONS)}); it contains {contents(source)}"
         )
     by_clip: dict[tuple[str, int], str] = {}
-    for known in films.stems():
-        if (key := _key(known)) is not None:
-            by_clip.setdefault(key, known)
+    for name_on_disk in videos.stems():
+        if (key := _key(name_on_disk)) is not None:
+            by_clip.setdefault(key, name_on_disk)
     lists: dict[str, str] = {}
     rows: list[RawRow] = []
     missing: list[str] = []
-    wrong: list[str] = []
-    agreeing = 0
+    mismatches: list[str] = []
+    confirmed = 0
     for split, (name, expected) in LISTS.items():
         text, lists[name] = shipped_list(name, expected)
         for clip, _, number in csv.reader(io.StringIO(text)):
             key = _key(clip)
             stem: str | None = clip
-            if films.path(clip) is None:
+            if videos.path(clip) is None:
                 stem = by_clip.get(key) if key is not None else None
             if stem is None:
                 missing.append(f"sample {clip!r}: no video of that id and start")
                 continue
             label = CLASSES[int(number)]
-            film, folder = _of_class(films.paths(stem), label)
+            file, folder = _file_of_class(videos.paths(stem), label)
             if folder not in (label, ""):
-                wrong.append(f"{film} is {label!r} in {name}")
+                mismatches.append(f"{file} is {label!r} in {name}")
                 continue
-            agreeing += folder == label
-            rows.append(RawRow(clip, split, label, {"audio": film, "visual": film}, "", {"video": clip[:11]}))
-    if wrong:
+            confirmed += folder == label
+            rows.append(RawRow(clip, split, label, {"audio": file, "visual": file}, "", {"video": clip[:11]}))
+    if mismatches:
         raise UserError(
-            f"{source}: {len(wrong)} clip(s) lie in the folder of another class than the published lists give them: "
-            f"{'; '.join(wrong[:3])}. Either the folders or the map of class numbers to names is wrong"
+            f"{source}: {len(mismatches)} clip(s) are in the folder of another class than in the published lists: "
+            f"{'; '.join(mismatches[:3])}. Either the folders or the map of class numbers to names is wrong"
         )
     return RawSet(
         name=NAME,
         protocol=protocol,
-        rows=in_order(rows),
+        rows=sort_rows(rows),
         excluded=[],
         missing=sorted(missing),
         lists=lists,
         notes=[
-            "the names of the 31 class numbers are the alphabetical list, verified on one clip only when it was written down; "
-            f"here {agreeing:,} of {len(rows):,} clips lie in a folder that says the same",
-            "clips vanish from YouTube: n differs between papers; every clip of the lists that is not here is reported",
+            "the names of the 31 class numbers are the alphabetical list, which was verified on one clip only; "
+            f"here {confirmed:,} of {len(rows):,} clips are in a folder of the same name",
+            "clips vanish from YouTube, so n differs between papers; every listed clip that is missing here is reported",
         ],
         source_text="Kinetics-Sounds (Arandjelovic and Zisserman 2017; Kinetics-400); lists of "
         "GeWu-Lab/OGM-GE_CVPR2022@343dc1d (MIT).",
@@ -99,8 +99,8 @@ def _key(stem: str) -> tuple[str, int] | None:
     return None if match is None else (match["video"], int(match["start"]))
 
 
-def _of_class(paths: list[str], label: str) -> tuple[str, str]:
-    """The file in the folder of ``label``, else the first; and the class that its folder names, empty = none."""
+def _file_of_class(paths: list[str], label: str) -> tuple[str, str]:
+    """Return the file in the folder of ``label``, else the first, and the class its folder is named after, empty = none."""
     folders = {path: PurePosixPath(path).parent.name.replace("_", " ").lower() for path in paths}
     for path, folder in folders.items():
         if folder == label:
