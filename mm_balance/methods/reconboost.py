@@ -71,8 +71,8 @@ class ReconBoost(Method):
         return HeadSpec(BoostedHead)
 
     def cost(self) -> Cost:
-        alone = 1 / len(self.modalities)
-        return Cost(forward=1.0, backward=alone, extra="every second phase trains all encoders: 1 backward")
+        share = 1 / len(self.modalities)
+        return Cost(forward=1.0, backward=share, extra="every second phase trains all encoders: 1 backward")
 
     def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
         return EpochPlan(reset_optimizer=clock.stage_epoch % self.options.phase_epochs == 0)

@@ -102,14 +102,14 @@ class MultimodalNetwork(nn.Module):
             ValueError: as for ``forward``.
         """
         self._check(inputs)
-        wanted = self.fusion.uses if modalities is None else modalities
-        normalized = {name: self._normalize(name, inputs[name]) for name in wanted}
+        selected = self.fusion.uses if modalities is None else modalities
+        normalized = {name: self._normalize(name, inputs[name]) for name in selected}
         normalized |= {name: torch.zeros_like(normalized[name]) for name in blank}
         if self.interaction is None:
-            features = {name: self.encoders[name](normalized[name]) for name in wanted}
+            features = {name: self.encoders[name](normalized[name]) for name in selected}
         else:
             features = self.interaction(self.encoders, normalized)
-        for name in wanted:
+        for name in selected:
             self.passes.watch(name, features[name])
         return features
 
