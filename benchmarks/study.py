@@ -99,7 +99,7 @@ def time_overhead(trials: int) -> float:
 
     data = tiny_data()
     study = StudyConfig(space=None, search="anneal_and_weights", pruner="none")
-    settings = new_settings(study, apply_preset({}), threads=1, data_digest=data.digest, arguments=set())
+    settings = new_settings(study, apply_preset({}), threads=1, data_digest=data.digest, given=set())
     name = f"overhead-{int(time.time())}"
     handle = make_study(name, "auto", settings, open_run(f"study {name}"), trials)
     started = time.perf_counter()

@@ -56,7 +56,7 @@ class EngineInspector:
     def predict_split(self, part: str = "train") -> SplitPredictions:
         """Predict ``train`` or ``held_out`` in eval mode; features are included. Raises ValueError for any other split."""
         if part not in ("train", "held_out"):
-            raise ValueError(f"a method may only inspect train and held_out, not {part}")
+            raise ValueError(f"a method may only inspect train or held_out, not {part}")
         return predict_split(self.model, self.method, self.data.splits[part], self.device, features=True)
 
     def train_copy(

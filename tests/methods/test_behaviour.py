@@ -393,7 +393,7 @@ def test_method_options_are_typed():
 
 
 def test_a_head_of_its_own_needs_the_default_fusion():
-    with pytest.raises(UserError, match="mmcosine brings a head of its own; leave fusion=concat"):
+    with pytest.raises(UserError, match="mmcosine brings its own head; leave fusion=concat"):
         stage_of("mmcosine", fusion="film")
 
 
