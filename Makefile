@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast ui check format bench glossary methods leaderboard studies first-result clean
+.PHONY: help install demo test verify test-fast ui check format bench glossary methods leaderboard studies first-result clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,11 +23,14 @@ install: $(VENV)/.installed ## make .venv and install
 demo: install ## the whole recipe on the embedded data, about 2 minutes on 2 cores
 	PATH="$(CURDIR)/$(BIN):$$PATH" mlflow run . --env-manager local
 
-test: install ## all tests, in two processes
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -n 2 --dist loadfile --durations=15
+test: install ## all tests but those of verify, in two processes
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m "not verify" -n 2 --dist loadscope --no-loadscope-reorder --durations=15
+
+verify: install ## the long tests: kills, soaks, PostgreSQL, programs of their own (about 15 minutes on 2 cores)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m verify --durations=15
 
 test-fast: install ## all tests but the slow ones
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m "not slow"
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m "not slow and not verify"
 
 ui: install ## the MLflow UI on the project's store, http://127.0.0.1:5000
 	@echo "Open http://127.0.0.1:5000/#/experiments/0/runs?workflowType=machine_learning"

@@ -18,7 +18,7 @@ from typing import Any
 from analysis import campaign
 from analysis.tables import collect, write_result
 from analysis.tuning import Grid, Trial, Tuning, tune
-from mm_balance.config import ADAPTIVE_METHOD, Config, format_value, options, resolve
+from mm_balance.config import ADAPTIVE_METHOD, Config, format_value, options, resolve, warmup_parameters
 from mm_balance.methods import find_method
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.plans import trial_plan
@@ -130,7 +130,7 @@ def _items(settings: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 
 def _warmup_task(task: Task) -> Task:
-    warmup_settings = ("preset", "optimizer", "learning_rate", "warmup_unimodal_weight")
+    warmup_settings = {"preset", *warmup_parameters()}
     return Task(task.seed, tuple((name, value) for name, value in task.settings if name in warmup_settings))
 
 

@@ -25,6 +25,7 @@ from mm_balance.engine.predictions import fit_gaps, predict_split
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.figures import mixture_density, save_png
 from mm_balance.functional.mixture import fit_mixture
+from mm_balance.methods import find_method
 from mm_balance.types import Clock
 from mm_balance.workflow.plans import StagePlan
 from mm_balance.workflow.stage import build_stage
@@ -64,7 +65,7 @@ def training_rows(data) -> list[tuple[str, float, str]]:
     rows = []
     for method in ("concat", "concat_unimodal", "gap_mixture"):
         plan = StagePlan(
-            config, "train", method, {}, epochs=1, refit_every=1, mixture="two",
+            config, "train", method, find_method(method).Options(), epochs=1, refit_every=1, mixture="two",
             learning_rate=config.optimization.learning_rate,
         )  # fmt: skip
         stage = build_stage(plan, data, title="bench")

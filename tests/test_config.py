@@ -118,7 +118,7 @@ def test_a_command_s_default_is_below_the_preset_and_what_it_does_not_take_is_ab
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("nonsense: 3", "sets nonsense, which is no parameter"),
+        ("nonsense: 3", "sets nonsense, which is not a parameter"),
         ("gap_weigth: 3", "did you mean gap_weight"),
         ("resume_run: abc", "resume_run, which belongs on the command line"),
         ("preset: quick", "preset, which belongs on the command line"),
@@ -206,8 +206,8 @@ def test_a_parameter_s_name_is_its_own_in_all_groups():
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
-        (["main", "--help"], 0, "changed most:"),
-        (["study", "--help"], 0, "changed most:"),
+        (["main", "--help"], 0, "common parameters:"),
+        (["study", "--help"], 0, "common parameters:"),
         (["train", "--help"], 0, "--method NAME --help"),
         (["main", "--sed", "1"], 1, "did you mean seed?"),
         (["main", "--learning_rate", "abc"], 1, "not a number"),
@@ -236,5 +236,5 @@ def test_help_is_one_line_of_usage_then_the_most_used_and_digits_only_last(capsy
     assert lines[0] == "usage: python -m entrypoints.main [--PARAMETER VALUE ...]"
     assert lines[1] == ""
     titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert titles[:2] == ["options:", "changed most:"]
+    assert titles[:2] == ["options:", "common parameters:"]
     assert titles[-1] == "the embedded data set `digits` only:"

@@ -6,9 +6,9 @@ import types
 from pathlib import Path
 
 import torch
-from engine.test_loop import make_stage
 
 from mm_balance.testing import MethodConformance, planned, tiny_stage, update
+from tests.helpers.stages import make_stage
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text("utf-8")
 METHOD, TEST = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)

@@ -18,14 +18,14 @@ def test_mlproject_declares_what_is_changed_most_and_leaves_every_choice_to_the_
     assert list(spec["entry_points"]) == list(COMMANDS)
     for name, entry in spec["entry_points"].items():
         command = COMMANDS[name]
-        assert list(entry["parameters"]) == list(command.often)
-        assert set(command.often) <= set(command.parameters)
-        assert len(command.often) <= 12
+        assert list(entry["parameters"]) == list(command.common)
+        assert set(command.common) <= set(command.parameters)
+        assert len(command.common) <= 12
         # MLflow passes every declared default on the command line: anything else than `auto` would count as chosen.
         assert {item["default"] for item in entry["parameters"].values()} == {"auto"}
-        words = " ".join(f"--{parameter} {{{parameter}}}" for parameter in command.often)
+        words = " ".join(f"--{parameter} {{{parameter}}}" for parameter in command.common)
         assert entry["command"].split() == f"python -m entrypoints.{name} {words}".split()
-        for parameter in command.often:
+        for parameter in command.common:
             assert re.search(rf"^      {parameter}: .* # \S", text, re.MULTILINE), f"{parameter} has no comment"
 
 

@@ -1,7 +1,7 @@
-"""What a user can run: one file a command, with what it takes, its help, and what it does.
+"""The commands, one file each: its parameters, its help, and the function that runs it.
 
-Importing this package loads no PyTorch, MLflow or Optuna: arguments are parsed and checked first, and each command loads what it
-needs when it runs.
+Importing this package does not load PyTorch, MLflow or Optuna: arguments are parsed and checked first, and each command imports
+what it needs when it runs.
 """
 
 from mm_balance.commands.guard import run_command, run_guarded

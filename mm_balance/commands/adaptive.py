@@ -7,7 +7,7 @@ from mm_balance.config import ADAPTIVE_METHOD, stage_options
 
 
 def run(given: Given, stop: Stop) -> None:
-    """Train stage 2; goes on where ``resume_run`` stopped."""
+    """Train stage 2, or resume ``resume_run``."""
     from mm_balance.commands.training import open_training, print_validation
     from mm_balance.workflow.plans import adaptive_plan
     from mm_balance.workflow.runs import run_stage
@@ -21,7 +21,7 @@ COMMAND = Command(
     name="adaptive",
     help="Stage 2 from a finished warm-up run.",
     parameters=stage_options("adaptive"),
-    often=(
+    common=(
         "dataset",
         "preset",
         "seed",

@@ -1,4 +1,4 @@
-"""What a command is."""
+"""Declaration of a command."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ from mm_balance.methods import check_method_name
 
 Stop = Callable[[], bool]
 Given = dict[str, Any]
-"""Parameter -> value, of those that were given."""
+"""Parameter -> value, for the parameters that were given."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the program: an entry point of ``MLproject``, and ``python -m entrypoints.NAME``.
+    """A command: an entry point of ``MLproject``, and ``python -m entrypoints.NAME``.
 
     Attributes:
         name: its name.
         help: one sentence.
-        parameters: what it takes, by name.
-        often: the parameters that are changed most, at most twelve: ``MLproject`` declares them, ``--help`` lists them first.
-        run: does it, with what was given; the second argument is asked whether to stop.
-        defaults: where its defaults differ from the declared ones.
-        fixed: values of parameters that it does not take.
-        epilog: what ``--help`` says below the parameters, from the command line's words.
+        parameters: the parameters that it accepts, by name.
+        common: names of the most used parameters, at most twelve: ``MLproject`` declares them, ``--help`` lists them first.
+        run: runs it with the given parameters; the second argument tells whether to stop.
+        defaults: its defaults where they differ from the declared ones.
+        fixed: values of parameters that it does not accept.
+        epilog: makes the text of ``--help`` below the parameters from the command line's arguments.
     """
 
     name: str
     help: str
     parameters: Mapping[str, Option]
-    often: Sequence[str]
+    common: Sequence[str]
     run: Callable[[Given, Stop], None]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    epilog: Callable[[Sequence[str]], str] = lambda words: ""
+    epilog: Callable[[Sequence[str]], str] = lambda arguments: ""
 
-    def parse(self, words: Sequence[str]) -> Given:
-        """What was given on the command line.
+    def parse(self, arguments: Sequence[str]) -> Given:
+        """Parse the arguments of the command line.
 
         Raises:
             UserError: an unknown parameter, or a bad value.
         """
         given = parse_arguments(
             self.name,
-            words,
+            arguments,
             self.parameters,
             defaults=self.defaults,
             help=self.help,
-            often=self.often,
-            epilog=self.epilog(words) if {"-h", "--help"} & set(words) else "",
+            common=self.common,
+            epilog=self.epilog(arguments) if {"-h", "--help"} & set(arguments) else "",
         )
         if "dataset" in self.parameters and not given.get("resume_run"):
-            config = self.resolve(given)  # what cannot work is reported before anything is loaded
+            config = self.resolve(given)  # report mistakes before anything is loaded
             check_method_name(config.method.method)
         return given
 
     def resolve(self, given: Given) -> Config:
-        """The configuration of a new run.
+        """Return the configuration of a new run.
 
         Raises:
-            UserError: values that cannot work together.
+            UserError: incompatible values.
         """
         known = {name: value for name, value in given.items() if name in options()}
         return resolve({**known, **self.fixed}, self.defaults)

@@ -1,4 +1,4 @@
-"""`evaluate`: the model of a finished run on one split."""
+"""`evaluate`: evaluate the model of a finished run on one split."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mm_balance.errors import UserError
 
 
 def run(given: Given, stop: Stop) -> None:
-    """Score the logged model of ``run_id`` on ``split``, as a run of its own."""
+    """Evaluate the logged model of ``run_id`` on ``split``, as a run of its own."""
     if given.get("run_id") is None:
         raise UserError("run_id is missing; give the id of a finished run of warmup, adaptive, train or main")
     from mm_balance import names
@@ -42,8 +42,8 @@ PARAMETERS = {
 
 COMMAND = Command(
     name="evaluate",
-    help="The model of a finished run on one split.",
+    help="Evaluate the model of a finished run on one split.",
     parameters=PARAMETERS,
-    often=("run_id", "split", "device"),
+    common=("run_id", "split", "device"),
     run=run,
 )

@@ -1,4 +1,4 @@
-"""From a command line to an exit status: one clear line for a user's mistake, no run left RUNNING."""
+"""Run a command and return its exit status: user errors take one line, and no run is left RUNNING."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ AGAIN_SECONDS = 1.0
 
 
 class StopRequest:
-    """SIGTERM and SIGINT ask for a stop after the batch under way; another SIGINT, by hand, ends the process at once.
+    """SIGTERM and SIGINT request a stop after the current batch; a second SIGINT ends the process immediately.
 
-    One Ctrl-C under `mlflow run` is two signals: the terminal's SIGINT and MLflow's SIGTERM a moment later. So what comes within
-    ``AGAIN_SECONDS``, and any SIGTERM, asks for the same again.
+    One Ctrl-C under `mlflow run` sends two signals: the terminal's SIGINT, and MLflow's SIGTERM shortly after. Any SIGTERM, and any
+    signal within ``AGAIN_SECONDS``, therefore counts as the same request.
     """
 
     def __init__(self) -> None:
@@ -45,26 +45,26 @@ class StopRequest:
         print(f"mm-balance: {signal.Signals(number).name}: saving a checkpoint after this batch", file=sys.stderr)
 
 
-def run_command(name: str, words: Sequence[str] | None = None) -> int:
+def run_command(name: str, arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
         name: key of ``COMMANDS``.
-        words: without the program's name; None = those of this process.
+        arguments: command-line arguments without the program's name; None = those of this process.
 
     Returns:
-        0 = finished; 1 = a mistake or a failure that the user can put right; 128 + n = stopped by signal n.
+        0 = finished; 1 = an error that the user can fix; 128 + n = stopped by signal n.
     """
     command = COMMANDS[name]
-    return run_guarded(lambda given, stop: command.run(command.parse(given), stop), words)
+    return run_guarded(lambda given, stop: command.run(command.parse(given), stop), arguments)
 
 
-def run_guarded(body: Callable[[list[str], StopRequest], None], words: Sequence[str] | None = None) -> int:
-    """Run ``body`` with the command line's words; its mistakes and stops become an exit status, see ``run_command``."""
+def run_guarded(body: Callable[[list[str], StopRequest], None], arguments: Sequence[str] | None = None) -> int:
+    """Run ``body`` with the command-line arguments and return its exit status, as in ``run_command``."""
     stop = StopRequest()
     keep_freed_memory()
     try:
-        body(sys.argv[1:] if words is None else list(words), stop)
+        body(sys.argv[1:] if arguments is None else list(arguments), stop)
     except UserError as error:
         line = " ".join(str(error).split())
         print(f"mm-balance: error: {line}", file=sys.stderr)
@@ -74,23 +74,23 @@ def run_guarded(body: Callable[[list[str], StopRequest], None], words: Sequence[
         _end_adopted("KILLED")
         return 128 + (stop.signal or signal.SIGTERM)
     except KeyboardInterrupt:
-        print("mm-balance: ended at once; what its last checkpoint had is kept", file=sys.stderr)
+        print("mm-balance: ended immediately; the last checkpoint is kept", file=sys.stderr)
         _end_adopted("KILLED")
         return 128 + signal.SIGINT
     return 0
 
 
 def close_adopted(resumed: TrackedRun) -> None:
-    """End the run that ``mlflow run`` made, where this process went on with another one."""
+    """End the run that ``mlflow run`` created if this process resumed another one instead."""
     adopted = _adopted()
     if adopted is not None and adopted.run_id != resumed.run_id:
         adopted.set_tags({"resumed_run": resumed.run_id})
-        adopted.describe(f"This run only continued run `{resumed.run_id}`.")
+        adopted.describe(f"This run only resumed run `{resumed.run_id}`.")
         adopted.terminate("FINISHED")
 
 
 def _fail_adopted(line: str) -> None:
-    """Say on the run that ``mlflow run`` made why nothing happened in it."""
+    """Fail the run that ``mlflow run`` created, with the reason."""
     if (run := _adopted()) is not None:
         run.set_tags({"mm.error": line[:500]})
         run.describe(f"Failed: {line}")
@@ -98,14 +98,14 @@ def _fail_adopted(line: str) -> None:
 
 
 def _end_adopted(status: str) -> None:
-    """End the run that ``mlflow run`` made, where nothing else has."""
+    """End the run that ``mlflow run`` created if it is still RUNNING."""
     if (run := _adopted()) is not None and run.read().info.status == "RUNNING":
         run.terminate(status)
 
 
 def _adopted() -> TrackedRun | None:
-    """The run that ``mlflow run`` has made for this process, if any."""
-    if "MLFLOW_RUN_ID" not in os.environ:  # MLflow takes seconds to load
+    """Return the run that ``mlflow run`` created for this process, if any."""
+    if "MLFLOW_RUN_ID" not in os.environ:  # importing MLflow takes seconds
         return None
     from mm_balance.tracking.lookup import adopted_run_id, existing_run
 

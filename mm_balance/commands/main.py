@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(given: Given, stop: Stop) -> None:
-    """Train both stages and test the result; goes on where ``resume_run`` stopped."""
+    """Train both stages and test the result, or resume ``resume_run``."""
     from mm_balance.commands.training import open_training, print_result
     from mm_balance.workflow.plans import adaptive_plan, warmup_plan
     from mm_balance.workflow.report import accuracies
@@ -34,10 +34,10 @@ def run(given: Given, stop: Stop) -> None:
 def run_recipe(
     first: StagePlan, second: StagePlan, data: MultimodalData, parent: TrackedRun, stop: Stop
 ) -> dict[str, float]:
-    """Warm-up, stage 2, evaluation: nested runs; the parent gets final metrics, figures and model.
+    """Run warm-up, stage 2 and evaluation as nested runs; log final metrics, figures and model on the parent.
 
-    Continues where an earlier process was stopped: finished children are kept, a started one goes on from its
-    checkpoint. With more epochs than before, children grow; a stage 2 that began from a shorter warm-up is kept, but replaced.
+    Resumes after an earlier process: finished children are kept, and an unfinished one resumes from its checkpoint. With more
+    epochs than before, children are extended; a stage 2 that started from a shorter warm-up is kept, but replaced by a new one.
 
     Returns:
         The final validation and test metrics.
@@ -62,7 +62,8 @@ def run_recipe(
         warmup = child("warmup")
         run_stage(first, data, warmup, stop, nested=True)
     _raise_if_stopped(stop)
-    if (begun := known.get("adaptive")) is not None and _began_from_other_length(begun, first.epochs):
+    # A stage 2 cannot be resumed from a warm-up of another length: keep its run, but train a new one.
+    if (old := known.get("adaptive")) is not None and _started_from_other_length(old, first.epochs):
         for stage in ("adaptive", "evaluate"):
             if stage in known:
                 _replace(known.pop(stage), f"the warm-up has grown to {first.epochs} epochs since")
@@ -70,13 +71,13 @@ def run_recipe(
     adaptive = child("adaptive")
     result = run_stage(second, data, adaptive, stop, warmup, nested=True)
     points = saved_points(warmup) + result.progress.points
-    spent = publish(result, parent, points, result.progress.first_epoch)
+    publishing_metrics = publish(result, parent, points, result.progress.first_epoch)
     _raise_if_stopped(stop)
-    tested = run_evaluation(parent, "test", data, child("evaluate"), first.config.run.device)
-    final = tested | final_validation(result)
-    # At the length of the run, which only grows: its last point is what a run shows, though its best epoch may have moved back.
-    parent.log_metrics(final | spent, result.progress.epoch)
-    parent.set_tags(_tags_of_stages(warmup, adaptive))
+    test_metrics = run_evaluation(parent, "test", data, child("evaluate"), first.config.run.device)
+    final = test_metrics | final_validation(result)
+    # Logged at the last epoch, which only grows: MLflow shows the point of the greatest step, and the best epoch may have moved back.
+    parent.log_metrics(final | publishing_metrics, result.progress.epoch)
+    parent.set_tags(_stage_tags(warmup, adaptive))
     modalities = result.stage.model.modalities
     parent.describe(
         f"Test accuracy: {accuracies(final, 'test', modalities)}.\n\n"
@@ -88,25 +89,25 @@ def run_recipe(
 
 
 def _log_header(second: StagePlan, data: MultimodalData, parent: TrackedRun) -> None:
-    """Say on the parent run what it is, anew each time that it is continued."""
+    """Log tags, configuration and data of the parent run, again whenever it is resumed."""
     from mm_balance import names
-    from mm_balance.methods import build_method
+    from mm_balance.methods import find_method
     from mm_balance.tracking.environment import environment
     from mm_balance.workflow.card import log_data
     from mm_balance.workflow.provenance import Provenance, fingerprint
 
-    method = build_method(second.method, second.options, tuple(data.specs), 0)
+    method = find_method(second.method)(second.options, tuple(data.specs), 0)
     provenance = Provenance.new(replace(second, stage=COMMAND.name), method, None)
     parent.set_tags(provenance.tags(data, COMMAND.name, method) | {"mm.fingerprint": fingerprint(second.config, data)})
     parent.log_config(provenance.config)
     parent.log_params(provenance.parameters())
     log_data(parent, data, "training")
-    if names.ENVIRONMENT_FILE not in parent.artifact_names(""):  # of later processes, the nested runs have their own
+    if names.ENVIRONMENT_FILE not in parent.artifact_names(""):  # later processes are recorded on the nested runs
         parent.log_json(environment(), names.ENVIRONMENT_FILE)
 
 
 def _has_ended(run: TrackedRun, epochs: int) -> bool:
-    """Whether a nested stage has ended well after so many epochs."""
+    """Whether a nested stage has finished with at least ``epochs`` epochs."""
     from mm_balance.workflow.stage import saved_state
 
     if run.read().info.status != "FINISHED":
@@ -115,8 +116,8 @@ def _has_ended(run: TrackedRun, epochs: int) -> bool:
     return state is not None and state["progress"]["stage_epoch"] >= epochs
 
 
-def _began_from_other_length(run: TrackedRun, warmup_epochs: int) -> bool:
-    """Whether a stage 2 has begun from a warm-up of another length."""
+def _started_from_other_length(run: TrackedRun, warmup_epochs: int) -> bool:
+    """Whether a stage 2 started from a warm-up of another length."""
     from mm_balance.workflow.stage import saved_state
 
     state = saved_state(run)
@@ -124,14 +125,14 @@ def _began_from_other_length(run: TrackedRun, warmup_epochs: int) -> bool:
 
 
 def _replace(run: TrackedRun, why: str) -> None:
-    """Leave a nested run as it is, but let another one take its place."""
+    """Mark a nested run as replaced, so that a new one takes its place; nothing else on it changes."""
     stage = run.read().data.tags["mm.stage"]
     run.set_tags({"mm.stage": f"replaced {stage}", "mm.replaced": why})
     run.describe(f"Replaced: {why}.\n\n{run.description()}")
 
 
-def _tags_of_stages(warmup: TrackedRun, adaptive: TrackedRun) -> dict[str, str]:
-    """What the nested runs say of how they were trained, for their parent."""
+def _stage_tags(warmup: TrackedRun, adaptive: TrackedRun) -> dict[str, str]:
+    """Return the tags of the nested runs that also apply to their parent."""
     tags = {"mm.fingerprint": warmup.read().data.tags["mm.fingerprint"]}
     for name in ("mm.grown", "mm.mixed"):
         values = [known[name] for run in (warmup, adaptive) if name in (known := run.read().data.tags)]
@@ -141,7 +142,7 @@ def _tags_of_stages(warmup: TrackedRun, adaptive: TrackedRun) -> dict[str, str]:
 
 
 def _raise_if_stopped(stop: Stop) -> None:
-    """Between stages: raises Interrupted where a stop was requested."""
+    """Raise Interrupted between stages if a stop was requested."""
     if stop():
         raise Interrupted
 
@@ -150,7 +151,7 @@ COMMAND = Command(
     name="main",
     help="The whole recipe: warm-up, adaptive training, evaluation, as one run with nested runs.",
     parameters=stage_options("main"),
-    often=(
+    common=(
         "dataset",
         "preset",
         "encoder",

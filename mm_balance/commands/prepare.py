@@ -1,4 +1,4 @@
-"""`prepare`: from a raw download, or a manifest, to a verified, decoded store."""
+"""`prepare`: decode a raw download, or the files of a manifest, into a verified store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mm_balance.errors import UserError
 
 
 def run(given: Given, stop: Stop) -> None:
-    """Decode what is not decoded yet, and log the data card as a run."""
+    """Decode whatever is not decoded yet, and log the data card as a run."""
     config = resolve(given)
     name, source = config.data.dataset, config.prepare.source
     if name == "digits":
@@ -68,8 +68,8 @@ PARAMETERS = {
 
 COMMAND = Command(
     name="prepare",
-    help="From a raw download, or a manifest, to a verified, decoded store; does nothing the second time.",
+    help="Decode a raw download, or the files of a manifest, into a verified store; running it again is a no-op.",
     parameters=PARAMETERS,
-    often=("dataset", "source", "preset", "workers", "on_error"),
+    common=("dataset", "source", "preset", "workers", "on_error"),
     run=run,
 )

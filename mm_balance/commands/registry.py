@@ -1,4 +1,4 @@
-"""Every command by name."""
+"""Registry of commands by name."""
 
 from __future__ import annotations
 

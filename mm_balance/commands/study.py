@@ -7,7 +7,7 @@ from mm_balance.config import stage_options, study_options
 
 
 def run(given: Given, stop: Stop) -> None:
-    """Make a study or continue it; the same command again continues it."""
+    """Create a study, or continue it if it exists."""
     from mm_balance.commands.guard import close_adopted
     from mm_balance.commands.training import print_result
     from mm_balance.study.command import run_study
@@ -25,9 +25,9 @@ PARAMETERS = {
 
 COMMAND = Command(
     name="study",
-    help="Optuna study on one worker process per device; the same command again continues it.",
+    help="Optuna study with one worker process per device; the same command continues it.",
     parameters=PARAMETERS,
-    often=(
+    common=(
         "dataset",
         "preset",
         "method",

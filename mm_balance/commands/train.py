@@ -1,4 +1,4 @@
-"""`train`: any method, one stage."""
+"""`train`: one stage of any method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(given: Given, stop: Stop) -> None:
-    """Train one stage of a method; goes on where ``resume_run`` stopped."""
+    """Train one stage of a method, or resume ``resume_run``."""
     from mm_balance.commands.training import open_training, print_validation
     from mm_balance.workflow.plans import train_plan
     from mm_balance.workflow.runs import run_stage
@@ -29,10 +29,10 @@ def run(given: Given, stop: Stop) -> None:
         print_validation(run_stage(training.plan, training.data, training.run, stop, training.warmup))
 
 
-def method_help(words: Sequence[str]) -> str:
-    """What ``--help`` says of the method that is named on the command line, or the names of all methods."""
-    named = [after for before, after in pairwise(words) if before == "--method"]
-    named += [word.removeprefix("--method=") for word in words if word.startswith("--method=")]
+def method_help(arguments: Sequence[str]) -> str:
+    """Return help on the method named on the command line, or the names of all methods."""
+    named = [after for before, after in pairwise(arguments) if before == "--method"]
+    named += [item.removeprefix("--method=") for item in arguments if item.startswith("--method=")]
     if not named:
         names = ", ".join(method_names())
         return f"methods: {names}, or package.module:Class\n\n`--method NAME --help` lists a method's own options."
@@ -43,9 +43,9 @@ def method_help(words: Sequence[str]) -> str:
 
 COMMAND = Command(
     name="train",
-    help="Any method of the comparison, one stage, from scratch or after a warm-up run.",
+    help="One stage of any method, from scratch or after a warm-up run.",
     parameters=stage_options("train"),
-    often=(
+    common=(
         "dataset",
         "preset",
         "method",

@@ -1,4 +1,4 @@
-"""What the commands that train share: open or continue a run, read its data, end it well whatever happens."""
+"""Shared by the training commands: open or resume a run, read its data, and always end it in a proper status."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Training(Generic[P]):
-    """What a command trains with.
+    """An open run with everything a command needs to train.
 
     Attributes:
-        plan: what to train; of a run that is continued, as it was started.
-        data: what to train on.
-        run: its run.
-        warmup: the run that it starts from; None = from scratch, or from its own checkpoint.
+        plan: what to train; for a resumed run, as it was started.
+        data: the data set.
+        run: the run to log to.
+        warmup: the run to start from; None = from scratch, or from its own checkpoint.
     """
 
     plan: P
@@ -51,17 +51,17 @@ def open_training(
     *,
     choose_warmup: Callable[[Config, MultimodalData], TrackedRun | None] = lambda config, data: None,
 ) -> Iterator[Training[P]]:
-    """Open a run to train in, or the one to continue; on leaving, no run is left RUNNING.
+    """Open a new run, or the one to resume; no run is left RUNNING on exit.
 
     Args:
-        command: which.
+        command: the command.
         given: its parameters.
-        stop: asked while data are decoded.
-        make_plan: what to train; raises UserError for a configuration that cannot be trained, before anything is read.
-        choose_warmup: the run to start from.
+        stop: polled while data are decoded.
+        make_plan: returns what to train; raises UserError for a configuration that cannot be trained, before data are read.
+        choose_warmup: returns the run to start from.
 
     Raises:
-        UserError: a mistake in the parameters or the data.
+        UserError: an error in the parameters or the data.
     """
     resumed = existing_run(given["resume_run"], "resume_run") if given.get("resume_run") else None
     state = None if resumed is None else saved_state(resumed)
@@ -71,10 +71,10 @@ def open_training(
     data = read_data(config, stop)
     if resumed is not None:
         check_same_data(resumed, data)
-    # What a run that has a checkpoint began from is in there.
+    # A checkpoint records the warm-up that its run started from.
     warmup = choose_warmup(config, data) if state is None else None
-    what = find_method(config.method.method).name if command.name == "train" else command.name
-    run = resumed or open_run(f"{what} {data.name} seed {config.run.seed}")
+    title = find_method(config.method.method).name if command.name == "train" else command.name
+    run = resumed or open_run(f"{title} {data.name} seed {config.run.seed}")
     if resumed is not None:
         resumed.reopen()
     try:
@@ -82,7 +82,7 @@ def open_training(
     except Interrupted:
         end_run(run, "KILLED")
         line = f"mlflow run . --env-manager local -e {command.name} -P resume_run={run.run_id}"
-        print(f"mm-balance: stopped; go on with: {line}", file=sys.stderr)
+        print(f"mm-balance: stopped; resume with: {line}", file=sys.stderr)
         raise
     except BaseException as error:
         run.set_tags({"mm.error": str(error)[:500] or type(error).__name__})
@@ -93,23 +93,23 @@ def open_training(
 
 
 def _resumed_config(command: Command, given: Given, run: TrackedRun, state: Mapping[str, Any] | None) -> Config:
-    """What a run goes on with: as its checkpoint ``state`` says, before the first one as ``config.json`` does."""
+    """Return the configuration of a resumed run, from its checkpoint ``state``, or from ``config.json`` if there is none yet."""
     stage = run.read().data.tags.get("mm.stage")
     if stage != command.name:
-        raise UserError(f"resume_run={run.run_id} is a run of {stage or 'something else'}; continue it with -e {stage}")
+        raise UserError(f"resume_run={run.run_id} is a run of {stage or 'something else'}; resume it with -e {stage}")
     saved = run.read_json(names.CONFIG_FILE) if state is None else state["record"]["config"]
     return restore({**command.fixed, **merge_resumed(given, saved)})
 
 
 def merge_resumed(given: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a resumed run: the saved ones, with what may change as given.
+    """Return the settings of a resumed run: the saved ones, updated with given values that may change.
 
     Args:
-        given: what was given now, by name.
-        saved: what the run was trained with so far.
+        given: parameters given now, by name.
+        saved: parameters that the run was trained with so far.
 
     Raises:
-        UserError: a parameter that may not change is given another value; only what belongs to the machine may, and epochs may grow.
+        UserError: another value is given for a parameter that may not change; only machine parameters may, and epochs may grow.
     """
     declared = options()
     merged = dict(saved)
@@ -119,7 +119,7 @@ def merge_resumed(given: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[st
             continue
         if not (option.machine and not option.reference) and not (option.may_grow and value > saved[name]):
             raise UserError(
-                f"resume_run: the run was started with {name}={format_value(saved.get(name))}, it cannot go on with "
+                f"resume_run: the run was started with {name}={format_value(saved.get(name))}, it cannot be resumed with "
                 f"{name}={format_value(value)} (only device and data_dir may change, and epochs may grow)"
             )
         merged[name] = value
@@ -127,33 +127,33 @@ def merge_resumed(given: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[st
 
 
 def check_same_data(run: TrackedRun, data: MultimodalData) -> None:
-    """Raises UserError where ``run`` was trained on other data."""
+    """Raise UserError if ``run`` was trained on different data."""
     if run.read().data.tags.get("mm.data_digest") != data.digest:
         raise UserError(
-            f"run {run.run_id} was trained on other data: the digest of {data.name} is now {data.digest[:12]}"
+            f"run {run.run_id} was trained on different data: the digest of {data.name} is now {data.digest[:12]}"
         )
 
 
 def end_run(run: TrackedRun, status: str) -> None:
-    """End a run and those of its nested runs that are still open."""
+    """End a run and its nested runs, where they are still RUNNING."""
     for item in (*children(run).values(), run):
         if item.read().info.status == "RUNNING":
             item.terminate(status)
 
 
 def print_validation(result: StageResult) -> None:
-    """The validation accuracies of a stage that ended, its run, and how to see it."""
+    """Print the validation accuracies of a finished stage, its run, and how to view it."""
     method, metrics = result.stage.method, result.progress.points[-1].metrics
     line = accuracies(metrics, "val", result.stage.model.modalities, branches=method.sees_others())
     print_result(result.run, line, "validation accuracy")
 
 
-def print_result(run: TrackedRun, line: str, what: str) -> None:
-    """The result, the run, and how to see it."""
+def print_result(run: TrackedRun, line: str, label: str) -> None:
+    """Print a labeled result, its run, and how to view it."""
     uri = tracking_uri()
-    print(f"\n{what}: {line.replace('*', '')}")
+    print(f"\n{label}: {line.replace('*', '')}")
     print(f"run:  {run.run_id}")
     if not uri.startswith("http"):
-        # The whole path, so that the line works in a shell where the environment is not active.
+        # The full path works in shells where the virtual environment is not active.
         print(f"open: {Path(sys.executable).with_name('mlflow')} ui --backend-store-uri {uri}")
     print(f"link: {run_link(run)}")

@@ -1,4 +1,4 @@
-"""`warmup`: stage 1 alone."""
+"""`warmup`: stage 1 only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from mm_balance.config import stage_options
 
 
 def run(given: Given, stop: Stop) -> None:
-    """Train stage 1; goes on where ``resume_run`` stopped."""
+    """Train stage 1, or resume ``resume_run``."""
     from mm_balance.commands.training import open_training, print_validation
     from mm_balance.workflow.plans import warmup_plan
     from mm_balance.workflow.runs import run_stage
@@ -18,8 +18,8 @@ def run(given: Given, stop: Stop) -> None:
 
 COMMAND = Command(
     name="warmup",
-    help="Stage 1, then the first measurement of gaps and the first mixture fit.",
+    help="Stage 1, followed by the first gap measurement and mixture fit.",
     parameters=stage_options("warmup"),
-    often=("dataset", "preset", "encoder", "seed", "device", "warmup_epochs", "learning_rate", "resume_run"),
+    common=("dataset", "preset", "encoder", "seed", "device", "warmup_epochs", "learning_rate", "resume_run"),
     run=run,
 )

@@ -1,4 +1,4 @@
-"""`worker`: one more worker of a study, for other machines and schedulers."""
+"""`worker`: an additional worker of a study, for other machines and schedulers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mm_balance.errors import UserError
 
 
 def run(given: Given, stop: Stop) -> None:
-    """Work for a study until it has all its trials."""
+    """Train trials of a study until it is complete."""
     if "study_name" not in given:
         raise UserError("study_name is missing; `study` prints it, and its run is named after it")
     from mm_balance.study.command import run_as_worker
@@ -23,8 +23,8 @@ PARAMETERS = {
 
 COMMAND = Command(
     name="worker",
-    help="One more worker of a study that `study` has made: for other machines and schedulers.",
+    help="Additional worker of an existing study, for other machines and schedulers.",
     parameters=PARAMETERS,
-    often=("study_name", "storage", "device"),
+    common=("study_name", "storage", "device"),
     run=run,
 )

@@ -1,4 +1,4 @@
-"""Parameters: declared once in ``parameters`` and ``study``, read by ``parse``, completed from presets by ``resolve``."""
+"""Parameters: declared once in ``parameters`` and ``study``, parsed by ``parse``, completed from presets by ``resolve``."""
 
 from mm_balance.config.option import AUTO, NONE, MethodOptions, Option, declared_in, param
 from mm_balance.config.parameters import (

@@ -1,4 +1,4 @@
-"""What one parameter is: its name, type, default, range and meaning, and facts about it as flags."""
+"""Declaration of one parameter: name, type, default, range, meaning, and properties as flags."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ class Option:
     """One parameter as the user sees it.
 
     Attributes:
-        name: its name everywhere.
+        name: the same on the command line, in presets and in runs.
         type: ``int``, ``float``, ``bool`` or ``str``: the type of a resolved value.
-        default: the declared default: a value of ``type``, ``"auto"`` or ``"none"``.
-        group: the field of ``Config`` that holds it, or ``study``, or ``method``.
-        title: what ``--help`` calls the group.
+        default: a value of ``type``, ``"auto"`` or ``"none"``.
+        group: the field of ``Config`` it belongs to, or ``study``, or ``method``.
+        title: heading of the group in ``--help``.
         help: one sentence.
-        choices: the allowed words, empty = any.
-        minimum: least allowed number, or None.
+        choices: allowed values; empty = any.
+        minimum: smallest allowed number, or None.
         exclusive: whether ``minimum`` itself is excluded.
-        maximum: greatest allowed number, or None.
+        maximum: largest allowed number, or None.
         source: where the default comes from.
-        search: range of a study, ``(low, high, "log" or "linear")`` or a tuple of choices; None = none is declared.
-        searched_by: the named search (see ``mm_balance.config.search``) that it belongs to; empty = none.
-        machine: it says where and how to work, not what to train: it may differ between two commands for the same run.
-        one_process: it is about one process; a study sets it for each of its workers.
-        may_grow: a run may be continued with a greater value.
-        in_digest: the digest of the data stands for it.
-        network_input: it decides what the network is and which numbers it sees, beside the digest of the data.
-        stored: it decides what `prepare` stores.
-        reference: it names something whose content is recorded instead: a preset, a run, options as text.
+        search: range searched by a study, ``(low, high, "log" or "linear")`` or a tuple of choices; None = not declared.
+        searched_by: the named search (see ``mm_balance.config.search``) that includes it; empty = none.
+        machine: it says where and how to run, not what to train, and may differ between two commands for the same run.
+        one_process: it applies to one process; a study sets it for each of its workers.
+        may_grow: a run may be resumed with a larger value.
+        in_digest: it is covered by the data digest.
+        network_input: together with the data digest it determines the network and the numbers it sees.
+        stored: it determines what `prepare` stores.
+        reference: it refers to something whose content is recorded instead: a preset, a run, options as text.
     """
 
     name: str
@@ -70,21 +70,21 @@ class Option:
 
     @property
     def unset(self) -> Any:
-        """Its value where nobody has set it: the default, or None where that is ``none``."""
+        """Value of a parameter that is not set: the default, or None if the default is ``none``."""
         return None if self.may_be_none else self.default
 
 
-def param(default: Any, help: str, **facts: Any) -> Any:
-    """A field of a dataclass of parameters; ``facts`` as of ``Option``."""
-    return field(default=default, metadata={"help": help, **facts})
+def param(default: Any, help: str, **properties: Any) -> Any:
+    """Declare a parameter as a dataclass field; ``properties`` are attributes of ``Option``."""
+    return field(default=default, metadata={"help": help, **properties})
 
 
 class MethodOptions:
-    """Base of the groups of ``Config`` that hold the options of one method: the method that is called like the group."""
+    """Base of the groups of ``Config`` that contain the options of one method, which has the same name as the group."""
 
 
 def declared_in(parameters: type, group: str) -> dict[str, Option]:
-    """The parameters that a dataclass declares, by name, in their order; its docstring's first line is the group's title."""
+    """Return the parameters a dataclass declares, by name and in order; the first line of its docstring is the group's title."""
     hints = get_type_hints(parameters)
     title = (parameters.__doc__ or group).splitlines()[0].rstrip(".").lower()
     return {
@@ -101,6 +101,6 @@ def declared_in(parameters: type, group: str) -> dict[str, Option]:
 
 
 def _plain(hint: Any) -> type:
-    """``str`` of ``str | None``: a parameter that may be unset has the type of its values."""
+    """Return ``str`` for ``str | None``: an optional parameter has the type of its values."""
     members = [member for member in getattr(hint, "__args__", (hint,)) if member is not type(None)]
     return members[0]

@@ -1,6 +1,7 @@
-"""Every parameter of a run, declared once: name, type, default, choices, range, help, source, search range, and facts as flags.
+"""Every run parameter, declared once: name, type, default, choices, range, help, source, search range, and properties as flags.
 
-Command line, ``MLproject`` (by a test), glossary and search spaces follow from these declarations. Nothing here imports torch.
+Command line, glossary and search spaces are derived from these declarations, and a test compares ``MLproject`` with them.
+Nothing here imports torch.
 
 ``auto`` = the preset of the data set decides; ``none`` = unset.
 """
@@ -16,7 +17,7 @@ from mm_balance.config.option import AUTO, NONE, MethodOptions, Option, declared
 
 PAPER = "arXiv 2510.21797v1"
 ADAPTIVE_METHOD = "gap_mixture"
-"""The paper's method, which stage 2 trains unless another one is given."""
+"""The paper's method, and the default method of stage 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class DataConfig:
     )
     train_fraction: float = param(
         AUTO,
-        "stratified share of the training split that is used",
+        "stratified fraction of the training split to use",
         minimum=0.0,
         exclusive=True,
         maximum=1.0,
@@ -62,11 +63,11 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InputConfig:
-    """From files to what the network sees."""
+    """From files to network inputs."""
 
     recipe: str = param(
         AUTO,
-        "features of sounds: `stft257` (OGM-GE), `fbank128` (Kaldi's, as MLA), `logmel64` (ours); `embedded` = digits' own",
+        "audio features: `stft257` (OGM-GE), `fbank128` (Kaldi's, as in MLA), `logmel64` (ours); `embedded` = shipped with digits",
         choices=("stft257", "fbank128", "logmel64", "embedded"),
         source="OGM-GE_CVPR2022@343dc1d, MLA@ab6c184",
         in_digest=True,
@@ -74,7 +75,7 @@ class InputConfig:
     )
     clip_seconds: float = param(
         AUTO,
-        "length of every sound, seconds (OGM-GE: 3 on CREMA-D; LFM: 20; fbank scripts: 10.24)",
+        "length of every audio clip, seconds (OGM-GE: 3 on CREMA-D; LFM: 20; fbank scripts: 10.24)",
         minimum=0.0,
         exclusive=True,
         in_digest=True,
@@ -82,55 +83,60 @@ class InputConfig:
     )
     audio_fit: str = param(
         AUTO,
-        "sounds that are shorter: `tile` repeats them (OGM-GE), `pad` appends silence (MLA)",
+        "how shorter sounds are extended: `tile` repeats them (OGM-GE), `pad` appends silence (MLA)",
         choices=("tile", "pad"),
         in_digest=True,
         stored=True,
     )
     resampler: str = param(
         "soxr_hq",
-        "`soxr_hq` is librosa's since 0.10; `kaiser_best` its older one, which the official codes ran with (needs resampy)",
+        "`soxr_hq`: librosa's default since 0.10; `kaiser_best`: its earlier default, used by the official code (needs resampy)",
         choices=("soxr_hq", "soxr_vhq", "polyphase", "kaiser_best"),
         in_digest=True,
         stored=True,
     )
     audio_normalization: str = param(
         AUTO,
-        "of features: `none` (OGM-GE, MLA), `sample` (z-score of each, PMR), `audioset` (constants, OGM-GE's Kinetics "
-        "script), `train` (mean and deviation of the training split)",
+        "normalization of audio features: `none` (OGM-GE, MLA), `sample` (z-score of each, PMR), `audioset` (constants, OGM-GE's "
+        "Kinetics script), `train` (mean and standard deviation of the training split)",
         choices=("none", "sample", "audioset", "train"),
         stored=True,
         network_input=True,
     )
     image_size: int = param(
-        AUTO, "edge of the pictures that the network sees, pixels", minimum=8, stored=True, network_input=True
+        AUTO, "side length of the network's input images, pixels", minimum=8, stored=True, network_input=True
     )
     frames: int = param(
         AUTO,
-        "frames of a video that the network sees (OGM-GE: 1 on CREMA-D, 3 elsewhere)",
+        "frames per video that the network sees (OGM-GE: 1 on CREMA-D, 3 elsewhere)",
         minimum=1,
         network_input=True,
     )
     frames_per_second: float = param(
-        AUTO, "rate at which frames are stored, per second", minimum=0.0, exclusive=True, in_digest=True, stored=True
+        AUTO,
+        "rate at which frames are stored, frames per second",
+        minimum=0.0,
+        exclusive=True,
+        in_digest=True,
+        stored=True,
     )
     frame_choice: str = param(
         AUTO,
-        "`random` in each segment, the middle in evaluation (MMPareto, BalanceBenchmark); `segment_start` (OGM-GE on AVE, "
+        "`random`: one per segment, in evaluation the middle one (MMPareto, BalanceBenchmark); `segment_start` (OGM-GE on AVE, "
         "MLA); `first` (what OGM-GE's CREMA-D loader does)",
         choices=("random", "segment_start", "first"),
         network_input=True,
     )
     augment: str = param(
         AUTO,
-        "of training frames: `resized_crop_flip` (all official codes), `crop_flip` (ours, cheaper), `none`",
+        "augmentation of training frames: `resized_crop_flip` (all official code), `crop_flip` (ours, cheaper), `none`",
         choices=("resized_crop_flip", "crop_flip", "none"),
         stored=True,
         network_input=True,
     )
     visual_normalization: str = param(
         AUTO,
-        "of pictures: `imagenet` constants (all official codes) or `train` (mean and deviation of the training split)",
+        "image normalization: `imagenet` constants (all official code) or `train` (mean and standard deviation of the training split)",
         choices=("imagenet", "train"),
         network_input=True,
     )
@@ -144,7 +150,7 @@ class PrepareConfig:
         NONE, "folder of the raw download (not needed for a manifest, which names its files)", reference=True
     )
     workers: int = param(
-        AUTO, "decoding processes; `auto` = one for each core, fewer for small sets", minimum=1, machine=True
+        AUTO, "decoding processes; `auto` = one per core, fewer for small data sets", minimum=1, machine=True
     )
 
 
@@ -154,7 +160,7 @@ class ModelConfig:
 
     encoder: str = param(
         AUTO,
-        "one encoder of this kind per modality",
+        "encoder architecture; each modality has its own encoder",
         choices=("resnet18", "resnet_narrow"),
         source=f"{PAPER}, Sec. 4.2: ResNet-18 from scratch",
         network_input=True,
@@ -178,14 +184,14 @@ class OptimizationConfig:
     )
     learning_rate_schedule: str = param(
         AUTO,
-        "`step` counts epochs over both stages; `cosine` falls to 0 over stage 2, stage 1 stays constant",
+        "`step` counts epochs over both stages; `cosine` decays to 0 over stage 2 and is constant in stage 1",
         choices=("constant", "step", "cosine"),
     )
     learning_rate_hold: int = param(
-        0, "`cosine`: epochs, counted over both stages, at the initial rate before it falls", minimum=0
+        0, "`cosine`: epochs at the initial rate before the decay, counted over both stages", minimum=0
     )
-    learning_rate_step: int = param(AUTO, "`step`: epochs between two falls", minimum=1)
-    learning_rate_decay: float = param(AUTO, "`step`: factor of each fall", minimum=0.0, exclusive=True, maximum=1.0)
+    learning_rate_step: int = param(AUTO, "`step`: epochs between two decays", minimum=1)
+    learning_rate_decay: float = param(AUTO, "`step`: factor of each decay", minimum=0.0, exclusive=True, maximum=1.0)
     optimizer: str = param("sgd", "optimizer of both stages", choices=("sgd", "adam"), source=f"{PAPER}, Sec. 4.2")
     momentum: float = param(
         0.9,
@@ -200,7 +206,7 @@ class OptimizationConfig:
         0.0001,
         "L2 penalty",
         minimum=0.0,
-        source="official codes of the comparison methods",
+        source="official code of the comparison methods",
         search=(0.00001, 0.01, "log"),
         searched_by="optimizer",
     )
@@ -210,13 +216,13 @@ class OptimizationConfig:
 class RunConfig:
     """Seed, device, preset, resuming."""
 
-    seed: int = param(0, "initial weights and order of samples", minimum=0)
+    seed: int = param(0, "seed of the initial weights and the sample order", minimum=0)
     device: str = param(AUTO, "`auto`, `cpu`, `cuda` or `cuda:N`", machine=True, one_process=True)
-    precision: str = param("float32", "of the forward pass", choices=("float32", "bfloat16", "float16"))
+    precision: str = param("float32", "precision of the forward pass", choices=("float32", "bfloat16", "float16"))
     deterministic: bool = param(
         False,
-        "CUDA: the same bits in every run on the same machine, by deterministic kernels alone, which are slower; CPUs repeat "
-        "theirs anyway",
+        "CUDA: bit-identical results in every run on the same machine, with deterministic kernels only, which are slower; CPU "
+        "results are repeatable anyway",
     )
     preset: str = param(
         AUTO,
@@ -243,7 +249,7 @@ class WarmupConfig:
 class MethodConfig:
     """Method."""
 
-    method: str = param(ADAPTIVE_METHOD, "a name of `METHODS`, see docs/methods.md")
+    method: str = param(ADAPTIVE_METHOD, "a name in `METHODS`, see docs/methods.md")
     method_options: str | None = param(
         NONE,
         "the method's own options, `name=value,name=value`; `python -m entrypoints.train --method NAME --help` lists them",
@@ -257,25 +263,25 @@ class StartConfig:
 
     warmup_run: str | None = param(
         NONE,
-        "id of the warm-up run; `none` = the newest finished one of the same fingerprint (`train`: where the method needs "
-        "one, else a start from scratch; methods that hold samples back take none)",
+        "id of the warm-up run; `none` = the newest finished one with the same fingerprint (`train`: if the method needs "
+        "one, else from scratch; methods that hold out training samples cannot use one)",
         reference=True,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A method in one stage."""
+    """Single-stage training."""
 
     epochs: int = param(AUTO, "length of the stage", minimum=1, may_grow=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """A stage after the warm-up, whatever its method."""
+    """Stages other than the warm-up."""
 
     refit_every: int = param(
-        AUTO, "epochs between two surveys with a mixture fit", minimum=1, search=(1, 6, "linear"), searched_by="anneal"
+        AUTO, "epochs between two refits of the mixture", minimum=1, search=(1, 6, "linear"), searched_by="anneal"
     )
     mixture: str = param(
         "two",
@@ -302,7 +308,7 @@ class AdaptiveConfig:
     adaptive_epochs: int = param(AUTO, "length of stage 2", minimum=1, may_grow=True)
     adaptive_learning_rate: float = param(
         AUTO,
-        "initial rate of stage 2; `auto` = learning_rate",
+        "initial learning rate of stage 2; `auto` = learning_rate",
         minimum=0.0,
         exclusive=True,
         search=(0.0003, 0.1, "log"),
@@ -311,7 +317,7 @@ class AdaptiveConfig:
 
 
 def balanced_fusion_weight(loss_form: str) -> float:
-    """What ``balanced_fusion_weight=auto`` stands for: 1 in the one form that is defined by that term."""
+    """Resolve ``balanced_fusion_weight=auto``: 1 in the one form that is defined by this term, else 0."""
     return 1.0 if loss_form == "abstract_v2" else 0.0
 
 
@@ -343,7 +349,7 @@ class GapMixtureOptions(MethodOptions):
     )
     hard_weight: float = param(
         1.0,
-        "gamma: heavier weight on imbalanced samples",
+        "gamma: extra weight on imbalanced samples",
         minimum=0.0,
         source="ours",
         search=(0.05, 5.0, "log"),
@@ -351,7 +357,7 @@ class GapMixtureOptions(MethodOptions):
     )
     balanced_fusion_weight: float = param(
         AUTO,
-        "delta: larger fusion weight on balanced samples; `auto` = 0, and 1 under abstract_v2",
+        "delta: extra fusion weight on balanced samples; `auto` = 1 for abstract_v2, else 0",
         minimum=0.0,
         search=(0.0, 2.0, "linear"),
         searched_by="weights",
@@ -365,19 +371,19 @@ class GapMixtureOptions(MethodOptions):
     )
     posterior_source: str = param(
         "refit",
-        "`refit`: the latest refit's table, by sample; `current`: the latest mixture at the current gap",
+        "`refit`: each sample's posterior at the latest refit; `current`: the latest mixture evaluated at the current gap",
         choices=("refit", "current"),
     )
     gap_gradient: str = param(
         "both",
-        "which modality the gap terms move",
+        "which modality the gap terms train",
         choices=("both", "weaker"),
         search=("both", "weaker"),
         searched_by="form",
     )
     anneal: str = param(
         "cosine",
-        "how the gap terms' strength falls over stage 2, per epoch",
+        "how the strength of the gap terms decays over stage 2, per epoch",
         choices=("constant", "linear", "cosine", "exponential"),
         search=("constant", "linear", "cosine", "exponential"),
         searched_by="anneal",
@@ -396,11 +402,11 @@ class GapMixtureOptions(MethodOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
-    """Which weights are the result."""
+    """Checkpoint selection."""
 
     selection: str = param(
         "last",
-        "which checkpoint is evaluated: the last, or the best on validation; both are logged on validation",
+        "which checkpoint is evaluated: the last, or the best on validation; validation metrics of both are logged",
         choices=("last", "best_validation"),
     )
 
@@ -409,10 +415,11 @@ class SelectionConfig:
 class EvaluateConfig:
     """Evaluation of a finished run."""
 
-    run_id: str | None = param(NONE, "a finished run (of `warmup`, `adaptive` or `main`)")
-    split: str = param("test", "which split", choices=("train", "val", "test"))
+    run_id: str | None = param(NONE, "id of a finished run (of `warmup`, `adaptive`, `train` or `main`)")
+    split: str = param("test", "split to evaluate on", choices=("train", "val", "test"))
     probe: bool = param(
-        False, "also train a linear classifier on each frozen encoder (on the training split) and score it on the split"
+        False,
+        "also train a linear classifier on each frozen encoder (on the training split) and evaluate it on the split",
     )
 
 
@@ -430,7 +437,7 @@ class DigitsConfig:
     )
     corruption: float = param(
         0.1,
-        "`digits` only: share of training samples corrupted in one modality on purpose, truth kept",
+        "`digits` only: share of training samples deliberately corrupted in one modality; which ones is known",
         minimum=0.0,
         maximum=0.5,
         in_digest=True,
@@ -439,9 +446,10 @@ class DigitsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All parameters of a run, by who needs them. After ``resolve`` no value is ``auto``; ``None`` stands for ``none``.
+    """All parameters of a run, in groups.
 
-    A group that derives from ``MethodOptions`` holds the options of the method that is called like it.
+    After ``resolve`` only parameters marked ``machine`` can be ``auto``; ``None`` stands for ``none``. A group derived from
+    ``MethodOptions`` contains the options of the method of the same name.
     """
 
     data: DataConfig
@@ -462,16 +470,16 @@ class Config:
     digits: DigitsConfig
 
     def values(self) -> dict[str, Any]:
-        """Every value by parameter name, in the order of declaration."""
+        """Return every value by parameter name, in the order of declaration."""
         return {name: getattr(getattr(self, option.group), name) for name, option in options().items()}
 
     def replace(self, **changes: Any) -> Config:
-        """The same configuration with other values, by parameter name."""
+        """Return a copy with some values changed, by parameter name."""
         return Config.of(self.values() | changes)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Config:
-        """From values by parameter name; raises KeyError for an unknown name. Nothing is resolved or checked."""
+        """Build from values by parameter name, without resolving or checking them; raises KeyError for an unknown name."""
         grouped: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
         for name, value in values.items():
             grouped[options()[name].group][name] = value
@@ -492,25 +500,25 @@ STAGES: dict[str, tuple[str, ...]] = {
     "train": (*_EVERY_STAGE, "start", "method", "train", *_AFTER_WARMUP),
     "study": (*_EVERY_STAGE, "warmup", "start", "method", "train", *_AFTER_WARMUP, "adaptive", "gap_mixture"),
 }
-"""Kind of training run -> the groups of parameters that apply to it: what its command takes and its runs record."""
+"""Kind of training run -> groups of parameters that apply to it: its command accepts them and its runs record them."""
 
 
 @cache
 def options() -> Mapping[str, Option]:
-    """Every parameter of a run by name, in the order of declaration."""
+    """Return every parameter of a run by name, in the order of declaration."""
     return {name: option for group, members in GROUPS.items() for name, option in declared_in(members, group).items()}
 
 
 def stage_options(stage: str) -> dict[str, Option]:
-    """The parameters that apply to a kind of training run (key of ``STAGES``), by name."""
+    """Return the parameters that apply to a kind of training run (key of ``STAGES``), by name."""
     return {name: option for name, option in options().items() if option.group in STAGES[stage]}
 
 
 def warmup_parameters() -> list[str]:
-    """The parameters that decide what a warm-up run learns.
+    """Return the parameters that determine the result of a warm-up run.
 
-    All that apply to it but those that only say where to work, name something else, or are covered by the digest of the data: a
-    parameter that is declared without these flags counts.
+    These are all that apply to it, except those that only say where to run, refer to something else, or are covered by the data
+    digest. A parameter declared without these flags is included.
     """
     return [
         name

@@ -1,4 +1,4 @@
-"""From text to typed values and back. MLflow checks neither type, choice nor name: everything is checked here."""
+"""Parsing and formatting of values. MLflow checks neither types, choices nor names, so everything is checked here."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mm_balance.errors import UserError
 
 
 def parse_value(option: Option, text: str) -> Any:
-    """The typed value of ``text``.
+    """Parse ``text`` as a value of ``option``.
 
     Returns:
-        A value of ``option.type``; ``"auto"`` where that is allowed and given; ``None`` for an allowed ``none``.
+        A value of ``option.type``; ``"auto"`` if it is given and allowed; ``None`` for an allowed ``none``.
 
     Raises:
         UserError: not a number, not finite, out of range, not a choice, or empty; the message names the parameter,
@@ -50,7 +50,7 @@ def parse_value(option: Option, text: str) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """The text of a value as one writes it on the command line; floats in decimal, never with an exponent."""
+    """Format a value as on the command line; floats in decimal notation, never with an exponent."""
     if value is None:
         return NONE
     if isinstance(value, bool):
@@ -62,24 +62,24 @@ def format_value(value: Any) -> str:
 
 def parse_arguments(
     command: str,
-    words: Sequence[str],
+    arguments: Sequence[str],
     declared: Mapping[str, Option],
     *,
     help: str,
-    often: Sequence[str] = (),
+    common: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
     epilog: str = "",
 ) -> dict[str, Any]:
-    """The values that were given on the command line, by parameter name; ``auto`` counts as not given.
+    """Return the values given on the command line, by parameter name; ``auto`` counts as not given.
 
     Args:
         command: its name.
-        words: without the program's name.
-        declared: the parameters that it takes.
+        arguments: command-line arguments, without the program's name.
+        declared: the parameters that it accepts.
         help: one sentence about it.
-        often: the parameters that are changed most; ``--help`` lists them first.
-        defaults: where the command's defaults differ from the declared ones.
-        epilog: what ``--help`` says below the parameters.
+        common: names of the most used parameters; ``--help`` lists them first.
+        defaults: the command's defaults where they differ from the declared ones.
+        epilog: text of ``--help`` below the parameters.
 
     Raises:
         UserError: an unknown parameter, or a bad value.
@@ -94,7 +94,7 @@ def parse_arguments(
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=120),
     )
-    for title, members in _help_groups(declared, often).items():
+    for title, members in _help_groups(declared, common).items():
         group = parser.add_argument_group(title)
         for option in members:
             group.add_argument(
@@ -102,7 +102,7 @@ def parse_arguments(
                 metavar="VALUE",
                 help=_help_line(option, (defaults or {}).get(option.name, option.unset)).replace("%", "%%"),
             )
-    given, unknown = parser.parse_known_args(list(words))
+    given, unknown = parser.parse_known_args(list(arguments))
     if unknown:
         name = unknown[0].split("=")[0].lstrip("-")
         raise UserError(f"unknown parameter `{name}` of {command}{did_you_mean(name, tuple(declared))}")
@@ -110,34 +110,34 @@ def parse_arguments(
     return {name: parse_value(option, texts[name]) for name, option in declared.items() if name in texts}
 
 
-def _help_groups(declared: Mapping[str, Option], often: Sequence[str]) -> dict[str, list[Option]]:
-    """Title -> parameters: first those that are changed most, then group by group."""
-    groups = {"changed most": [declared[name] for name in often]} if often else {}
+def _help_groups(declared: Mapping[str, Option], common: Sequence[str]) -> dict[str, list[Option]]:
+    """Heading -> parameters: the most used ones first, then group by group."""
+    groups = {"common parameters": [declared[name] for name in common]} if common else {}
     for name, option in declared.items():
-        if name not in often:
+        if name not in common:
             groups.setdefault(option.title, []).append(option)
     return groups
 
 
 def _help_line(option: Option, default: Any) -> str:
-    """Meaning, allowed words, default."""
+    """Help text, choices and default."""
     choices = f" ({'|'.join(option.choices)})" if option.choices else ""
     return f"{option.help}{choices} [{format_value(default)}]"
 
 
 def parse_method_options(method: str, declared: Mapping[str, Option], text: str | None) -> dict[str, Any]:
-    """Typed values of ``name=value,name=value``, the options of ``method``.
+    """Parse ``name=value,name=value``, the options of ``method``, into typed values.
 
     Raises:
-        UserError: an option that the method lacks, given twice, without a value, or with one that is not allowed.
+        UserError: an option is unknown, given twice, has no value, or one that is not allowed.
     """
     values: dict[str, Any] = {}
     for part in (text or "").split(","):
         if not part.strip():
             continue
-        name, sign, value = (piece.strip() for piece in part.partition("="))
-        if not sign:
-            raise UserError(f"method_options: {name!r} has no value; write them like name=value,name=value")
+        name, separator, value = (piece.strip() for piece in part.partition("="))
+        if not separator:
+            raise UserError(f"method_options: {name!r} has no value; write name=value,name=value")
         if name not in declared:
             known = ", ".join(declared) or "none"
             raise UserError(
@@ -171,21 +171,21 @@ def _noun(option: Option) -> str:
 
 def _allowed(option: Option) -> str:
     if option.choices:
-        words = "one of " + ", ".join(option.choices)
+        allowed = "one of " + ", ".join(option.choices)
     elif option.type is str:
-        words = "a value"
+        allowed = "a value"
     else:
-        words = _noun(option)
+        allowed = _noun(option)
         if option.minimum is not None:
-            words += f" {'above' if option.exclusive else 'of at least'} {option.minimum:g}"
+            allowed += f" {'above' if option.exclusive else 'of at least'} {option.minimum:g}"
         if option.maximum is not None:
-            words += f"{',' if option.minimum is not None else ''} at most {option.maximum:g}"
+            allowed += f"{',' if option.minimum is not None else ''} at most {option.maximum:g}"
     if option.default in (AUTO, NONE):
-        words += f", or {option.default}"
-    return f"give {words}"
+        allowed += f", or {option.default}"
+    return f"give {allowed}"
 
 
 def did_you_mean(text: str, known: Sequence[str]) -> str:
-    """`` (did you mean x?)`` where a known word is close, else nothing."""
+    """Return `` (did you mean x?)`` if a known word is close, else an empty string."""
     close = difflib.get_close_matches(text, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""

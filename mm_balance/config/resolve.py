@@ -1,4 +1,4 @@
-"""From what was given to the complete configuration: presets fill in what was not given. An explicit value always wins."""
+"""Completion of a configuration: presets fill in what was not given, and an explicit value always wins."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ QUICK, MANIFEST = "quick", "manifest"
 
 
 def resolve(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Config:
-    """The complete configuration: given values, then the preset, then declared defaults.
+    """Return the complete configuration: given values, then the preset, then declared defaults.
 
     Args:
-        given: parameter -> typed value, as ``parse_arguments`` returns it: what somebody has chosen. ``auto`` = not chosen.
-        defaults: where a command's defaults differ from the declared ones.
+        given: parameter -> typed value, as ``parse_arguments`` returns them; ``auto`` = not given.
+        defaults: a command's defaults where they differ from the declared ones.
 
     Raises:
-        UserError: unknown preset, a value in it that is not allowed, or combinations that cannot work.
+        UserError: unknown preset, a value in it that is not allowed, or incompatible values.
     """
     return validate(apply_preset(given, defaults))
 
 
 def apply_preset(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Given values, then the preset, then defaults, by name: what ``validate`` makes a configuration of.
+    """Return given values, then the preset, then defaults, by name: the input of ``validate``.
 
-    Options of a method that are parameters too may be given in ``method_options`` as well; they are the same values.
+    Method options that are also parameters may be given in ``method_options`` instead; both set the same value.
 
     Raises:
         UserError: unknown preset, a value in it that is not allowed, or an option that is given twice.
@@ -44,12 +44,12 @@ def apply_preset(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = 
     declared = options()
     chosen = {name: value for name, value in given.items() if value != AUTO}
     values = {name: option.unset for name, option in declared.items()} | dict(defaults or {})
-    own = read_preset(chosen.get("preset", AUTO))
-    values |= read_preset((values | own | chosen)["dataset"], of_dataset=True) | own
+    preset = read_preset(chosen.get("preset", AUTO))
+    values |= read_preset((values | preset | chosen)["dataset"], of_dataset=True) | preset
     values = {name: value for name, value in values.items() if name in declared} | chosen
     method = values["method"]
-    own_groups = {group for group, members in GROUPS.items() if issubclass(members, MethodOptions)}
-    if method in own_groups and values["method_options"]:
+    method_groups = {group for group, members in GROUPS.items() if issubclass(members, MethodOptions)}
+    if method in method_groups and values["method_options"]:
         parsed = parse_method_options(method, declared_in(GROUPS[method], method), values["method_options"])
         for name, value in parsed.items():
             if chosen.get(name, value) != value:
@@ -57,26 +57,28 @@ def apply_preset(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = 
                     f"{name} is given twice: {name}={format_value(chosen[name])}, and {format_value(value)} in method_options"
                 )
         values |= parsed
-    if foreign := [name for name in chosen if declared[name].group in own_groups - {method} and "method" in chosen]:
+    if misplaced := [
+        name for name in chosen if declared[name].group in method_groups - {method} and "method" in chosen
+    ]:
         raise UserError(
-            f"{foreign[0]} is an option of {declared[foreign[0]].group}, not of method={method}, whose own options go "
+            f"{misplaced[0]} is an option of {declared[misplaced[0]].group}, not of method={method}, whose own options go "
             "into method_options"
         )
     return values
 
 
 def validate(values: Mapping[str, Any]) -> Config:
-    """The configuration of ``values``: what follows from others is set, and all is checked.
+    """Return the configuration of ``values``, with derived values set and everything checked.
 
     Raises:
-        UserError: a value that is missing, or combinations that cannot work.
+        UserError: a value is missing, or values are incompatible.
     """
     values = dict(values)
     declared = options()
     if values["adaptive_learning_rate"] == AUTO:
         values["adaptive_learning_rate"] = values["learning_rate"]
     if values["dataset"].endswith(".csv"):
-        # A run may be continued or evaluated from another folder.
+        # Absolute, because a run may be continued or evaluated from another folder.
         values["dataset"] = str(Path(values["dataset"]).expanduser().resolve())
     config = Config.of(values)
     missing = [name for name, value in config.values().items() if value == AUTO and not declared[name].machine]
@@ -89,28 +91,27 @@ def validate(values: Mapping[str, Any]) -> Config:
 
 
 def restore(saved: Mapping[str, Any]) -> Config:
-    """The configuration that a run saved as ``config.json``.
+    """Restore the configuration that a run saved as ``config.json``.
 
-    Parameters that did not exist when it was saved have their defaults.
+    Parameters that did not exist when it was saved get their defaults.
 
     Raises:
-        UserError: it holds parameters that this version does not know.
+        UserError: it contains parameters that this version does not know.
     """
     if unknown := [name for name in saved if name not in options()]:
         raise UserError(
-            f"the run was made by another version of MM-Balance, with {', '.join(unknown)}, which this one does not know"
+            f"the run was made by another version of MM-Balance, with {', '.join(unknown)}, unknown here; use that version"
         )
-    # Its values are all there; the preset's file need not be.
+    # All values are saved, and the preset file may be gone.
     return resolve({**saved, "preset": AUTO}).replace(preset=saved["preset"])
 
 
 def read_preset(preset: str, *, of_dataset: bool = False) -> dict[str, Any]:
-    """The values of a preset, by parameter name, of runs and studies.
+    """Read the values of a preset, by parameter name, of runs and studies.
 
     Args:
-        preset: ``auto`` (nothing beside the data set's), ``quick``, or the path of a YAML file; with ``of_dataset`` a data set,
-            whose preset is the file of its name (``manifest.yaml`` for a manifest).
-        of_dataset: see ``preset``.
+        preset: ``auto`` (none beyond the data set's), ``quick``, or the path of a YAML file; with ``of_dataset``, a data set.
+        of_dataset: read the preset of a data set: the file of its name, or ``manifest.yaml`` for a manifest.
 
     Raises:
         UserError: no such file, not a mapping, an unknown parameter, or a value that is not allowed.
@@ -134,7 +135,7 @@ def read_preset(preset: str, *, of_dataset: bool = False) -> dict[str, Any]:
 
 
 def _datasets() -> list[str]:
-    """Data sets that have a preset of their own."""
+    """Return the data sets that have a preset of their own."""
     stems = (file.name.removesuffix(".yaml") for file in PRESETS.iterdir() if file.name.endswith(".yaml"))
     return sorted(name for name in stems if name not in (QUICK, MANIFEST))
 
@@ -149,7 +150,7 @@ def _read(text: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: a preset is a mapping of parameter to value")
     for name in map(str, loaded):
         if name not in declared:
-            raise UserError(f"{where} sets {name}, which is no parameter{did_you_mean(name, tuple(declared))}")
+            raise UserError(f"{where} sets {name}, which is not a parameter{did_you_mean(name, tuple(declared))}")
         if declared[name].machine and declared[name].reference:
             raise UserError(f"{where} sets {name}, which belongs on the command line")
     try:

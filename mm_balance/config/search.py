@@ -1,4 +1,4 @@
-"""Search spaces: from the ranges that are declared with the parameters, changed by the text of ``space``. Free of Optuna."""
+"""Search spaces: the ranges declared with the parameters, modified by ``space``. Independent of Optuna."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SEARCHES: dict[str, tuple[str, ...]] = {
     "form": ("form",),
     "optimizer": ("optimizer",),
 }
-"""Named search -> which parameters, by ``Option.searched_by``."""
+"""Named search -> values of ``Option.searched_by`` that it includes."""
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One searched parameter: ``choices``, or every value from ``low`` to ``high`` (whole numbers where both are ints)."""
+    """One searched parameter: ``choices``, or every value from ``low`` to ``high`` (integers if both are ints)."""
 
     name: str
     low: float | None = None
@@ -31,23 +31,23 @@ class Dimension:
     choices: tuple[Any, ...] = ()
 
     def __str__(self) -> str:
-        """As one writes it in ``space``."""
+        """Format it as in ``space``."""
         if self.choices:
             return f"{self.name}={'|'.join(format_value(choice) for choice in self.choices)}"
         return f"{self.name}={format_value(self.low)}:{format_value(self.high)}:{'log' if self.log else 'linear'}"
 
-    def holds(self, value: Any) -> bool:
-        """Whether ``value`` lies in it."""
+    def contains(self, value: Any) -> bool:
+        """Whether ``value`` is a choice or lies in the range."""
         if self.choices:
             return value in self.choices
         return isinstance(value, int | float) and self.low <= value <= self.high  # type: ignore[operator]
 
 
 def declared_dimension(option: Option, value: Any) -> Dimension:
-    """The declared range of ``option``, widened where that takes in ``value``: what is configured can always be found again.
+    """Return the declared range of ``option``, widened to include the configured ``value`` where its scale allows.
 
     Raises:
-        UserError: none is declared.
+        UserError: no range is declared.
     """
     if option.search is None:
         raise UserError(f"{option.name} has no declared search range; give one: space={option.name}=LOW:HIGH or A|B")
@@ -64,22 +64,22 @@ def declared_dimension(option: Option, value: Any) -> Dimension:
 def parse_space(
     text: str | None, known: Mapping[str, Option], excluded: Mapping[str, str] | None = None
 ) -> dict[str, Dimension | Any]:
-    """``gap_weight=0.01:2:log,anneal=cosine|linear,hard_weight=1`` by name: a dimension, or one value = fixed.
+    """Parse ``gap_weight=0.01:2:log,anneal=cosine|linear,hard_weight=1``: by name a dimension, or the value of a fixed parameter.
 
     Args:
-        text: what the user wrote; None = nothing.
-        known: what can be searched.
-        excluded: other parameters, and why they cannot.
+        text: the text of ``space``; None = empty.
+        known: searchable parameters.
+        excluded: parameters that cannot be searched -> the reason.
 
     Raises:
-        UserError: an unknown or repeated name, a range that is empty or not of numbers, a value that is not allowed.
+        UserError: an unknown or repeated name, an empty or non-numeric range, a value that is not allowed.
     """
-    found: dict[str, Dimension | Any] = {}
+    parsed: dict[str, Dimension | Any] = {}
     for part in (text or "").split(","):
         if not part.strip():
             continue
-        name, sign, spec = (piece.strip() for piece in part.partition("="))
-        if not sign or not spec:
+        name, separator, spec = (piece.strip() for piece in part.partition("="))
+        if not separator or not spec:
             raise UserError(
                 f"space: {part.strip()!r} is not understood; write name=low:high[:log], name=a|b or name=value"
             )
@@ -89,10 +89,10 @@ def parse_space(
             raise UserError(
                 f"space: {name} cannot be searched here{did_you_mean(name, tuple(known))}; these can: {', '.join(known)}"
             )
-        if name in found:
+        if name in parsed:
             raise UserError(f"space: {name} is given twice")
-        found[name] = _read(known[name], spec)
-    return found
+        parsed[name] = _read(known[name], spec)
+    return parsed
 
 
 def _read(option: Option, spec: str) -> Dimension | Any:
@@ -106,13 +106,13 @@ def _read(option: Option, spec: str) -> Dimension | Any:
     low, high, *scale = spec.split(":")
     if option.type not in (int, float) or len(scale) > 1 or scale not in ([], ["log"], ["linear"]):
         raise UserError(
-            f"space: {option.name}={spec} is not understood; write low:high[:log|linear] for numbers, a|b for words"
+            f"space: {option.name}={spec} is not understood; write low:high[:log|linear] for numbers, a|b for choices"
         )
     dimension = Dimension(option.name, parse_value(option, low), parse_value(option, high), scale == ["log"])
     numbers = isinstance(dimension.low, option.type) and isinstance(dimension.high, option.type)
     if not numbers or dimension.low >= dimension.high or (dimension.log and dimension.low <= 0):  # type: ignore[operator]
         raise UserError(
-            f"space: {option.name}={spec} is no range; the first number must be the smaller, above 0 for log"
+            f"space: {option.name}={spec} is not a range; the first number must be the smaller one, and above 0 for log"
         )
     return dimension
 
@@ -125,21 +125,21 @@ def search_space(
     given: Iterable[str] = (),
     excluded: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Dimension], dict[str, Any]]:
-    """What is searched and what ``space`` fixes.
+    """Return the searched dimensions and the values that ``space`` fixes.
 
     Args:
-        names: parameters that the named search holds.
-        text: ``space``.
-        known: every parameter that can be searched.
+        names: parameters of the named search.
+        text: the text of ``space``.
+        known: every searchable parameter.
         values: the configured values.
-        given: parameters that the user has set: of ``names``, these stay as they are.
-        excluded: parameters that cannot be searched, and why.
+        given: parameters set by the user; those among ``names`` are not searched.
+        excluded: parameters that cannot be searched -> the reason.
 
     Returns:
         Dimensions by name, and fixed values by name.
 
     Raises:
-        UserError: as ``parse_space``; nothing is left to search.
+        UserError: as in ``parse_space``, or nothing is left to search.
     """
     changed = parse_space(text, known, excluded)
     fixed = {name: value for name, value in changed.items() if not isinstance(value, Dimension)}
@@ -150,5 +150,5 @@ def search_space(
     }
     searched |= {name: item for name, item in changed.items() if isinstance(item, Dimension)}
     if not searched:
-        raise UserError("nothing is left to search: name a search, or dimensions in space=NAME=LOW:HIGH")
+        raise UserError("nothing is left to search; name a search, or give dimensions in space=NAME=LOW:HIGH")
     return searched, fixed

@@ -1,4 +1,4 @@
-"""Every parameter of a study, declared like those of a run; ``study`` takes these beside the parameters of training."""
+"""Parameters of a study, declared like those of a run; ``study`` accepts them together with the training parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StudyConfig:
 
     study_name: str = param(
         AUTO,
-        "name in the storage; `auto` = data set, method, search and a hash of all settings: the same command goes on",
+        "name in the storage; `auto` = data set, method, search and a hash of all settings: the same command resumes it",
     )
     search: str = param(
         "anneal_and_weights",
@@ -29,10 +29,12 @@ class StudyConfig:
         NONE,
         "dimensions to add or to change: `gap_weight=0.01:2:log,anneal=cosine|linear`; a single value fixes one",
     )
-    trials: int = param(40, "trials of the study in all; continuing it may raise them", minimum=1, may_grow=True)
+    trials: int = param(
+        40, "total number of trials; can be raised when the study is continued", minimum=1, may_grow=True
+    )
     objective: str = param(
         AUTO,
-        "validation metric; `auto` = val/accuracy; two with a comma make a Pareto front: `val/accuracy,val/gap_mean_abs`",
+        "validation metric; `auto` = val/accuracy; two, separated by a comma, give a Pareto front: `val/accuracy,val/gap_mean_abs`",
     )
     sampler: str = param(
         "tpe",
@@ -41,12 +43,12 @@ class StudyConfig:
     )
     pruner: str = param(
         "hyperband",
-        "Optuna's pruner, fed with the objective after every epoch (none where there are two objectives)",
+        "Optuna's pruner, which sees the objective after every epoch (none with two objectives)",
         choices=("hyperband", "median", "none"),
     )
     workers: int = param(
         AUTO,
-        "worker processes in all; `auto` = one for each device, two on a CPU",
+        "total number of worker processes; `auto` = one per device, two on a CPU",
         minimum=1,
         machine=True,
     )
@@ -62,13 +64,13 @@ class StudyConfig:
     )
     worker_restarts: int = param(
         3,
-        "how often, in all, a worker process that died is replaced",
+        "maximum number of worker restarts, over all workers",
         minimum=0,
         machine=True,
     )
     confirm_seeds: int = param(
         0,
-        "new seeds on which the best trial and the configuration that the study began from are trained again",
+        "number of new seeds on which to retrain the best trial and the starting configuration",
         minimum=0,
         may_grow=True,
     )
@@ -76,5 +78,5 @@ class StudyConfig:
 
 @cache
 def study_options() -> Mapping[str, Option]:
-    """Every parameter of ``StudyConfig`` by name."""
+    """Return every parameter of ``StudyConfig`` by name."""
     return declared_in(StudyConfig, "study")

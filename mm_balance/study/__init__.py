@@ -1,1 +1,1 @@
-"""Optuna studies on as many workers as there are devices: the only room that knows Optuna."""
+"""Optuna studies with one worker process per device. No other package imports `optuna`."""

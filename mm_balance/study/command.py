@@ -1,4 +1,4 @@
-"""Making, running and continuing a study; working for one."""
+"""Creating, running and continuing a study; running as a worker of one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mm_balance.config import (
 )
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.methods import build_method
+from mm_balance.methods import find_method
 from mm_balance.study import confirm
 from mm_balance.study.devices import (
     Slot,
@@ -45,7 +45,7 @@ from mm_balance.study.settings import (
     rounded,
     warmup_is_shared,
 )
-from mm_balance.study.storage import shown, study_folder
+from mm_balance.study.storage import redact_password, study_folder
 from mm_balance.study.trials import ORIGIN, TRIALS, all_trials, count_trials, fail_dead_trials
 from mm_balance.study.worker import LAUNCHER_VARIABLE, run_worker
 from mm_balance.study.worker_pool import WorkerPool, train_warmups
@@ -53,7 +53,7 @@ from mm_balance.tracking.lookup import adopted_run_id, open_run
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.card import log_data
 from mm_balance.workflow.plans import method_options
-from mm_balance.workflow.provenance import FollowedWarmup, applied, stage_tags, warmup_settings
+from mm_balance.workflow.provenance import FollowedWarmup, recorded_parameters, stage_tags, warmup_settings
 from mm_balance.workflow.setup import read_data, resolve_device
 from mm_balance.workflow.warmups import choose_warmup, find_matching_warmup
 
@@ -62,10 +62,10 @@ Stop = Callable[[], bool]
 
 @dataclass
 class _Launch:
-    """What one `study` command works with."""
+    """State of one `study` command."""
 
     name: str
-    asked: StudyConfig
+    study_config: StudyConfig
     config: Config
     settings: Settings
     slots: list[Slot]
@@ -76,9 +76,9 @@ class _Launch:
 
 
 def _plan(given: Mapping[str, Any], stop: Stop) -> _Launch:
-    """What a command asks for; nothing is made yet."""
+    """Resolve a command's parameters, without creating anything yet."""
     preset = read_preset(given.get("preset", AUTO))
-    asked = StudyConfig(
+    study_config = StudyConfig(
         **{name: {**preset, **given}.get(name, option.unset) for name, option in study_options().items()}
     )
     training = {name: value for name, value in given.items() if name not in study_options()}
@@ -86,31 +86,35 @@ def _plan(given: Mapping[str, Any], stop: Stop) -> _Launch:
     config = validate(values)
     method_options(config)  # a misspelled option is reported before anything is read
     slots = assign(
-        choose_devices(asked.devices, visible_devices()), None if asked.workers == AUTO else asked.workers, own_cores()
+        choose_devices(study_config.devices, visible_devices()),
+        None if study_config.workers == AUTO else study_config.workers,
+        own_cores(),
     )
     data = read_data(config, stop)
-    settings = new_settings(asked, values, threads=threads_of(slots), data_digest=data.digest, given=set(training))
-    name = automatic_name(asked, settings) if asked.study_name == AUTO else asked.study_name
-    return _Launch(name, asked, config, settings, slots, data, stop, time.time())
+    settings = new_settings(
+        study_config, values, threads=threads_of(slots), data_digest=data.digest, given=set(training)
+    )
+    name = automatic_name(study_config, settings) if study_config.study_name == AUTO else study_config.study_name
+    return _Launch(name, study_config, config, settings, slots, data, stop, time.time())
 
 
 def study_name(given: Mapping[str, Any]) -> str:
-    """The name of the study that `study` makes or continues: another one where settings, data or code differ.
+    """Return the name of the study that `study` would create or continue; it depends on settings, data and code.
 
     Args:
-        given: parameters by name, as the command gets them.
+        given: parameters by name, as given to the command.
     """
     return _plan(given, lambda: False).name
 
 
 @dataclass(frozen=True)
 class FinishedStudy:
-    """A study that has all its trials.
+    """A finished study.
 
     Attributes:
         run: its run.
         objective: its first objective.
-        best: the best trial in one line; empty where none is complete.
+        best: the best trial in one line; empty if none is complete.
     """
 
     run: TrackedRun
@@ -119,39 +123,45 @@ class FinishedStudy:
 
 
 def run_study(given: Mapping[str, Any], stop: Stop) -> FinishedStudy:
-    """Make a study, or continue it, until it has all its trials.
+    """Create or continue a study, and run it until it has all its trials.
 
     Args:
         given: parameters by name, of training and of the study.
-        stop: asked again and again.
+        stop: polled repeatedly.
 
     Raises:
-        UserError: a mistake in the parameters; the study exists with other settings; its first trials have all failed.
+        UserError: an error in the parameters; the study exists with other settings; its first trials have all failed.
         Interrupted: a stop was requested.
     """
     launch = _plan(given, stop)
-    name, asked, config, settings, data = launch.name, launch.asked, launch.config, launch.settings, launch.data
-    torch.set_num_threads(settings.threads)  # like the workers: warm-up runs are told apart by it
-    handle = find_study(name, asked.storage)
+    name, study_config, config, settings, data = (
+        launch.name,
+        launch.study_config,
+        launch.config,
+        launch.settings,
+        launch.data,
+    )
+    torch.set_num_threads(settings.threads)  # as in the workers: warm-up fingerprints include it
+    handle = find_study(name, study_config.storage)
     if handle is not None:
         if differing := settings.differences(handle.settings):
             raise UserError(f"study {name} exists with other settings: {'; '.join(differing)}; give another study_name")
         parent = handle.parent
         parent.reopen()
-        handle.study.set_user_attr(TRIALS, asked.trials)
+        handle.study.set_user_attr(TRIALS, study_config.trials)
     else:
         parent = open_run(f"study {name}")
-        own = build_method(config.method.method, method_options(config), tuple(data.specs), 0)
-        parent.set_tags(stage_tags(data, "study", config.run.seed, own) | {"mm.study": name})
+        method = find_method(config.method.method)(method_options(config), tuple(data.specs), 0)
+        parent.set_tags(stage_tags(data, "study", config.run.seed, method) | {"mm.study": name})
     try:
-        handle = handle or _make(parent, launch)
+        handle = handle or _create(parent, launch)
         if handle.parent.run_id != parent.run_id:
-            raise UserError(f"study {name} was made by another command a moment ago; this command, once more, joins it")
-        handle.parent.set_tags(_asked_tags(asked))
+            raise UserError(f"study {name} was just created by another command; run this command again to join it")
+        handle.parent.set_tags(_changeable_tags(study_config))
         _run(handle, launch)
     except Interrupted:
         parent.terminate("KILLED")
-        print("mm-balance: stopped; the same command goes on where it was stopped", file=sys.stderr)
+        print("mm-balance: stopped; run the same command again to resume", file=sys.stderr)
         raise
     except BaseException as error:
         parent.set_tags({"mm.error": str(error)[:500] or type(error).__name__})
@@ -165,28 +175,31 @@ def run_study(given: Mapping[str, Any], stop: Stop) -> FinishedStudy:
     return FinishedStudy(parent, settings.objectives[0], line)
 
 
-def _make(parent: TrackedRun, launch: _Launch) -> StudyHandle:
-    """The warm-up first, so that a study which can be found can be worked on."""
+def _create(parent: TrackedRun, launch: _Launch) -> StudyHandle:
+    """Create the study, after its warm-up: as soon as it exists, workers can start."""
     settings, device = launch.settings, launch.slots[0].device
     log_data(parent, launch.data, "training")
     _ensure_warmups([settings.config({}, device=device)], parent, launch)
-    record = applied(settings.config({}), "study")
-    if warmup_is_shared(settings.values):  # mistakes in it are told before any trial
+    record = recorded_parameters(settings.config({}), "study")
+    if warmup_is_shared(settings.values):  # report mistakes in it before any trial
         warmup = FollowedWarmup.of(choose_warmup(settings.config({}, device=device), launch.data))
         settings = replace(settings, warmups={str(settings.values["seed"]): warmup.run_id})
         parent.set_tags({"mm.warmup_run": warmup.run_id, "mm.fingerprint": warmup.fingerprint})
         record |= warmup_settings(warmup) | {"warmup_run": warmup.run_id}
     parent.log_config(record)
-    changing = _asked_tags(launch.asked)
-    asked = {f"study/{item}": format_value(value) for item, value in vars(launch.asked).items()}
-    parent.log_params({item: text for item, text in asked.items() if item not in changing})
-    handle = make_study(launch.name, launch.asked.storage, settings, parent, launch.asked.trials)
+    changing = _changeable_tags(launch.study_config)
+    parameters = {f"study/{item}": format_value(value) for item, value in vars(launch.study_config).items()}
+    parent.log_params({item: text for item, text in parameters.items() if item not in changing})
+    handle = make_study(launch.name, launch.study_config.storage, settings, parent, launch.study_config.trials)
+    # The starting configuration is the first trial, as a baseline for the others.
     configured = configured_values(settings.values)
     start = {item: configured[item] for item in settings.dimensions}
-    if all(dimension.holds(start[item]) for item, dimension in settings.dimensions.items()):
+    if all(dimension.contains(start[item]) for item, dimension in settings.dimensions.items()):
         handle.study.enqueue_trial(start, user_attrs={ORIGIN: "configured"}, skip_if_exists=True)
     else:
-        print("mm-balance: the starting configuration lies outside of the space; no trial has it", file=sys.stderr)
+        print(
+            "mm-balance: the starting configuration lies outside the search space, so no trial uses it", file=sys.stderr
+        )
     return handle
 
 
@@ -205,10 +218,10 @@ def _ensure_warmups(configs: Sequence[Config], parent: TrackedRun, launch: _Laun
         launch.warmup_epochs += sum(config.warmup.warmup_epochs for config in missing)
 
 
-def _asked_tags(asked: StudyConfig) -> dict[str, str]:
-    """What may be others when the study is continued, for tags: MLflow's parameters can never be changed."""
+def _changeable_tags(study_config: StudyConfig) -> dict[str, str]:
+    """Return, as tags, what may change when the study is continued: MLflow parameters are immutable."""
     return {
-        f"study/{name}": shown(format_value(getattr(asked, name)))
+        f"study/{name}": redact_password(format_value(getattr(study_config, name)))
         for name, option in study_options().items()
         if option.machine or option.may_grow
     }
@@ -216,61 +229,61 @@ def _asked_tags(asked: StudyConfig) -> dict[str, str]:
 
 def _run(handle: StudyHandle, launch: _Launch) -> None:
     try:
-        _work(handle, launch, BestValueLogger(handle), launch.asked.trials)
+        _run_workers(handle, launch, BestValueLogger(handle), launch.study_config.trials)
     finally:
         publish(handle, started=launch.started, warmup_epochs=launch.warmup_epochs)
         _log_workers(handle)
     if launch.stop():
         raise Interrupted
     best = best_trial(handle)
-    if launch.asked.confirm_seeds and best is not None:
+    if launch.study_config.confirm_seeds and best is not None:
         _confirm(handle, launch, best)
 
 
-def _work(handle: StudyHandle, launch: _Launch, live: Callable[[Any], None], total: int) -> None:
-    """Workers until all trials are there; a bar tells how it stands."""
+def _run_workers(handle: StudyHandle, launch: _Launch, on_poll: Callable[[Any], None], total: int) -> None:
+    """Run workers until all trials are finished, with a progress bar."""
     direction = handle.settings.directions[0]
     with tqdm(total=total, desc=handle.name, unit="trial", dynamic_ncols=True, mininterval=1.0) as bar:
         bar.initial = bar.n = min(count_trials(all_trials(handle.study)).finished, total)
 
         def show_progress() -> None:
             trials = all_trials(handle.study)
-            standing = count_trials(trials)
+            counts = count_trials(trials)
             series = best_so_far(trials, direction)
             bar.set_postfix(
-                pruned=standing.pruned,
-                failed=standing.failed,
+                pruned=counts.pruned,
+                failed=counts.failed,
                 best=f"{series[-1][2]:.4f}" if series else "none",
                 refresh=False,
             )
-            bar.update(standing.finished - bar.n)
-            live(trials)
+            bar.update(counts.finished - bar.n)
+            on_poll(trials)
 
         try:
-            WorkerPool(handle, launch.slots, launch.asked.worker_restarts).run(launch.stop, show_progress)
+            WorkerPool(handle, launch.slots, launch.study_config.worker_restarts).run(launch.stop, show_progress)
         finally:
             with handle.lock:
                 fail_dead_trials(handle.study, handle.parent)
 
 
 def _confirm(handle: StudyHandle, launch: _Launch, best: Any) -> None:
-    seeds = confirm.new_seeds(handle, launch.asked.confirm_seeds)
+    seeds = confirm.new_seeds(handle, launch.study_config.confirm_seeds)
     start = {name: value for name, value in configured_values(handle.settings.values).items() if name in best.params}
     if best.params == start:
-        sentence = "The best trial is the starting configuration itself: there is nothing to confirm."
+        sentence = "The best trial is the starting configuration, so there is nothing to confirm."
         handle.parent.describe(f"{handle.parent.description()}\n\n{sentence}")
         print(f"\n{sentence}")
         return
     configs = [item.replace(device=launch.slots[0].device) for item in confirm.seed_configs(handle, seeds)]
     _ensure_warmups(configs, handle.parent, launch)
     shared = warmup_is_shared(handle.settings.values)
-    chosen = {str(item.run.seed): choose_warmup(item, launch.data).run_id for item in configs if shared}
-    second = confirm.open_confirmation(handle, best, seeds, chosen)
-    _work(second, launch, lambda trials: None, second.wanted)
+    warmups = {str(item.run.seed): choose_warmup(item, launch.data).run_id for item in configs if shared}
+    second = confirm.open_confirmation(handle, best, seeds, warmups)
+    _run_workers(second, launch, lambda trials: None, second.target_trials)
     if launch.stop():
         raise Interrupted
-    told = confirm.compare(all_trials(second.study), best.params, seeds, handle.settings.directions[0])
-    print("\n" + confirm.publish_confirmation(handle, told))
+    comparison = confirm.compare(all_trials(second.study), best.params, seeds, handle.settings.directions[0])
+    print("\n" + confirm.publish_confirmation(handle, comparison))
 
 
 def _log_workers(handle: StudyHandle) -> None:
@@ -279,16 +292,16 @@ def _log_workers(handle: StudyHandle) -> None:
 
 
 def run_as_worker(name: str, storage: str, device_name: str, stop: Stop) -> None:
-    """Work for the study ``name`` until it has all its trials.
+    """Train trials of the study ``name`` until it has all of them.
 
     Args:
-        name: of the study.
-        storage: where it is kept, or ``auto``.
+        name: name of the study.
+        storage: its storage, or ``auto``.
         device_name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        stop: asked after every batch.
+        stop: polled after every batch.
 
     Raises:
-        UserError: there is no such study, or it is of other data or code.
+        UserError: there is no such study, or it was created on different data or code.
         Interrupted: a stop was requested.
     """
     keep_to_cores()
@@ -296,28 +309,28 @@ def run_as_worker(name: str, storage: str, device_name: str, stop: Stop) -> None
     handle = find_study(name, storage)
     if handle is None:
         raise UserError(
-            f"there is no study {name} in storage={shown(storage)}; make it first with -e study -P study_name={name}"
+            f"there is no study {name} in storage={redact_password(storage)}; create it first with -e study -P study_name={name}"
         )
     data = read_data(handle.settings.config({}), stop)
     launcher = os.environ.get(LAUNCHER_VARIABLE)
 
     def orphaned() -> bool:
-        """The launcher is gone: nobody would watch or stop this process."""
+        """Whether the launcher has died, so that nothing would watch or stop this process."""
         return launcher is not None and os.getppid() != int(launcher)
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     label = f"cuda:{visible}" if device.type == "cuda" and visible else str(device)
-    own = None if adopted_run_id() is None else open_run(f"worker of {name}")
-    if own is not None:
-        own.set_tags({"mm.stage": "worker", "mm.study": name})
+    worker_run = None if adopted_run_id() is None else open_run(f"worker of {name}")
+    if worker_run is not None:
+        worker_run.set_tags({"mm.stage": "worker", "mm.study": name})
     try:
         ended = run_worker(handle, data, lambda: stop() or orphaned(), device=str(device), label=label)
     except Interrupted:
-        if orphaned():  # it cannot say so itself
-            handle.parent.set_tags({"mm.error": "the launcher died; the same command goes on"})
+        if orphaned():  # the launcher cannot report it any more
+            handle.parent.set_tags({"mm.error": "the launcher died; run the same command again to resume"})
             handle.parent.terminate("FAILED")
         raise
-    print(f"study {name}: this worker has ended {ended} trials; the study has all {handle.wanted}")
-    if own is not None:
-        own.describe(f"A worker of study `{name}` (run `{handle.parent.run_id}`): {ended} trials.")
-        own.terminate("FINISHED")
+    print(f"study {name}: this worker finished {ended} trials; the study has all {handle.target_trials}")
+    if worker_run is not None:
+        worker_run.describe(f"A worker of study `{name}` (run `{handle.parent.run_id}`): {ended} trials.")
+        worker_run.terminate("FINISHED")

@@ -1,6 +1,6 @@
-"""From the best trial to a result: it and the configuration that the study began from, trained again on new seeds.
+"""Confirmation of the best trial: it and the starting configuration of the study are retrained on new seeds.
 
-The trainings are the trials of a second Optuna study, so the same workers, retries and locks serve them.
+The training runs are the trials of a second Optuna study, with the same workers, retries and locks.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ LABELS = ("best", "start")
 
 
 def new_seeds(handle: StudyHandle, seeds: int) -> list[int]:
-    """Those after the study's own."""
+    """Return the seeds that follow the study's own."""
     first = handle.settings.values["seed"] + 1
     return list(range(first, first + seeds))
 
 
 def seed_configs(handle: StudyHandle, seeds: Sequence[int]) -> list[Config]:
-    """The starting configuration on each seed, whose warm-up both trainings share."""
+    """Return the starting configuration for each seed; both runs of a seed share its warm-up."""
     return [handle.settings.config({}, seed=seed) for seed in seeds]
 
 
 def open_confirmation(
     handle: StudyHandle, best: FrozenTrial, seeds: Sequence[int], warmups: Mapping[str, str]
 ) -> StudyHandle:
-    """The second study, with a trial for each label and seed that it lacks.
+    """Create or open the second study, and queue a trial for each label and seed that it lacks.
 
     Args:
-        handle: the first one.
+        handle: the first study.
         best: its best trial.
-        seeds: to train on.
-        warmups: seed (as text) -> warm-up run, for seeds that the second study has none for yet.
+        seeds: seeds to train on.
+        warmups: seed (as text) -> warm-up run, for seeds for which the second study has none yet.
     """
     plain = replace(handle.settings, dimensions={}, pruner="none", sampler="random")
     second = pin_warmups(make_study(f"{handle.name}-confirm", handle.location, plain, handle.parent, 0), warmups)
-    known = [trial.user_attrs[CONFIRMATION] for trial in all_trials(second.study)]
+    queued = [trial.user_attrs[CONFIRMATION] for trial in all_trials(second.study)]
     for seed in seeds:
         for label, parameters in zip(LABELS, (best.params, {}), strict=True):
             confirmation = {"label": label, "seed": seed, "parameters": parameters}
-            if confirmation not in known:
+            if confirmation not in queued:
                 second.study.enqueue_trial({}, user_attrs={CONFIRMATION: confirmation})
     second.study.set_user_attr(TRIALS, len(counted_trials(all_trials(second.study))))
     return second
@@ -58,18 +58,18 @@ def open_confirmation(
 def compare(
     trials: Sequence[FrozenTrial], best: Mapping[str, Any], seeds: Sequence[int], direction: str
 ) -> dict[str, Any]:
-    """Seed by seed, best trial minus starting configuration, so that more than 0 is better.
+    """Compare best trial and starting configuration seed by seed; a difference above 0 means that the best trial is better.
 
     Args:
-        trials: of the second study.
+        trials: trials of the second study.
         best: the best trial's parameters.
-        seeds: which to compare.
+        seeds: seeds to compare.
         direction: ``maximize`` or ``minimize``.
 
     Returns:
-        ``rows`` (seed, best, start, difference; None where a training failed), ``mean`` and ``std`` of the differences,
-        ``interval`` (95 %, Student's t), ``better_on`` and ``seeds``; the numbers are missing where fewer than two seeds are
-        complete.
+        ``rows`` (seed, best, start, difference; None if a training run failed), ``mean`` and ``std`` of the differences,
+        ``interval`` (95 %, Student's t), ``better_on`` and ``seeds``; ``mean``, ``std`` and ``interval`` are missing if fewer
+        than two seeds are complete.
     """
     values: dict[tuple[str, int], float] = {}
     for trial in trials:
@@ -85,40 +85,47 @@ def compare(
         difference = None if None in pair else sign * (pair[0] - pair[1])  # type: ignore[operator]
         rows.append({"seed": seed, "best": pair[0], "start": pair[1], "difference": difference})
         differences += [] if difference is None else [difference]
-    told: dict[str, Any] = {"rows": rows, "seeds": len(differences), "better_on": sum(item > 0 for item in differences)}
+    comparison: dict[str, Any] = {
+        "rows": rows,
+        "seeds": len(differences),
+        "better_on": sum(item > 0 for item in differences),
+    }
     if len(differences) > 1:
         mean, low, high = paired_interval(differences)
-        told |= {"mean": mean, "std": statistics.stdev(differences), "interval": [low, high]}
-    return told
+        comparison |= {"mean": mean, "std": statistics.stdev(differences), "interval": [low, high]}
+    return comparison
 
 
-def verdict(told: Mapping[str, Any], objective: str) -> str:
-    """One honest sentence."""
-    if "mean" not in told:
-        return f"Confirmation: only {told['seeds']} seed(s) complete, too few to compare."
-    low, high = told["interval"]
+def verdict(comparison: Mapping[str, Any], objective: str) -> str:
+    """Return the result of the confirmation in one sentence."""
+    if "mean" not in comparison:
+        return f"Confirmation: only {comparison['seeds']} seed(s) complete, too few to compare."
+    low, high = comparison["interval"]
     finding = "beats" if low > 0 else "is worse than" if high < 0 else "is not shown to beat"
     return (
-        f"On {told['seeds']} new seeds the best trial {finding} the starting configuration: difference in {objective} "
-        f"{told['mean']:+.4f} ± {told['std']:.4f} (mean ± standard deviation), 95 % interval [{low:+.4f}, {high:+.4f}], better on "
-        f"{told['better_on']}."
+        f"On {comparison['seeds']} new seeds the best trial {finding} the starting configuration: difference in {objective} "
+        f"{comparison['mean']:+.4f} ± {comparison['std']:.4f} (mean ± standard deviation), 95 % interval [{low:+.4f}, {high:+.4f}], "
+        f"better on {comparison['better_on']}."
     )
 
 
-def publish_confirmation(handle: StudyHandle, told: Mapping[str, Any]) -> str:
-    """Log it on the study's run and add it to the run's description. Returns the sentence."""
+def publish_confirmation(handle: StudyHandle, comparison: Mapping[str, Any]) -> str:
+    """Log the comparison on the study's run, add it to the description, and return its ``verdict``."""
     objective = handle.settings.objectives[0]
-    handle.parent.log_json(dict(told), names.STUDY_CONFIRMATION)
-    sentence = verdict(told, objective)
-    if "mean" in told:
-        found = {"study/confirmed_difference": told["mean"], "study/confirmed_difference_std": told["std"]}
-        # Points cannot be taken back: each confirmation is one more, and the last one is what the run shows.
-        handle.parent.log_metrics(found, 1 + handle.parent.last_step("study/confirmed_difference"))
+    handle.parent.log_json(dict(comparison), names.STUDY_CONFIRMATION)
+    sentence = verdict(comparison, objective)
+    if "mean" in comparison:
+        metrics = {
+            "study/confirmed_difference": comparison["mean"],
+            "study/confirmed_difference_std": comparison["std"],
+        }
+        # Points cannot be deleted: each confirmation adds one, and MLflow shows the last.
+        handle.parent.log_metrics(metrics, 1 + handle.parent.last_step("study/confirmed_difference"))
     cells = [
         f"| {row['seed']} | "
         + " | ".join("failed" if row[name] is None else f"{row[name]:.4f}" for name in ("best", "start", "difference"))
         + " |"
-        for row in told["rows"]
+        for row in comparison["rows"]
     ]
     table = ["| seed | best trial | starting configuration | difference |", "|--:|--:|--:|--:|", *cells]
     handle.parent.describe("\n".join([handle.parent.description(), "", sentence, "", *table]))

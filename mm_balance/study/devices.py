@@ -1,4 +1,4 @@
-"""Which worker sees which device: a pure function of what there is."""
+"""Assignment of devices and cores to workers, as a pure function of those available."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ DEFAULT_CPU_WORKERS = 2
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one worker process.
+    """Resources of one worker process.
 
     Attributes:
-        device: what the worker is told: ``cpu``, or ``cuda`` = the one it can see.
-        label: how people call it: ``cpu 0``, ``cuda:3``.
-        environment: variables of its process: the one device, the cores, threads of numerical libraries.
+        device: value of the worker's parameter ``device``: ``cpu``, or ``cuda`` = the only one visible to it.
+        label: display name: ``cpu 0``, ``cuda:3``.
+        environment: environment variables of the process: its device, its cores, threads of numerical libraries.
     """
 
     device: str
@@ -28,39 +28,43 @@ class Slot:
     environment: Mapping[str, str]
 
 
-def choose_devices(asked: str, visible: Sequence[str]) -> list[str]:
-    """The CUDA devices to use; empty = the CPU.
+def choose_devices(requested: str, visible: Sequence[str]) -> list[str]:
+    """Return the CUDA devices to use; empty = the CPU.
 
     Args:
-        asked: ``auto``, ``cpu``, or numbers among the visible ones: ``0,1,3``.
-        visible: what ``CUDA_VISIBLE_DEVICES`` would have to name for each visible device, in order.
+        requested: ``auto``, ``cpu``, or numbers among the visible ones: ``0,1,3``.
+        visible: for each visible device, in order, its name in ``CUDA_VISIBLE_DEVICES``.
 
     Raises:
-        UserError: a device that is not there.
+        UserError: a device does not exist, is named twice, or is not understood.
     """
-    if asked == "cpu" or (asked == "auto" and not visible):
+    if requested == "cpu" or (requested == "auto" and not visible):
         return []
-    if asked == "auto":
+    if requested == "auto":
         return list(visible)
     chosen = []
-    for word in asked.split(","):
-        number = word.strip().removeprefix("cuda:")
+    for item in requested.split(","):
+        number = item.strip().removeprefix("cuda:")
         if not number.isdigit():
-            raise UserError(f"devices={asked} is not understood; give auto, cpu, or CUDA devices by number like 0,1")
+            raise UserError(
+                f"devices={requested} is not understood; give auto, cpu, or CUDA devices by number like 0,1"
+            )
         if int(number) >= len(visible):
-            raise UserError(f"devices={asked}: this machine has {len(visible)} CUDA device(s), there is no {number}")
+            raise UserError(
+                f"devices={requested}: this machine has {len(visible)} CUDA device(s), there is no device {number}"
+            )
         chosen.append(visible[int(number)])
     if len(set(chosen)) < len(chosen):
-        raise UserError(f"devices={asked} names one twice; several workers share a device by workers=N")
+        raise UserError(f"devices={requested} names a device twice; to share a device between workers, use workers=N")
     return chosen
 
 
 def assign(devices: Sequence[str], workers: int | None, cores: Sequence[int]) -> list[Slot]:
-    """One slot for each worker: devices in turn, cores shared out.
+    """Return one slot per worker, with devices assigned in turn and the cores divided.
 
     Args:
         devices: CUDA devices from ``choose_devices``; empty = the CPU.
-        workers: processes in all; None = one for each device, on a CPU two (or one for each core where there are fewer).
+        workers: total number of processes; None = one per device, on a CPU two (or one per core if there are fewer).
         cores: numbers of the cores that may be used.
     """
     count = workers or len(devices) or min(DEFAULT_CPU_WORKERS, len(cores))
@@ -68,12 +72,12 @@ def assign(devices: Sequence[str], workers: int | None, cores: Sequence[int]) ->
 
 
 def threads_of(slots: Sequence[Slot]) -> int:
-    """Threads of every worker: as many as the smallest share of cores."""
+    """Return the number of threads of every worker: the size of the smallest share of cores."""
     return min(int(slot.environment["OMP_NUM_THREADS"]) for slot in slots)
 
 
 def _shares(cores: Sequence[int], count: int) -> list[list[int]]:
-    """``count`` shares of ``cores``, whose sizes differ by one at most; more workers than cores share single ones."""
+    """Divide ``cores`` into ``count`` shares whose sizes differ by at most one; more workers than cores share single cores."""
     if count >= len(cores):
         return [[cores[index % len(cores)]] for index in range(count)]
     bounds = [round(index * len(cores) / count) for index in range(count + 1)]
@@ -95,23 +99,23 @@ def _slot(index: int, count: int, devices: Sequence[str], cores: Sequence[int]) 
 
 
 def own_cores() -> list[int]:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def keep_to_cores() -> None:
-    """Keep this process to the cores of its slot, where it has one and the system can do it."""
+    """Pin this process to the cores of its slot, if it has one and the system supports it."""
     chosen = os.environ.get(CORES_VARIABLE)
     if chosen and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(core) for core in chosen.split(",")})
 
 
 def visible_devices() -> list[str]:
-    """What ``CUDA_VISIBLE_DEVICES`` must name for each CUDA device that this process sees, in order."""
+    """Return, for each CUDA device visible to this process, in order, its name in ``CUDA_VISIBLE_DEVICES``."""
     import torch
 
     count = torch.cuda.device_count()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",")[:count] if named else [str(index) for index in range(count)]
+    restricted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return restricted.split(",")[:count] if restricted else [str(index) for index in range(count)]

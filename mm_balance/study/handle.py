@@ -1,4 +1,4 @@
-"""A study as its workers and its launcher open it: the Optuna study, its settings, its run, its lock."""
+"""Handle of an open study, for workers and launcher: the Optuna study, its settings, its run, its lock."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ import mm_balance
 from mm_balance.errors import UserError
 from mm_balance.methods import find_method
 from mm_balance.study.settings import Settings
-from mm_balance.study.storage import StudyLock, locate, open_storage, shown
+from mm_balance.study.storage import StudyLock, locate, open_storage, redact_password
 from mm_balance.study.trials import PARENT_RUN, SETTINGS, TRIALS, requeue_or_fail
 from mm_balance.tracking.lookup import existing_run
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.provenance import training_code
 
-SEEDS_APART = 100_003
-"""Between the seeds of the sampler of two studies: one study's are its seed times this, plus the number of trials so far."""
+SEED_STRIDE = 100_003
+"""Sampler seed = study seed * ``SEED_STRIDE`` + number of trials so far."""
 HYPERBAND_FACTOR = 3
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings(
     "ignore", category=optuna.exceptions.ExperimentalWarning
-)  # of names and pictures; pinned below 6
+)  # metric names and figures; optuna is pinned below 6
 
 
 @dataclass
@@ -38,11 +38,11 @@ class StudyHandle:
     """An open study.
 
     Attributes:
-        study: Optuna's.
-        settings: what it is.
+        study: the Optuna study.
+        settings: its settings.
         parent: its MLflow run.
-        lock: the lock for handing out trials.
-        location: of its storage.
+        lock: the lock under which trials are assigned.
+        location: location of its storage.
     """
 
     study: optuna.Study
@@ -56,8 +56,8 @@ class StudyHandle:
         return self.study.study_name
 
     @property
-    def wanted(self) -> int:
-        """How many trials it is to have."""
+    def target_trials(self) -> int:
+        """Requested number of trials."""
         return self.study.user_attrs[TRIALS]
 
 
@@ -65,7 +65,7 @@ def find_study(study_name: str, storage: str) -> StudyHandle | None:
     """The study of that name; None where the storage has none.
 
     Raises:
-        UserError: the storage cannot be used; the study is of another version, or its run is in another tracking store.
+        UserError: the storage cannot be used; the study has another version or code, or its run is in another tracking store.
     """
     location = locate(storage, study_name)
     store = open_storage(location, _on_stale)
@@ -76,26 +76,26 @@ def find_study(study_name: str, storage: str) -> StudyHandle | None:
     attributes = study.user_attrs
     if SETTINGS not in attributes or PARENT_RUN not in attributes:
         raise UserError(
-            f"study {study_name} in {shown(location)} was not made by MM-Balance, or its making was cut off; give another study_name"
+            f"study {study_name} in {redact_password(location)} was not created by MM-Balance, or only partly; give another study_name"
         )
     settings = Settings.from_json(attributes[SETTINGS])
     if settings.version != mm_balance.__version__:
         raise UserError(
-            f"study {study_name} was made by MM-Balance {settings.version}, this is {mm_balance.__version__}; "
-            "go on with that version, or give another study_name"
+            f"study {study_name} was created by MM-Balance {settings.version}, this is {mm_balance.__version__}; "
+            "continue with that version, or give another study_name"
         )
     code = training_code(find_method(settings.values["method"]))
     if settings.code != code:
         raise UserError(
-            f"study {study_name} was made with other training code ({settings.code[:12]}, this is {code[:12]}): its trials "
-            "would not compare; go on with that code, or give another study_name"
+            f"study {study_name} was created with different training code ({settings.code[:12]}, this is {code[:12]}): its trials "
+            "would not be comparable; continue with that code, or give another study_name"
         )
     parent = existing_run(attributes[PARENT_RUN], f"study {study_name}: its run")
     return _handle(study, settings, parent, store, location)
 
 
 def make_study(study_name: str, storage: str, settings: Settings, parent: TrackedRun, trials: int) -> StudyHandle:
-    """A new study. Of several processes that make one of the same name at once, all get that of the first.
+    """Create a study. If several processes create one of the same name at once, all get that of the first.
 
     Raises:
         UserError: the storage cannot be used.
@@ -105,7 +105,7 @@ def make_study(study_name: str, storage: str, settings: Settings, parent: Tracke
     study = optuna.create_study(
         study_name=study_name,
         storage=store,
-        directions=[StudyDirection[word.upper()] for word in settings.directions],
+        directions=[StudyDirection[direction.upper()] for direction in settings.directions],
         sampler=RandomSampler(),
         load_if_exists=True,
     )
@@ -122,7 +122,7 @@ def make_study(study_name: str, storage: str, settings: Settings, parent: Tracke
 
 
 def pin_warmups(handle: StudyHandle, warmups: Mapping[str, str]) -> StudyHandle:
-    """The study with warm-up runs, seed (as text) -> id, for seeds that it had none for; those that it has stay."""
+    """Return the study with warm-up runs, seed (as text) -> id, for seeds that had none; existing ones are kept."""
     settings = replace(handle.settings, warmups={**warmups, **handle.settings.warmups})
     handle.study.set_user_attr(SETTINGS, settings.to_json())
     return replace(handle, settings=settings)
@@ -136,7 +136,7 @@ def _handle(
 
 
 def make_pruner(settings: Settings) -> BasePruner:
-    """Optuna's pruner of that name; one step = one epoch of a trial."""
+    """Return the Optuna pruner of the settings; one step = one epoch of a trial."""
     if settings.pruner == "hyperband":
         return HyperbandPruner(min_resource=1, max_resource=settings.epochs, reduction_factor=HYPERBAND_FACTOR)
     if settings.pruner == "median":
@@ -145,12 +145,12 @@ def make_pruner(settings: Settings) -> BasePruner:
 
 
 def make_sampler(settings: Settings, drawn: int) -> BaseSampler:
-    """Optuna's sampler of that name, for the trial after ``drawn`` others.
+    """Return the Optuna sampler of the settings, for the trial after ``drawn`` others.
 
-    A new one for every trial, seeded by the study's seed and the trial's place: what is drawn depends on the trials that the
-    storage holds and on nothing that a worker remembers, so a study that was cut off goes on as if it had not been.
+    Each trial gets a new sampler, seeded by the study's seed and the number of earlier trials. What is drawn depends only on the
+    trials in the storage, not on the state of a worker, so an interrupted study resumes as if it had not been interrupted.
     """
-    seed = settings.values["seed"] * SEEDS_APART + drawn
+    seed = settings.values["seed"] * SEED_STRIDE + drawn
     makers: dict[str, Callable[[], BaseSampler]] = {
         "tpe": lambda: TPESampler(seed=seed, multivariate=True, constant_liar=True),
         "random": lambda: RandomSampler(seed=seed),

@@ -1,4 +1,4 @@
-"""What a study leaves on its run: live best value, table of trials, figures, and the line that trains the best again."""
+"""Reporting of a study on its run: live best value, table of trials, figures, and the command that retrains the best."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from optuna.trial import FrozenTrial, TrialState
 from mm_balance import names
 from mm_balance.config import Config, format_value, options, resolve, stage_options
 from mm_balance.engine.recorder import MetricPoint
-from mm_balance.study.figures import log_pictures
+from mm_balance.study.figures import log_figures
 from mm_balance.study.handle import StudyHandle
 from mm_balance.study.settings import SEARCHED_GROUPS, Settings, configured_values, rounded, warmup_is_shared
 from mm_balance.study.trials import EPOCHS, ORIGIN, all_trials, count_trials, counted_trials, describe
 
 
 def best_trial(handle: StudyHandle) -> FrozenTrial | None:
-    """The complete trial with the best value; of two objectives, the one of the Pareto front that is best in the first."""
+    """Return the complete trial with the best value; with two objectives, the one on the Pareto front best in the first."""
     trials = [trial for trial in all_trials(handle.study) if trial.state == TrialState.COMPLETE]
     if not trials:
         return None
-    upwards = handle.settings.directions[0] == "maximize"
+    maximize = handle.settings.directions[0] == "maximize"
     if len(handle.settings.objectives) > 1:
         front = {trial.number for trial in handle.study.best_trials}
         trials = [trial for trial in trials if trial.number in front]
-    return (max if upwards else min)(trials, key=lambda trial: trial.values[0])
+    return (max if maximize else min)(trials, key=lambda trial: trial.values[0])
 
 
 def configured_trial(handle: StudyHandle) -> FrozenTrial | None:
-    """The complete trial with the values that the study began from; None where it has not been trained to its end."""
+    """Return the complete trial with the starting configuration; None if there is none."""
     trials = [trial for trial in all_trials(handle.study) if trial.state == TrialState.COMPLETE]
     return next((trial for trial in trials if ORIGIN in trial.user_attrs), None)
 
 
 def best_so_far(trials: Sequence[FrozenTrial], direction: str) -> list[tuple[int, int, float]]:
-    """After each finished trial: how many have finished, milliseconds since 1970, best first objective of the complete ones."""
+    """Return, for each finished trial: number finished so far, milliseconds since 1970, best first objective of complete trials."""
     ended = sorted(
         (trial for trial in counted_trials(list(trials)) if trial.datetime_complete is not None),
         key=lambda trial: (trial.datetime_complete, trial.number),
@@ -56,7 +56,7 @@ def best_so_far(trials: Sequence[FrozenTrial], direction: str) -> list[tuple[int
 
 
 class BestValueLogger:
-    """Logs the best value to the study's run while it goes on, each point once."""
+    """Log the best value to the study's run while the study runs, each point once."""
 
     def __init__(self, handle: StudyHandle) -> None:
         self.handle = handle
@@ -75,74 +75,76 @@ class BestValueLogger:
 
 
 def publish(handle: StudyHandle, *, started: float, warmup_epochs: int) -> None:
-    """Everything but the confirmation, as the study stands now.
+    """Log the current state of the study, except the confirmation.
 
     Args:
         handle: the study.
-        started: when this command began, seconds of ``time.time``.
-        warmup_epochs: of the warm-up that this study made; 0 where it found one.
+        started: start time of this command, in seconds of ``time.time``.
+        warmup_epochs: epochs of warm-ups that this command trained; 0 if it reused existing ones.
     """
     trials = all_trials(handle.study)
     parent = handle.parent
     parent.log_json(asdict(handle.settings), names.STUDY_SETTINGS)
     parent.log_table([describe(trial, handle.settings.objectives) for trial in trials], names.STUDY_TABLE)
-    log_pictures(handle, trials)
-    standing = count_trials(trials)
-    step = standing.finished
+    log_figures(handle, trials)
+    counts = count_trials(trials)
+    step = counts.finished
     epochs = sum(trial.user_attrs.get(EPOCHS, 0) for trial in counted_trials(trials)) + warmup_epochs
     full = full_run_epochs(handle.settings) * max(step, 1)
-    numbers = {
-        "study/trials_complete": standing.complete,
-        "study/trials_pruned": standing.pruned,
-        "study/trials_failed": standing.failed,
+    metrics = {
+        "study/trials_complete": counts.complete,
+        "study/trials_pruned": counts.pruned,
+        "study/trials_failed": counts.failed,
         "study/epochs": epochs,
         "study/epochs_share": epochs / full,
         "study/minutes": (time.time() - started) / 60,
     }
-    parent.log_metrics(numbers, step)
+    parent.log_metrics(metrics, step)
     best = best_trial(handle)
     if best is not None:
         config = handle.settings.config(best.params)
         parent.log_bytes(preset_text(config, handle, best).encode(), names.STUDY_BEST_PRESET)
-    parent.describe(describe_study(handle, numbers))
+    parent.describe(describe_study(handle, metrics))
 
 
 def full_run_epochs(settings: Settings) -> int:
-    """Epochs of one run of the same length that shares nothing."""
+    """Return the epochs of one full run without a shared warm-up."""
     return settings.epochs + (settings.values["warmup_epochs"] if warmup_is_shared(settings.values) else 0)
 
 
 def run_line(config: Config, handle: StudyHandle) -> str:
-    """The command that trains ``config`` from the warm-up run that the study's trials began from."""
+    """Return the command that trains ``config`` from the warm-up run of the study's trials."""
     settings = handle.settings
     command = "adaptive" if settings.adaptive else "train"
     if (warmup := handle.parent.read().data.tags.get("mm.warmup_run")) is not None:
         config = config.replace(warmup_run=warmup)
-    taken = stage_options(command)
-    words = [
-        f"-P {name}={format_value(value)}" for name, value in changed_values(config, settings).items() if name in taken
+    accepted = stage_options(command)
+    arguments = [
+        f"-P {name}={format_value(value)}"
+        for name, value in changed_values(config, settings).items()
+        if name in accepted
     ]
-    return " ".join([f"mlflow run . --env-manager local -e {command}", *(_quoted(word) for word in words)])
+    return " ".join([f"mlflow run . --env-manager local -e {command}", *(_quoted(item) for item in arguments)])
 
 
 def changed_values(config: Config, settings: Settings) -> dict[str, Any]:
-    """What differs from the data set's own preset and the declared defaults, by name; where to work is left out."""
+    """Return what differs from the data set's preset and the declared defaults, by name, without machine parameters."""
     declared = options()
-    plain = resolve({"dataset": config.data.dataset}).values()
+    default = resolve({"dataset": config.data.dataset}).values()
     changed = {
         name: value
         for name, value in config.values().items()
         if not declared[name].machine
-        and (value != plain[name] or (name == "dataset" and value != "digits"))
+        and (value != default[name] or (name == "dataset" and value != "digits"))
         and not (settings.adaptive and name == "method")
     }
     return changed if settings.adaptive or "method" in changed else {"method": config.method.method, **changed}
 
 
 def preset_text(config: Config, handle: StudyHandle, best: FrozenTrial) -> str:
-    """The values of ``config`` as a preset file."""
+    """Return the values of ``config`` as the text of a preset file."""
     declared = options()
-    # Seed, data and the run to start from are the next command's own choice.
+    # Seed, data and warm-up run are left to the next command.
     kept = (*SEARCHED_GROUPS, "method", "warmup", "train")
     body = {
         name: value
@@ -166,14 +168,14 @@ def preset_text(config: Config, handle: StudyHandle, best: FrozenTrial) -> str:
     )
 
 
-def describe_study(handle: StudyHandle, numbers: Mapping[str, float]) -> str:
-    """Markdown for the study's page."""
+def describe_study(handle: StudyHandle, metrics: Mapping[str, float]) -> str:
+    """Return the Markdown description of the study."""
     settings = handle.settings
     best = best_trial(handle)
     lines = [
-        f"**Study `{handle.name}`**: {numbers['study/trials_complete']:.0f} trials complete, "
-        f"{numbers['study/trials_pruned']:.0f} pruned, {numbers['study/trials_failed']:.0f} failed, of {handle.wanted}; "
-        f"{numbers['study/epochs']:.0f} epochs trained, {100 * numbers['study/epochs_share']:.0f} % of as many full runs.",
+        f"**Study `{handle.name}`**: {metrics['study/trials_complete']:.0f} trials complete, "
+        f"{metrics['study/trials_pruned']:.0f} pruned, {metrics['study/trials_failed']:.0f} failed, of {handle.target_trials}; "
+        f"{metrics['study/epochs']:.0f} epochs trained, {100 * metrics['study/epochs_share']:.0f} % of the same number of full runs.",
         "",
         f"Sampler {settings.sampler}, pruner {settings.pruner}, seed {settings.values['seed']}. Nothing was chosen on test data.",
         "",
@@ -187,9 +189,9 @@ def describe_study(handle: StudyHandle, numbers: Mapping[str, float]) -> str:
         lines += [f"Starting configuration: trial {start.number}, {settings.objectives[0]} {start.values[0]:.4f}."]
     if len(settings.objectives) > 1:
         front = ", ".join(str(trial.number) for trial in handle.study.best_trials)
-        lines += [f"Pareto front: trials {front}; named best is the one best in {settings.objectives[0]}."]
+        lines += [f"Pareto front: trials {front}; the best is the one best in {settings.objectives[0]}."]
     config = settings.config(best.params)
-    command = run_line(config, handle).replace(" -P ", " \\\n        -P ")  # a long line would widen MLflow's page
+    command = run_line(config, handle).replace(" -P ", " \\\n        -P ")  # a long line would widen the page in MLflow
     lines += [
         "",
         *_searched(settings, best),
@@ -204,17 +206,17 @@ def describe_study(handle: StudyHandle, numbers: Mapping[str, float]) -> str:
 
 
 def _searched(settings: Settings, best: FrozenTrial | None) -> list[str]:
-    """A table of the parameters: what was searched, from where, what was found."""
-    found = {} if best is None else rounded(best.params)
+    """Return a Markdown table of the searched parameters: range, starting configuration, best trial."""
+    best_values = {} if best is None else rounded(best.params)
     start = configured_values(settings.values)
     rows = [
         f"| {name} | {str(item).split('=', 1)[1].replace('|', ', ')} | {format_value(start[name])} "
-        f"| {format_value(found[name]) if name in found else ''} |"
+        f"| {format_value(best_values[name]) if name in best_values else ''} |"
         for name, item in settings.dimensions.items()
     ]
     return ["| parameter | searched | starting configuration | best trial |", "|---|---|---|---|", *rows]
 
 
-def _quoted(word: str) -> str:
-    """Of ``-P name=value``, quoted where a shell would read more into it."""
-    return f"-P '{word[3:]}'" if set(word[3:]) & set("|,;&()* ") else word
+def _quoted(argument: str) -> str:
+    """Quote ``name=value`` of ``-P name=value`` if it contains special characters of the shell."""
+    return f"-P '{argument[3:]}'" if set(argument[3:]) & set("|,;&()* ") else argument

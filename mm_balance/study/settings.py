@@ -1,4 +1,4 @@
-"""What a study is, as its storage keeps it: all that a worker anywhere has to know."""
+"""Settings of a study, as kept in its storage: everything that a worker on any machine needs."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ OBJECTIVES = {
     "val/gap_mean_abs": "minimize",
     "val/imbalance_degree": "minimize",
 }
-"""What may be optimized, and its direction. Nothing of the test split."""
+"""Permitted objectives -> direction. None is computed on the test split."""
 DEFAULT_OBJECTIVE = "val/accuracy"
 SHARED = "it belongs to the warm-up, and all trials of a study share one warm-up run per seed"
 DIGITS = 4
 SEARCHED_GROUPS = ("model", "optimization", "stage", "adaptive", "gap_mixture")
-"""Groups of parameters that a study may search, as far as they apply to its trials; lengths of stages are left out."""
+"""Groups of parameters that a study may search if they apply to its trials; stage lengths are excluded."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A study's settings; they never change once it is made.
+    """Settings of a study, which never change after its creation.
 
     Attributes:
-        version: of MM-Balance.
-        code: digest of the sources that train, see ``training_code``.
-        values: filled parameters of training (see ``config.apply_preset``), what ``space`` fixed included.
-        dimensions: what is searched, by name.
+        version: version of MM-Balance.
+        code: digest of the training sources, see ``training_code``.
+        values: training parameters (see ``config.apply_preset``), including those fixed by ``space``.
+        dimensions: searched dimensions, by name.
         objectives: one or two metrics.
-        sampler, pruner: as of ``StudyConfig``.
-        threads: of every trial on a CPU: results depend on them, so all workers use as many.
-        data_digest: of the data set.
-        warmups: seed (as text) -> id of the warm-up run that every trial of that seed begins from; chosen when the study is made.
+        sampler, pruner: as in ``StudyConfig``.
+        threads: threads of every trial on a CPU; the same for all workers, because results depend on it.
+        data_digest: digest of the data set.
+        warmups: seed (as text) -> id of the warm-up run of all trials with that seed; chosen when the study is created.
     """
 
     version: str
@@ -78,27 +78,27 @@ class Settings:
 
     @property
     def epochs(self) -> int:
-        """Epochs of a trial that is not pruned."""
+        """Epochs of an unpruned trial."""
         return self.values["adaptive_epochs" if self.adaptive else "epochs"]
 
     @property
     def adaptive(self) -> bool:
-        """Whether trials are stage 2 as `adaptive` trains it, not another method's stage."""
+        """Whether trials train stage 2 as `adaptive` does, rather than a stage of another method."""
         return self.values["method"] == ADAPTIVE_METHOD
 
     def config(self, parameters: Mapping[str, Any], **changes: Any) -> Config:
-        """The configuration of a trial with these ``parameters``, from the warm-up run of its seed.
+        """Return the configuration of a trial with these ``parameters``, starting from the warm-up run of its seed.
 
         Raises:
-            UserError: they cannot work together.
+            UserError: the values are incompatible.
         """
-        own = own_options(self.values["method"])
+        option_names = method_option_names(self.values["method"])
         parameters = rounded(parameters)
-        plain = {name: value for name, value in parameters.items() if name not in own}
-        chosen = {own[name]: value for name, value in parameters.items() if name in own}
-        values = self.values | plain | changes
+        run_parameters = {name: value for name, value in parameters.items() if name not in option_names}
+        chosen = {option_names[name]: value for name, value in parameters.items() if name in option_names}
+        values = self.values | run_parameters | changes
         if values["seed"] != self.values["seed"]:
-            values["warmup_run"] = None  # the one that the user named is of the study's own seed
+            values["warmup_run"] = None  # the one given by the user has the study's own seed
         values["warmup_run"] = self.warmups.get(str(values["seed"]), values["warmup_run"])
         if chosen:
             method = values["method"]
@@ -119,29 +119,29 @@ class Settings:
         return cls(**{**read, "dimensions": dimensions, "objectives": tuple(read["objectives"])})
 
     def digest(self) -> str:
-        """Six letters that stand for all settings."""
+        """Return six hexadecimal digits that identify the settings."""
         declared = run_options()
         values = {name: value for name, value in self.values.items() if not declared[name].machine}
         return hashlib.sha256(replace(self, threads=0, values=values, warmups={}).to_json().encode()).hexdigest()[:6]
 
     def differences(self, other: Settings) -> list[str]:
-        """In which settings another one differs, as text."""
-        told = []
+        """Describe the settings in which ``other`` differs, one string each."""
+        lines = []
         for name in ("version", "code", "objectives", "sampler", "pruner", "data_digest"):
             if getattr(self, name) != getattr(other, name):
-                told.append(f"{name} {getattr(self, name)} (not {getattr(other, name)})")
+                lines.append(f"{name} {getattr(self, name)} (not {getattr(other, name)})")
         declared = run_options()
         for name, value in self.values.items():
             if value != other.values.get(name) and not declared[name].machine:
-                told.append(f"{name}={format_value(value)} (not {format_value(other.values.get(name))})")
-        mine, its = ({str(item) for item in settings.dimensions.values()} for settings in (self, other))
-        return told + [f"search {' and '.join(sorted(mine - its)) or 'without ' + ', '.join(sorted(its - mine))}"] * (
-            mine != its
-        )
+                lines.append(f"{name}={format_value(value)} (not {format_value(other.values.get(name))})")
+        own, others = ({str(item) for item in settings.dimensions.values()} for settings in (self, other))
+        return lines + [
+            f"search {' and '.join(sorted(own - others)) or 'without ' + ', '.join(sorted(others - own))}"
+        ] * (own != others)
 
 
 def rounded(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Drawn values as they are trained with: four significant digits, so that the printed line trains the very same."""
+    """Round drawn values to four significant digits before training, so that the printed command trains exactly the same."""
     return {
         name: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value for name, value in parameters.items()
     }
@@ -150,25 +150,25 @@ def rounded(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def new_settings(
     study: StudyConfig, filled: Mapping[str, Any], *, threads: int, data_digest: str, given: set[str]
 ) -> Settings:
-    """Settings from what the user asked for.
+    """Create the settings of a new study.
 
     Args:
         study: the study's own parameters.
-        filled: parameters of training, filled from the preset.
-        threads: of every trial on a CPU.
-        data_digest: of the data set.
-        given: parameters of training that the user has set to another value than the declared default.
+        filled: training parameters, with the preset applied.
+        threads: threads of every trial on a CPU.
+        data_digest: digest of the data set.
+        given: training parameters that the user has set.
 
     Raises:
         UserError: an objective, search or dimension that cannot be used.
     """
-    values = {**filled, "dataset": validate(filled).data.dataset}  # absolute: workers may start in other folders
+    values = {**filled, "dataset": validate(filled).data.dataset}  # absolute: workers may start in another folder
     known = searchable(values)
     excluded = dict.fromkeys(warmup_parameters(), SHARED) if warmup_is_shared(values) else {}
-    names = _named(study.search, values, known)
+    names = _search_parameters(study.search, values, known)
     configured = configured_values(values)
     dimensions, fixed = search_space(names, study.space, known, configured, given, excluded)
-    made = Settings(
+    settings = Settings(
         version=mm_balance.__version__,
         code=training_code(find_method(values["method"])),
         values=values,
@@ -179,16 +179,16 @@ def new_settings(
         threads=threads,
         data_digest=data_digest,
     )
-    if fixed:  # through the same door as a trial's parameters: options of methods are written into their text
-        config = made.config(fixed)
+    if fixed:  # handled like a trial's parameters: options of the method become part of ``method_options``
+        config = settings.config(fixed)
         resolved = config.values()
         changed = {name: resolved[name] for name in ("method_options", *fixed) if name in resolved}
-        made = replace(made, values=values | changed)
-    return made
+        settings = replace(settings, values=values | changed)
+    return settings
 
 
 def parse_objectives(text: str) -> tuple[str, ...]:
-    """``val/accuracy`` or two with a comma. Raises UserError for what may not be optimized."""
+    """Parse one objective, or two separated by a comma. Raises UserError for one that is not permitted."""
     names = tuple(part.strip() for part in (DEFAULT_OBJECTIVE if text == "auto" else text).split(","))
     for name in names:
         if name.startswith("test/"):
@@ -201,57 +201,57 @@ def parse_objectives(text: str) -> tuple[str, ...]:
 
 
 def searchable(values: Mapping[str, Any]) -> dict[str, Option]:
-    """Every parameter that a study of ``values`` may search: those of the trial's stage, and the options of its method.
+    """Return every parameter that a study of ``values`` may search: those of the trial's stage, and the options of its method.
 
-    What a warm-up run depends on is left out where trials share one.
+    Parameters that affect the warm-up are excluded if trials share one.
     """
     stage = "adaptive" if values["method"] == ADAPTIVE_METHOD else "train"
-    # The optimizer's state can be kept or reset where there is one: after a warm-up.
-    barred = set(warmup_parameters()) if warmup_is_shared(values) else {"optimizer_state"}
+    # Without a warm-up there is no optimizer state to keep or reset.
+    excluded = set(warmup_parameters()) if warmup_is_shared(values) else {"optimizer_state"}
     known = {
         name: option
         for name, option in stage_options(stage).items()
-        if option.group in SEARCHED_GROUPS and name not in barred and not option.may_grow
+        if option.group in SEARCHED_GROUPS and name not in excluded and not option.may_grow
     }
     declared = declared_options(find_method(values["method"]).Options)
     return known | {
-        name: replace(declared[option], name=name) for name, option in own_options(values["method"]).items()
+        name: replace(declared[option], name=name) for name, option in method_option_names(values["method"]).items()
     }
 
 
-def own_options(method: str) -> dict[str, str]:
-    """The options of a method by their name in a study: their own, or ``method.name`` where a parameter has that name.
+def method_option_names(method: str) -> dict[str, str]:
+    """Return the options of a method by their names in a study: ``name``, or ``method.name`` if a parameter has that name.
 
-    Those of the adaptive loss are parameters already.
+    Empty for the adaptive loss, whose options are run parameters.
     """
     if method == ADAPTIVE_METHOD:
         return {}
-    taken = stage_options("train")
-    chosen = find_method(method)
-    declared = declared_options(chosen.Options)
-    return {f"{chosen.name}.{name}" if name in taken else name: name for name in declared}
+    parameters = stage_options("train")
+    method_class = find_method(method)
+    declared = declared_options(method_class.Options)
+    return {f"{method_class.name}.{name}" if name in parameters else name: name for name in declared}
 
 
 def warmup_is_shared(values: Mapping[str, Any]) -> bool:
-    """Whether trials begin from a warm-up run."""
+    """Whether trials start from a warm-up run."""
     return values["warmup_run"] is not None or find_method(values["method"]).needs_warmup
 
 
-def _named(search: str, values: Mapping[str, Any], known: Mapping[str, Option]) -> list[str]:
-    """The parameters that a named search holds, as far as this study can search them."""
+def _search_parameters(search: str, values: Mapping[str, Any], known: Mapping[str, Option]) -> list[str]:
+    """Return the parameters of a named search that this study can search."""
     if search == "space":
         return []
     method = values["method"]
     if search == "method":
-        own = own_options(method) or dict.fromkeys(declared_options(find_method(method).Options))
-        names = [name for name in own if known[name].search is not None]
+        candidates = method_option_names(method) or dict.fromkeys(declared_options(find_method(method).Options))
+        names = [name for name in candidates if known[name].search is not None]
         if not names:
             raise UserError(
-                f"method={method} declares no search ranges of its own; name dimensions in space=, or another search"
+                f"method={method} declares no search ranges of its own; give dimensions in space=, or another search"
             )
         return names
-    asked = [name for name, option in run_options().items() if option.searched_by in SEARCHES[search]]
-    names = [name for name in asked if name in known]
+    requested = [name for name, option in run_options().items() if option.searched_by in SEARCHES[search]]
+    names = [name for name in requested if name in known]
     if search != "optimizer" and values["method"] != ADAPTIVE_METHOD:
         raise UserError(
             f"search={search} is about {ADAPTIVE_METHOD}; for method={method} give search=method, optimizer or space"
@@ -260,17 +260,17 @@ def _named(search: str, values: Mapping[str, Any], known: Mapping[str, Option]) 
 
 
 def configured_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of every searchable parameter as configured."""
+    """Return the configured value of every searchable parameter."""
     known, resolved = searchable(values), validate(values).values()
-    own = parse_options(values["method"], find_method(values["method"]).Options, values["method_options"])
-    names = own_options(values["method"])
+    given = parse_options(values["method"], find_method(values["method"]).Options, values["method_options"])
+    names = method_option_names(values["method"])
     return {
-        name: own.get(names[name], option.default) if name in names else resolved[name]
+        name: given.get(names[name], option.default) if name in names else resolved[name]
         for name, option in known.items()
     }
 
 
 def automatic_name(study: StudyConfig, settings: Settings) -> str:
-    """``digits-gap_mixture-weights-1a2b3c``: the same for the same settings."""
+    """Return a name such as ``digits-gap_mixture-weights-1a2b3c``, the same for the same settings."""
     method = find_method(settings.values["method"]).name
     return "-".join([Path(settings.values["dataset"]).stem, method, study.search, settings.digest()])

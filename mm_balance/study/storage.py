@@ -1,4 +1,4 @@
-"""Where studies are kept (Optuna's own storages), and the lock under which trials are handed out."""
+"""Storage of studies (Optuna's own storages), and the lock under which trials are assigned."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ PROXY_PORT = 13000
 """Optuna's default."""
 PROXY_SECONDS = 20
 
-Stale = Callable[[optuna.Study, optuna.trial.FrozenTrial], None]
+OnStale = Callable[[optuna.Study, optuna.trial.FrozenTrial], None]
 
 
 def study_folder(study_name: str) -> Path:
-    """Files of a study on this machine: journal, locks, logs of workers."""
+    """Return the folder of a study on this machine: journal, locks, worker logs. Raises UserError for an invalid name."""
     if not re.fullmatch(r"[\w.+-]+", study_name):
         raise UserError(f"study_name={study_name}: use letters, digits, dot, dash and underscore")
     return cache_folder() / "studies" / study_name
 
 
 def locate(storage: str, study_name: str) -> str:
-    """``auto`` as the path of the study's own journal file; anything else as it is, paths absolute."""
+    """Return the location of a storage: for ``auto`` the study's own journal file, else ``storage``, with an absolute path."""
     if storage == "auto":
         return str(study_folder(study_name) / "study.journal")
     return storage if "://" in storage else str(Path(storage).expanduser().resolve())
 
 
-def open_storage(location: str, on_stale: Stale) -> BaseStorage:
+def open_storage(location: str, on_stale: OnStale) -> BaseStorage:
     """Open or create a storage.
 
     Args:
-        location: from ``locate``.
+        location: as returned by ``locate``.
         on_stale: called for a trial whose worker's heartbeat has stopped (databases only).
 
     Raises:
-        UserError: it cannot be reached, or is nothing that Optuna can keep studies in.
+        UserError: it cannot be reached, or is not a storage supported by Optuna.
     """
     if "://" not in location:
         if not location.endswith(".journal"):
@@ -73,19 +73,20 @@ def open_storage(location: str, on_stale: Stale) -> BaseStorage:
         )
     except ImportError as error:
         raise UserError(
-            f"storage={shown(location)}: the database's driver is missing ({error}); for PostgreSQL: pip install psycopg[binary], postgresql+psycopg://..."
+            f"storage={redact_password(location)}: the database's driver is missing ({error}); for PostgreSQL: "
+            "pip install psycopg[binary], postgresql+psycopg://..."
         ) from None
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise UserError(f"storage={shown(location)} cannot be opened: {reason}") from None
+        raise UserError(f"storage={redact_password(location)} cannot be opened: {reason}") from None
 
 
 def _open_proxy(location: str) -> BaseStorage:
-    found = re.fullmatch(r"grpc://(\[[^]]+\]|[^:/]+)(?::(\d+))?/?", location)
-    if found is None:
+    match = re.fullmatch(r"grpc://(\[[^]]+\]|[^:/]+)(?::(\d+))?/?", location)
+    if match is None:
         raise UserError(f"storage={location}: write grpc://host:port")
     try:
-        proxy = GrpcStorageProxy(host=found[1], port=int(found[2] or PROXY_PORT))
+        proxy = GrpcStorageProxy(host=match[1], port=int(match[2] or PROXY_PORT))
         proxy.wait_server_ready(timeout=PROXY_SECONDS)
     except ImportError:
         raise UserError(
@@ -99,16 +100,16 @@ def _open_proxy(location: str) -> BaseStorage:
     return proxy
 
 
-def shown(location: str) -> str:
-    """A location without its password."""
+def redact_password(location: str) -> str:
+    """Return a location without its password."""
     return re.sub(r"://([^:/@]+):[^@]*@", r"://\1:***@", location)
 
 
 class StudyLock:
-    """The lock under which a worker counts, takes a trial and draws its parameters, so that no two do it at once.
+    """Lock under which a worker counts trials, takes one and draws its parameters, so that no two workers do so at once.
 
-    A file lock on one machine; PostgreSQL's advisory lock for many; nothing else offers one (gRPC, other databases): there a
-    study may end with up to ``workers - 1`` trials more than asked for.
+    A file lock on one machine, an advisory lock on PostgreSQL. gRPC and other databases offer no lock across machines: there a
+    study may end with up to ``workers - 1`` more trials than requested.
     """
 
     def __init__(self, storage: BaseStorage, location: str, study_name: str) -> None:
@@ -129,7 +130,7 @@ class StudyLock:
         fcntl.flock(self.held, fcntl.LOCK_EX)
 
     def release(self) -> None:
-        """Does nothing where it is not held."""
+        """Release the lock; do nothing if it is not held."""
         held, self.held = self.held, None
         if held is None:
             return
@@ -147,8 +148,8 @@ class StudyLock:
 
 @contextmanager
 def worker_lock(study_name: str, identity: str) -> Iterator[None]:
-    """While this lasts the worker ``identity`` counts as alive: it holds a lock that the system frees when it dies."""
-    path = _presence_file(study_name, identity)
+    """Mark the worker ``identity`` as alive, by a lock that the system releases if the process dies."""
+    path = _worker_lock_file(study_name, identity)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -159,20 +160,20 @@ def worker_lock(study_name: str, identity: str) -> Iterator[None]:
 
 
 def new_identity() -> str:
-    """A name for a worker: where its locks lie, and something unique."""
-    return f"{_home()}/{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    """Return a unique name for a worker, which includes the location of its lock."""
+    return f"{_lock_domain()}/{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
-def _home() -> str:
-    """Host and cache folder: workers of one home can see each other's locks."""
+def _lock_domain() -> str:
+    """Return an id of host and cache folder: workers with the same id can see each other's locks."""
     return f"{socket.gethostname()}-{zlib.crc32(str(cache_folder().resolve()).encode()):08x}"
 
 
 def worker_is_alive(study_name: str, identity: str) -> bool:
-    """Whether that worker lives. One of another host or cache folder always counts as alive: only a heartbeat can tell."""
-    if identity.split("/")[0] != _home():
+    """Whether a worker is alive. One on another host or cache folder always counts as alive: only a heartbeat can tell."""
+    if identity.split("/")[0] != _lock_domain():
         return True
-    path = _presence_file(study_name, identity)
+    path = _worker_lock_file(study_name, identity)
     if not path.exists():
         return False
     with path.open("a") as file:
@@ -187,5 +188,5 @@ def _lockable(file: IO[str]) -> bool:
     return True
 
 
-def _presence_file(study_name: str, identity: str) -> Path:
+def _worker_lock_file(study_name: str, identity: str) -> Path:
     return study_folder(study_name) / "alive" / identity.split("/")[1]

@@ -1,4 +1,4 @@
-"""One trial: its run, its training, its value."""
+"""One trial: its run, its training, its objective values."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from mm_balance.workflow.warmups import choose_warmup
 
 Stop = Callable[[], bool]
 Train = Callable[[Config, MultimodalData, TrackedRun, Stop, OnPoint], Mapping[str, float]]
-"""Configuration, data, run, stop, what to call with every point -> validation metrics of the selected epoch."""
+"""Configuration, data, run, stop, callback for every metric point -> validation metrics of the selected epoch."""
 
 
 def suggest(trial: optuna.Trial, dimensions: Mapping[str, Dimension]) -> dict[str, Any]:
-    """A value for every dimension."""
+    """Draw a value for every dimension."""
     return {name: _suggest(trial, item) for name, item in dimensions.items()}
 
 
@@ -60,31 +60,31 @@ def run_trial(
     label: str,
     train: Train | None = None,
 ) -> tuple[float, ...]:
-    """Train what ``parameters`` (or the trial's confirmation) describe, as a nested run of the study's.
+    """Train with ``parameters`` (or those of the trial's confirmation), as a nested run of the study's run.
 
     Args:
-        trial: Optuna's.
+        trial: the Optuna trial.
         parameters: its values by name.
         handle: the study.
-        data: what to train on.
-        stop: asked after every batch.
+        data: the data set.
+        stop: polled after every batch.
         device: ``cpu`` or ``cuda``.
-        label: how people call the device.
-        train: what trains; by default stage 2 or the method's stage, as `adaptive` and `train` do.
+        label: display name of the device.
+        train: training function; by default stage 2 or the method's stage, as `adaptive` and `train` do.
 
     Returns:
-        The objectives' values.
+        The values of the objectives.
 
     Raises:
-        optuna.TrialPruned: the pruner ended it.
-        Interrupted: a stop was requested; the checkpoint stays.
+        optuna.TrialPruned: the pruner ended the trial.
+        Interrupted: a stop was requested; the checkpoint is kept.
     """
     confirmation = trial.user_attrs.get(CONFIRMATION)
     config = _config(handle, parameters, confirmation, device)
     run = _open(trial, handle, confirmation, label)
-    _take_over(trial, handle, run)
-    on_point = _report_to(trial, handle)
-    status, kept = STATUS[TrialState.FAIL], False
+    _adopt_checkpoint(trial, handle, run)
+    on_point = _make_reporter(trial, handle)
+    status, keep_checkpoint = STATUS[TrialState.FAIL], False
     try:
         metrics = (train or (_train_confirmation if confirmation else _train))(config, data, run, stop, on_point)
         values = tuple(metrics[name] for name in handle.settings.objectives)
@@ -98,8 +98,8 @@ def run_trial(
         status = STATUS[TrialState.PRUNED]
         raise
     except Interrupted:
-        kept = True
-        run.set_tags({"mm.error": "stopped on request; it goes on as another trial"})
+        keep_checkpoint = True
+        run.set_tags({"mm.error": "stopped on request; requeued as another trial"})
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
@@ -112,7 +112,7 @@ def run_trial(
         _describe(run, trial, parameters, handle, confirmation, status)
         run.terminate(status)
         print(f"{handle.name} trial {trial.number}: {status}", flush=True)
-        if not kept:
+        if not keep_checkpoint:
             shutil.rmtree(work_folder(run.run_id), ignore_errors=True)
 
 
@@ -139,8 +139,8 @@ def _open(trial: optuna.Trial, handle: StudyHandle, confirmation: Mapping[str, A
     return run
 
 
-def _take_over(trial: optuna.Trial, handle: StudyHandle, run: TrackedRun) -> None:
-    """Go on from the checkpoint of the trial that this one takes over, where this machine has it."""
+def _adopt_checkpoint(trial: optuna.Trial, handle: StudyHandle, run: TrackedRun) -> None:
+    """Move the checkpoint of the trial that this one retries to this run, if it is on this machine."""
     origin = trial.user_attrs.get(RETRY_OF)
     if origin is None:
         return
@@ -151,27 +151,27 @@ def _take_over(trial: optuna.Trial, handle: StudyHandle, run: TrackedRun) -> Non
         old.rename(work_folder(run.run_id))
 
 
-def _report_to(trial: optuna.Trial, handle: StudyHandle) -> OnPoint:
-    """Tell Optuna of every epoch, and end the trial where the pruner says so.
+def _make_reporter(trial: optuna.Trial, handle: StudyHandle) -> OnPoint:
+    """Return a callback that reports every epoch to Optuna, and ends the trial if the pruner says so.
 
-    The trial with the configured values is never pruned: its result is what the others are held against. Values that are not finite
-    are kept from the pruner, which would call a training that failed a bad one.
+    The trial with the configured values is never pruned, because it is the baseline for the others. Non-finite values are not
+    reported, because the pruner would prune a diverged trial, which should fail.
     """
     settings = handle.settings
     configured = ORIGIN in trial.user_attrs
-    seen = 0
+    epochs = 0
 
     def report(point: MetricPoint) -> None:
-        nonlocal seen
+        nonlocal epochs
         if settings.objectives[0] not in point.metrics:
             return
-        seen += 1
-        trial.set_user_attr(EPOCHS, seen)
+        epochs += 1
+        trial.set_user_attr(EPOCHS, epochs)
         value = point.metrics[settings.objectives[0]]
         if len(settings.objectives) == 1 and math.isfinite(value):
-            trial.report(value, seen)
-            if not configured and seen < settings.epochs and trial.should_prune():
-                raise optuna.TrialPruned(f"after {seen} epochs")
+            trial.report(value, epochs)
+            if not configured and epochs < settings.epochs and trial.should_prune():
+                raise optuna.TrialPruned(f"after {epochs} epochs")
 
     return report
 
@@ -191,7 +191,7 @@ def _train(config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, on
 def _train_confirmation(
     config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, on_point: OnPoint
 ) -> Mapping[str, float]:
-    """A run like any other, with figures and model; nothing prunes it."""
+    """Train a confirmation: an ordinary run with figures and model, which is never pruned."""
     shared = warmup_is_shared(config.values())
     warmup = choose_warmup(config, data) if shared else None
     return final_validation(run_stage(trial_plan(config, after_warmup=shared), data, run, stop, warmup))
@@ -206,14 +206,14 @@ def _describe(
     status: str,
 ) -> None:
     if confirmation is not None:
-        return  # its description is that of any run
-    told = ", ".join(f"`{name}={format_value(value)}`" for name, value in rounded(parameters).items())
+        return  # described like any other run
+    values = ", ".join(f"`{name}={format_value(value)}`" for name, value in rounded(parameters).items())
     ended = {"FINISHED": "complete", "KILLED": "pruned", "FAILED": "failed or stopped"}[status]
-    run.describe(f"Trial {trial.number} of study [{handle.name}]({run_link(handle.parent)}), {ended}: {told}.")
+    run.describe(f"Trial {trial.number} of study [{handle.name}]({run_link(handle.parent)}), {ended}: {values}.")
 
 
 def _free_memory() -> None:
-    """After a failure, give its memory back before the next trial."""
+    """Free the memory of a failed trial before the next one."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Who holds which trial, what counts, and what becomes of trials whose worker died."""
+"""Trial bookkeeping: counting, requeueing, and failing trials whose worker died."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mm_balance.tracking.runs import TrackedRun
 SETTINGS = "settings"
 PARENT_RUN = "parent_run"
 TRIALS = "trials"
-"""User attributes of a study: its settings as JSON, its MLflow run, and how many trials are asked for."""
+"""User attributes of a study: its settings as JSON, its MLflow run, and the requested number of trials."""
 WORKER = "worker"
 DEVICE = "device"
 RUN = "mlflow_run"
@@ -29,13 +29,13 @@ RETRY_OF = "retry_of"
 KILLS = "kills"
 ORIGIN = "origin"
 CONFIRMATION = "confirmation"
-"""User attributes of a trial: who has it and where; its MLflow run; epochs trained; why it failed; which trial it takes over and
-how often that was killed; ``configured`` for the trial with the values that the study began from; of a confirmation, what to train."""
+"""User attributes of a trial: worker and device; MLflow run; epochs trained; reason of a failure; the trial it retries, and how
+often that was killed; ``configured`` for the trial with the starting configuration; for a confirmation, what to train."""
 
-MOST_KILLS = 1
-"""How often a trial that was killed is taken over."""
-UNCLAIMED_SECONDS = 60
-"""A trial without a worker's name is one that died while its parameters were drawn, after so long."""
+MAX_KILLS = 1
+"""How often a killed trial is requeued."""
+START_SECONDS = 60
+"""Time after which the worker of a running trial without a worker name counts as dead: it died while drawing parameters."""
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
 """State of a trial -> status of its run."""
@@ -43,7 +43,7 @@ STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialSta
 
 @dataclass(frozen=True)
 class TrialCounts:
-    """Trials by what became of them; those that another one took over are not counted."""
+    """Number of trials by state, without those that were requeued as another trial."""
 
     complete: int = 0
     pruned: int = 0
@@ -57,11 +57,11 @@ class TrialCounts:
 
 
 def count_trials(trials: list[FrozenTrial]) -> TrialCounts:
-    """How a study stands."""
-    counted = [trial.state for trial in counted_trials(trials)]
+    """Count the trials of a study by state."""
+    states = [trial.state for trial in counted_trials(trials)]
     return TrialCounts(
         *(
-            counted.count(state)
+            states.count(state)
             for state in (
                 TrialState.COMPLETE,
                 TrialState.PRUNED,
@@ -74,82 +74,82 @@ def count_trials(trials: list[FrozenTrial]) -> TrialCounts:
 
 
 def counted_trials(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """All trials but those that another one has taken over."""
+    """Return all trials except those that were requeued as another trial."""
     replaced = {trial.user_attrs[RETRY_OF] for trial in trials if RETRY_OF in trial.user_attrs}
     return [trial for trial in trials if trial.number not in replaced]
 
 
 def all_trials(study: Study) -> list[FrozenTrial]:
-    """The trials as the storage knows them now."""
+    """Return the current trials of the storage."""
     return study.get_trials(deepcopy=False)
 
 
 def requeue(study: Study, trial: FrozenTrial, *, killed: bool) -> bool:
-    """Put a failed trial in the queue again, to go on from its checkpoint.
+    """Requeue a failed trial, to resume from its checkpoint.
 
     Args:
         study: the study.
-        trial: whose worker died, or was asked to stop.
-        killed: whether it died, which counts.
+        trial: a trial whose worker died or was stopped.
+        killed: whether the worker died; only this counts towards ``MAX_KILLS``.
 
     Returns:
-        Whether it was; one that was killed too often stays failed.
+        Whether it was requeued; one that was killed too often stays failed.
     """
     kills = trial.user_attrs.get(KILLS, 0) + killed
-    if kills > MOST_KILLS:
+    if kills > MAX_KILLS:
         return False
-    kept = {name: trial.user_attrs[name] for name in (ORIGIN, CONFIRMATION) if name in trial.user_attrs}
-    study.enqueue_trial(trial.params, user_attrs={**kept, RETRY_OF: trial.number, KILLS: kills})
+    attributes = {name: trial.user_attrs[name] for name in (ORIGIN, CONFIRMATION) if name in trial.user_attrs}
+    study.enqueue_trial(trial.params, user_attrs={**attributes, RETRY_OF: trial.number, KILLS: kills})
     return True
 
 
 def fail_runs(study: Study, parent: TrackedRun, number: int, reason: str) -> None:
-    """Fail the run of trial ``number``, whatever it says; there is none where the worker died before it made one."""
+    """Fail the run of trial ``number``, whatever its status; there is none if the worker died before creating it."""
     for run in nested_runs(parent, {"mm.study": study.study_name, "mm.trial": str(number)}):
         run.set_tags({"mm.error": reason})
         run.terminate(STATUS[TrialState.FAIL])
 
 
 def fail_dead_trials(study: Study, parent: TrackedRun, alive: Callable[[str], bool] | None = None) -> list[int]:
-    """Fail the trials whose workers have died, and hand them on. To be called under the claim.
+    """Fail and requeue the trials whose workers have died. The caller must hold the study's lock.
 
-    Workers of this machine are known by their locks, those of others by the heartbeat of the storage, where it has one; Optuna
-    itself looks at heartbeats only when it begins a trial, which the last trials of a study would wait for in vain.
+    Workers on this machine are checked by their locks, others by the heartbeat of the storage, if it has one. Optuna itself checks
+    heartbeats only when it starts a trial, which never happens for the last trials of a study.
 
     Returns:
-        The numbers of those found by their locks.
+        The numbers of trials detected by their locks.
     """
     fail_stale_trials(study)
-    lives = alive or (lambda identity: worker_is_alive(study.study_name, identity))
-    found = []
+    is_alive = alive or (lambda identity: worker_is_alive(study.study_name, identity))
+    failed = []
     for trial in all_trials(study):
         if trial.state != TrialState.RUNNING:
             continue
         owner = trial.user_attrs.get(WORKER)
-        if lives(owner) if owner is not None else _young(trial):
+        if is_alive(owner) if owner is not None else _just_started(trial):
             continue
         study.tell(trial.number, state=TrialState.FAIL)
         requeue_or_fail(study, trial, parent)
-        found.append(trial.number)
-    return found
+        failed.append(trial.number)
+    return failed
 
 
 def requeue_or_fail(study: Study, trial: FrozenTrial, parent: TrackedRun) -> None:
-    """What follows when the worker of a trial, failed by now, has died."""
-    again = requeue(study, trial, killed=True)
-    told = "it goes on as another trial" if again else "it had been killed before and stays failed"
-    fail_runs(study, parent, trial.number, f"the worker process died; {told}")
+    """Requeue a failed trial whose worker has died, and fail its run."""
+    requeued = requeue(study, trial, killed=True)
+    outcome = "the trial was requeued" if requeued else "the trial had been killed before and stays failed"
+    fail_runs(study, parent, trial.number, f"the worker process died; {outcome}")
 
 
-def _young(trial: FrozenTrial) -> bool:
+def _just_started(trial: FrozenTrial) -> bool:
     started = trial.datetime_start
-    return started is not None and (datetime.now() - started).total_seconds() < UNCLAIMED_SECONDS
+    return started is not None and (datetime.now() - started).total_seconds() < START_SECONDS
 
 
 def describe(trial: FrozenTrial, objectives: Sequence[str]) -> dict[str, Any]:
-    """A trial as one row of the table of trials; a pruned one's value is the last that it reported."""
+    """Return a trial as a row of the table of trials; the value of a pruned trial is the last one reported."""
     values = trial.values or [None] * len(objectives)
-    taken = trial.duration.total_seconds() if trial.duration is not None else None
+    seconds = trial.duration.total_seconds() if trial.duration is not None else None
     return {
         "trial": trial.number,
         "state": trial.state.name,
@@ -157,7 +157,7 @@ def describe(trial: FrozenTrial, objectives: Sequence[str]) -> dict[str, Any]:
         **dict(zip(objectives, values, strict=True)),
         **rounded(trial.params),
         "epochs": trial.user_attrs.get(EPOCHS),
-        "seconds": None if taken is None else round(taken, 1),
+        "seconds": None if seconds is None else round(seconds, 1),
         "device": trial.user_attrs.get(DEVICE, ""),
         "retry_of": trial.user_attrs.get(RETRY_OF, ""),
         "error": trial.user_attrs.get(ERROR, ""),

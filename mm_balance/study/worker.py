@@ -1,4 +1,4 @@
-"""One worker: takes trials of a study until it has as many as were asked for."""
+"""Worker of a study: trains trials until the study has as many as requested."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IDENTITY_VARIABLE = "MM_BALANCE_WORKER"
 LAUNCHER_VARIABLE = "MM_BALANCE_LAUNCHER"
 WAIT_SECONDS = 0.5
 FAILURES_AT_FIRST = 5
-"""When so many trials have failed and none has succeeded, the study is wrong, not the trials."""
+"""If this many trials have failed and none has succeeded, the study is at fault, not the trials."""
 
 
 def run_worker(
@@ -32,27 +32,27 @@ def run_worker(
     label: str,
     train: Train | None = None,
 ) -> int:
-    """Take and train trials until the study has all, or a stop is requested.
+    """Train trials until the study has all of them, or a stop is requested.
 
     Args:
         handle: the study.
-        data: what to train on; its digest is the study's.
-        stop: asked between trials and after every batch.
+        data: the data set; its digest must be that of the study.
+        stop: polled between trials and after every batch.
         device: ``cpu`` or ``cuda``.
-        label: how people call the device.
-        train: see ``run_trial``.
+        label: display name of the device.
+        train: training function, as in ``run_trial``.
 
     Returns:
-        How many trials this worker has ended.
+        The number of trials that this worker has finished.
 
     Raises:
-        Interrupted: a stop was requested; the trial under way is in the queue again.
-        UserError: the data are others than the study's, or the first trials have all failed.
+        Interrupted: a stop was requested; the current trial was requeued.
+        UserError: the data differ from those of the study, or the first trials have all failed.
     """
     if data.digest != handle.settings.data_digest:
         raise UserError(
-            f"study {handle.name} is of other data: the digest of {data.name} here is {data.digest[:12]}, the study's is "
-            f"{handle.settings.data_digest[:12]}"
+            f"study {handle.name} was created on different data: the digest of {data.name} here is {data.digest[:12]}, that of the "
+            f"study is {handle.settings.data_digest[:12]}"
         )
     torch.set_num_threads(handle.settings.threads)
     identity = os.environ.get(IDENTITY_VARIABLE) or new_identity()
@@ -61,16 +61,16 @@ def run_worker(
         while True:
             if stop():
                 raise Interrupted
-            taken = _next(handle, data, stop, identity, device, label, train)
-            if taken is None:
+            trained = _train_next(handle, data, stop, identity, device, label, train)
+            if trained is None:
                 return ended
-            if taken:
+            if trained:
                 ended += 1
             else:
                 time.sleep(WAIT_SECONDS)
 
 
-def _next(
+def _train_next(
     handle: StudyHandle,
     data: MultimodalData,
     stop: Callable[[], bool],
@@ -79,13 +79,13 @@ def _next(
     label: str,
     train: Train | None,
 ) -> bool | None:
-    """Take one trial and train it: True; False = all are taken, but one may come back; None = the study has all."""
+    """Take and train one trial: True; False = all are taken, but one may be requeued; None = the study has all trials."""
     interrupted: list[int] = []
 
     def objective(trial: optuna.Trial) -> tuple[float, ...]:
         trial.set_user_attr(WORKER, identity)
         parameters = suggest(trial, handle.settings.dimensions)
-        handle.lock.release()  # from here on others may draw: they see what this one drew
+        handle.lock.release()  # from now on others may draw, and see the values drawn here
         try:
             return run_trial(trial, parameters, handle, data, stop, device=device, label=label, train=train)
         except Interrupted:
@@ -96,11 +96,11 @@ def _next(
     try:
         fail_dead_trials(handle.study, handle.parent)
         trials = all_trials(handle.study)
-        standing = count_trials(trials)
-        if standing.finished >= handle.wanted:
+        counts = count_trials(trials)
+        if counts.finished >= handle.target_trials:
             return None
         _check_failures(trials)
-        if standing.finished + standing.running >= handle.wanted:
+        if counts.finished + counts.running >= handle.target_trials:
             return False
         handle.study.sampler = make_sampler(handle.settings, len(trials))
         handle.study.optimize(objective, n_trials=1, catch=(Exception,))
@@ -115,8 +115,10 @@ def _next(
 
 
 def _check_failures(trials: list[optuna.trial.FrozenTrial]) -> None:
-    standing = count_trials(trials)
-    if standing.failed >= FAILURES_AT_FIRST and standing.failed == standing.finished:
+    counts = count_trials(trials)
+    if counts.failed >= FAILURES_AT_FIRST and counts.failed == counts.finished:
         reasons = (trial.user_attrs[ERROR] for trial in reversed(trials) if ERROR in trial.user_attrs)
-        last = next(reasons, "its worker process died and left no reason; see the worker's log on the study's run")
-        raise UserError(f"the first {standing.failed} trials have all failed; the last: {last}")
+        last = next(
+            reasons, "its worker process died without an error message; see the worker's log on the study's run"
+        )
+        raise UserError(f"the first {counts.failed} trials have all failed; the last: {last}")

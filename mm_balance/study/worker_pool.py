@@ -1,4 +1,4 @@
-"""The processes of a study on this machine: started one for each slot, watched, replaced, stopped."""
+"""Worker processes of a study on this machine: one per slot, monitored, restarted and stopped."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from mm_balance.tracking.runs import TrackedRun
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 60
-"""For a process that was asked to stop, to save its checkpoint."""
+"""Time for a stopping process to save its checkpoint."""
 LOG_TAIL = 2000
 
 
 @dataclass
 class WorkerProcess:
-    """A slot and the process that has it now.
+    """A slot and its current process.
 
     Attributes:
-        slot: device, cores.
-        log: file of what the processes of this worker print.
-        process: the present one.
-        identity: its name in the ledger.
+        slot: device and cores.
+        log: file with the output of all processes of the slot.
+        process: the current process.
+        identity: its worker name in the study.
     """
 
     slot: Slot
@@ -51,8 +51,8 @@ class WorkerPool:
 
     Args:
         handle: the study.
-        slots: one worker each.
-        restarts: how many workers that died may be replaced, in all.
+        slots: one for each worker.
+        restarts: maximum number of restarts, over all workers.
     """
 
     handle: StudyHandle
@@ -62,10 +62,10 @@ class WorkerPool:
     died: int = 0
 
     def run(self, stop: Callable[[], bool], on_poll: Callable[[], None]) -> None:
-        """Until the study has all its trials, or a stop is requested. ``on_poll`` is called again and again meanwhile.
+        """Run workers until the study has all its trials, or a stop is requested; call ``on_poll`` repeatedly meanwhile.
 
         Raises:
-            UserError: a worker met a mistake that the user can put right; or more died than may be replaced.
+            UserError: a worker ended with an error that the user can fix, or more workers died than may be restarted.
         """
         try:
             self.workers = [self._start(index, slot) for index, slot in enumerate(self.slots)]
@@ -78,55 +78,55 @@ class WorkerPool:
             on_poll()
 
     def stop_all(self) -> None:
-        """End all workers: a signal, time to save, then no more asking."""
+        """End all workers: send a signal, allow time to save, then kill."""
         processes = [worker.process for worker in self.workers]
-        if self._done():  # they find that out themselves
+        if self._done():  # workers notice this and end by themselves
             _wait(processes, GRACE_SECONDS)
-        end(processes)
+        end_processes(processes)
 
     def _done(self) -> bool:
-        return count_trials(all_trials(self.handle.study)).finished >= self.handle.wanted
+        return count_trials(all_trials(self.handle.study)).finished >= self.handle.target_trials
 
     def _replace_dead(self) -> None:
         for index, worker in enumerate(self.workers):
             status = worker.process.poll()
             if status is None or self._done():
                 continue
-            if status == 1 and (told := last_error(worker.log)):
-                raise UserError(told)
+            if status == 1 and (message := last_error(worker.log)):
+                raise UserError(message)
             self.died += 1
-            how = f"signal {-status}" if status < 0 else f"status {status}"
+            reason = f"signal {-status}" if status < 0 else f"status {status}"
             if self.died > self.restarts:
                 raise UserError(
-                    f"worker {worker.slot.label} ended with {how}, and {self.restarts} have been replaced already "
-                    f"(worker_restarts); its last words: {_tail(worker.log) or 'none'}"
+                    f"worker {worker.slot.label} ended with {reason}, after {self.restarts} restarts "
+                    f"(worker_restarts); last output: {_tail(worker.log) or 'none'}"
                 )
-            print(f"mm-balance: worker {worker.slot.label} ended with {how}; starting another", file=sys.stderr)
+            print(f"mm-balance: worker {worker.slot.label} ended with {reason}; starting another", file=sys.stderr)
             self.workers[index] = self._start(index, worker.slot)
 
     def _start(self, index: int, slot: Slot) -> WorkerProcess:
         identity = new_identity()
         log = study_folder(self.handle.name) / f"worker-{index}.log"
-        words = ["--study_name", self.handle.name, "--storage", self.handle.location, "--device", slot.device]
+        arguments = ["--study_name", self.handle.name, "--storage", self.handle.location, "--device", slot.device]
         environment = {IDENTITY_VARIABLE: identity, LAUNCHER_VARIABLE: str(os.getpid()), "TQDM_DISABLE": "1"}
         environment |= child_environment(self.handle.parent)
-        return WorkerProcess(slot, log, start("worker", words, slot, environment, log), identity)
+        return WorkerProcess(slot, log, start_process("worker", arguments, slot, environment, log), identity)
 
 
-def start(
-    entry_point: str, words: Sequence[str], slot: Slot, environment: Mapping[str, str], log: Path | None
+def start_process(
+    entry_point: str, arguments: Sequence[str], slot: Slot, environment: Mapping[str, str], log: Path | None
 ) -> subprocess.Popen[bytes]:
-    """An entry point as a process of its own, in its slot; it prints to ``log``, or where this process does."""
+    """Start an entry point in its own process and slot, with its output in ``log``, or in that of this process."""
     root = Path(mm_balance.__file__).parents[1]
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     paths = os.pathsep.join(filter(None, [str(root), inherited.get("PYTHONPATH")]))
-    known = {**inherited, "PYTHONPATH": paths, **slot.environment, **environment}
-    command = [sys.executable, "-m", f"entrypoints.{entry_point}", *words]
+    variables = {**inherited, "PYTHONPATH": paths, **slot.environment, **environment}
+    command = [sys.executable, "-m", f"entrypoints.{entry_point}", *arguments]
     if log is None:
-        return subprocess.Popen(command, env=known, start_new_session=True)
+        return subprocess.Popen(command, env=variables, start_new_session=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
-        return subprocess.Popen(command, env=known, stdout=file, stderr=file, start_new_session=True)
+        return subprocess.Popen(command, env=variables, stdout=file, stderr=file, start_new_session=True)
 
 
 def train_warmups(
@@ -145,31 +145,31 @@ def train_warmups(
                 if index in running and running[index][0].poll() is not None:
                     process, log = running.pop(index)
                     if process.returncode:
-                        told = last_error(log) if log else "see above"
-                        raise UserError(f"the warm-up failed: {told or f'see {log}'}")
+                        message = last_error(log) if log else "see above"
+                        raise UserError(f"the warm-up failed: {message or f'see {log}'}")
                 if index not in running and queue:
                     config = queue.pop(0)
                     log = folder / f"warmup-seed-{config.run.seed}.log" if len(configs) > 1 else None
-                    print(f"mm-balance: training the warm-up of seed {config.run.seed}", file=sys.stderr)
+                    print(f"mm-balance: training the warm-up for seed {config.run.seed}", file=sys.stderr)
                     running[index] = (
-                        start("warmup", warmup_words(config, slot), slot, child_environment(parent), log),
+                        start_process("warmup", warmup_arguments(config, slot), slot, child_environment(parent), log),
                         log,
                     )
             time.sleep(POLL_SECONDS)
     finally:
-        end([process for process, _ in running.values()])
+        end_processes([process for process, _ in running.values()])
 
 
-def warmup_words(config: Config, slot: Slot) -> list[str]:
-    """The command line of the warm-up that ``config`` begins from: every parameter that is not of this process, spelled out."""
+def warmup_arguments(config: Config, slot: Slot) -> list[str]:
+    """Return the command line of the warm-up of ``config``, with every parameter that does not concern this process."""
     values = config.values()
-    words = {name: values[name] for name, option in stage_options("warmup").items() if not option.reference}
-    words["device"] = slot.device
-    return [word for name, value in words.items() for word in (f"--{name}", format_value(value))]
+    given = {name: values[name] for name, option in stage_options("warmup").items() if not option.reference}
+    given["device"] = slot.device
+    return [part for name, value in given.items() for part in (f"--{name}", format_value(value))]
 
 
-def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask those that still run to stop; kill those that have not after a while."""
+def end_processes(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask running processes to stop, and kill those still running after ``GRACE_SECONDS``."""
     for process in processes:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -191,7 +191,7 @@ def _tail(log: Path) -> str:
 
 
 def last_error(log: Path) -> str | None:
-    """The user's mistake that the process of ``log`` ended with; None where it ended otherwise."""
-    mark = "mm-balance: error: "
+    """Return the user error that the process of ``log`` ended with; None if it ended otherwise."""
+    prefix = "mm-balance: error: "
     lines = log.read_text("utf-8", errors="replace").splitlines() if log.is_file() else []
-    return lines[-1].removeprefix(mark) if lines and lines[-1].startswith(mark) else None
+    return lines[-1].removeprefix(prefix) if lines and lines[-1].startswith(prefix) else None

@@ -1,1 +1,1 @@
-"""Everything that talks to MLflow. No other package imports it."""
+"""All access to MLflow: no other package imports `mlflow`, and only ``runs.TrackedRun`` writes to it."""

@@ -1,4 +1,4 @@
-"""What a run ran on: enough to repeat it."""
+"""Environment of a run, in enough detail to repeat it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine, git commit, command line. The values of environment variables are not read."""
+    """Return versions, machine, git commit and command line. Values of environment variables are not read."""
     return {
         "mm_balance": mm_balance.__version__,
         "python": platform.python_version(),
@@ -48,17 +48,17 @@ def environment() -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and whether the working tree has changes; both None outside a git checkout of this project."""
+    """Return the commit and whether the working tree has changes; both None outside a git checkout of this project."""
     folder = Path(mm_balance.__file__).parent
 
-    def git(*words: str) -> str | None:
+    def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False, timeout=20
+            completed = subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, timeout=20
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
-        return done.stdout.strip() if done.returncode == 0 else None
+        return completed.stdout.strip() if completed.returncode == 0 else None
 
     status = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}

@@ -1,4 +1,4 @@
-"""Find runs, open new ones, adopt the one that ``mlflow run`` has made; experiments and links."""
+"""Finding, creating and adopting runs; experiments and links."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ NEWEST_FIRST = "attributes.start_time DESC"
 
 
 def adopted_run_id() -> str | None:
-    """Id of the run that ``mlflow run`` has made for this process, if any."""
+    """Return the id of the run that ``mlflow run`` created for this process, if any."""
     return os.environ.get("MLFLOW_RUN_ID")
 
 
 def open_run(name: str, *, parent: TrackedRun | None = None, tags: Mapping[str, str] | None = None) -> TrackedRun:
-    """Adopt the run ``mlflow run`` has made, or create one; with ``parent``, create a nested one.
+    """Adopt the run that ``mlflow run`` created, or create one; with ``parent``, create a nested run.
 
-    The experiment is the parent's, the project run's, or the one that ``MLFLOW_EXPERIMENT_NAME`` names, else Default. A new run
-    has ``tags`` from its first moment.
+    The experiment is the parent's, the project run's, or the one named by ``MLFLOW_EXPERIMENT_NAME``, else Default. A new run is
+    created with ``tags``.
     """
     adopted = adopted_run_id()
     if parent is None and adopted is not None:
         run = TrackedRun(adopted)
         run.rename(name)
         return run
-    known = resolve_tags({}) | dict(tags or {})  # user, source, git commit, as MLflow itself records them
+    all_tags = resolve_tags({}) | dict(tags or {})  # user, source, git commit, as MLflow itself records them
     if parent is not None:
-        known[MLFLOW_PARENT_RUN_ID] = parent.run_id
+        all_tags[MLFLOW_PARENT_RUN_ID] = parent.run_id
     experiment = parent.read().info.experiment_id if parent is not None else current_experiment()
-    return TrackedRun.create(experiment, name, known)
+    return TrackedRun.create(experiment, name, all_tags)
 
 
 def existing_run(run_id: str, parameter: str) -> TrackedRun:
-    """The run ``run_id`` that the user named in ``parameter``. Raises UserError where there is none."""
+    """Return the run ``run_id`` that the user gave in ``parameter``. Raises UserError if there is none."""
     run = TrackedRun(run_id)
     try:
         run.read()
@@ -55,36 +55,36 @@ def existing_run(run_id: str, parameter: str) -> TrackedRun:
 
 
 def current_experiment() -> str:
-    """Id of the experiment for new runs; created where its name is new."""
-    if (known := _known_experiment()) is not None:
-        return known
+    """Return the id of the experiment for new runs; create it if needed."""
+    if (experiment := _find_experiment()) is not None:
+        return experiment
     try:
         return create_experiment(_experiment_name())
-    except MlflowException:  # another process was faster
-        if (known := _known_experiment()) is None:
+    except MlflowException:  # another process created it first
+        if (experiment := _find_experiment()) is None:
             raise
-        return known
+        return experiment
 
 
 def _experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
 
 
-def _known_experiment() -> str | None:
-    """Id of the experiment for new runs; None where it is not made yet."""
+def _find_experiment() -> str | None:
+    """Return the id of the experiment for new runs; None if it does not exist yet."""
     if identity := os.environ.get("MLFLOW_EXPERIMENT_ID"):
         return identity
-    known = MlflowClient().get_experiment_by_name(_experiment_name())
-    return None if known is None else known.experiment_id
+    experiment = MlflowClient().get_experiment_by_name(_experiment_name())
+    return None if experiment is None else experiment.experiment_id
 
 
 def prepare_store() -> None:
-    """Make store and experiment before several processes write to them: two that make a database at once both fail."""
+    """Create store and experiment before several processes write to them: two that create a database at once both fail."""
     current_experiment()
 
 
 def search_runs(experiment: str, clauses: Sequence[str], order: str) -> list[Run]:
-    """The records of all runs in the experiment with this id that meet every clause, in ``order``."""
+    """Return all runs of the experiment with this id that match every clause, in ``order``."""
     client = MlflowClient()
     records: list[Run] = []
     token = None
@@ -97,12 +97,12 @@ def search_runs(experiment: str, clauses: Sequence[str], order: str) -> list[Run
 
 
 def tag_clauses(tags: Mapping[str, str]) -> list[str]:
-    """Clauses of ``search_runs`` for runs that have all these tags."""
+    """Return clauses for ``search_runs`` that match runs with all these tags."""
     return [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
 
 
 def children(run: TrackedRun) -> dict[str, TrackedRun]:
-    """The nested runs of ``run``, by their stage tag; of several with one stage, the newest."""
+    """Return the nested runs of ``run`` by stage tag; of several with the same stage, the newest."""
     return {
         item.data.tags["mm.stage"]: TrackedRun(item.info.run_id)
         for item in _nested(run, {})
@@ -111,7 +111,7 @@ def children(run: TrackedRun) -> dict[str, TrackedRun]:
 
 
 def nested_runs(run: TrackedRun, tags: Mapping[str, str]) -> list[TrackedRun]:
-    """The nested runs of ``run`` with these tags, in any status, oldest first."""
+    """Return the nested runs of ``run`` with these tags, in any status, oldest first."""
     return [TrackedRun(item.info.run_id) for item in _nested(run, tags)]
 
 
@@ -121,16 +121,16 @@ def _nested(run: TrackedRun, tags: Mapping[str, str]) -> list[Run]:
 
 
 def find_warmup(fingerprint: str) -> TrackedRun | None:
-    """The newest finished warm-up with this fingerprint: of the experiment at hand, else of any."""
+    """Return the newest finished warm-up with this fingerprint, preferably from the current experiment."""
     client = MlflowClient()
-    own = _known_experiment()
-    others = [item.experiment_id for item in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
+    current = _find_experiment()
+    active = [item.experiment_id for item in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
     clauses = [
         *tag_clauses({"mm.fingerprint": fingerprint, "mm.stage": "warmup"}),
         "attributes.status = 'FINISHED'",
     ]
-    for experiments in ([own] if own else [], others):
-        if not experiments:  # MLflow would search in the default one
+    for experiments in ([current] if current else [], active):
+        if not experiments:  # MLflow would search the default experiment
             continue
         newest = client.search_runs(experiments, " and ".join(clauses), order_by=[NEWEST_FIRST], max_results=1)
         if newest:
@@ -139,9 +139,9 @@ def find_warmup(fingerprint: str) -> TrackedRun | None:
 
 
 def run_link(run: TrackedRun) -> str:
-    """The page of a run in the MLflow UI (on ``localhost:5000`` where the store is no server).
+    """Return the URL of a run in the MLflow UI (on ``localhost:5000`` if the store is not a server).
 
-    ``workflowType`` makes a fresh browser open it among training runs; it would open in the mode for language models.
+    Without ``workflowType``, a new browser session opens the page in the mode for language models.
     """
     base = mlflow.get_tracking_uri()
     base = base if base.startswith("http") else "http://127.0.0.1:5000"
@@ -149,10 +149,10 @@ def run_link(run: TrackedRun) -> str:
 
 
 def child_environment(run: TrackedRun) -> dict[str, str]:
-    """Variables for a process whose runs are to lie beside ``run``."""
+    """Return environment variables for a process that logs to the experiment of ``run``."""
     return {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_EXPERIMENT_ID": run.read().info.experiment_id}
 
 
 def tracking_uri() -> str:
-    """Where runs are kept."""
+    """Return the URI of the tracking store."""
     return mlflow.get_tracking_uri()

@@ -1,4 +1,4 @@
-"""The finished model as an MLflow model: our own loader, safetensors, a signature of named arrays."""
+"""The final model as an MLflow model: our own loader, safetensors, a signature of named arrays."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ REQUIREMENTS = ("mlflow", "torch", "torchvision", "numpy", "scikit-learn", "safe
 
 
 def log_model(run: TrackedRun, model: MultimodalNetwork, data: MultimodalData, step: int) -> str:
-    """Log ``model`` to ``run``; its URI, ``models:/...``.
+    """Log ``model`` to ``run`` and return its URI, ``models:/...``.
 
-    The package's source travels with the model (without the embedded data), so that it loads where MM-Balance is not
-    installed; likewise that of a head from outside the package.
+    The package source is stored with the model (without the embedded data), so that it loads where MM-Balance is not installed.
+    The same holds for the source of a head from outside the package.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / names.MODEL_NAME
@@ -50,10 +50,10 @@ def log_model(run: TrackedRun, model: MultimodalNetwork, data: MultimodalData, s
 
 
 class _Flavor:
-    """Writes the model's folder for ``TrackedRun.log_model_folder``.
+    """Write the model's folder for ``TrackedRun.log_model_folder``.
 
-    ``mlflow.pyfunc.save_model`` writes the same, but first looks through every installed package to compare the requirements
-    with what is installed, from which they were just read; that took as long as all the rest.
+    ``mlflow.pyfunc.save_model`` writes the same files, but first scans every installed package to compare the requirements with the
+    installed versions they were just read from, which took as long as everything else.
     """
 
     @staticmethod
@@ -87,7 +87,7 @@ class _Flavor:
 
 
 def signature(data: MultimodalData) -> ModelSignature:
-    """Inputs: one array per modality; outputs: class probabilities, fused and per modality."""
+    """Return the signature: inputs are one array per modality, outputs class probabilities, fused and per modality."""
     split = next(iter(data.splits.values()))
     inputs: list[ColSpec | TensorSpec] = [
         TensorSpec(split.inputs[name].numpy().dtype, (-1, *spec.shape), name) for name, spec in data.specs.items()
@@ -99,15 +99,15 @@ def signature(data: MultimodalData) -> ModelSignature:
 
 
 def load_network(run: TrackedRun) -> tuple[MultimodalNetwork, int]:
-    """The network that ``run`` logged last, and the epoch it is from.
+    """Return the network that ``run`` logged last, and its epoch.
 
     Raises:
-        UserError: the run has logged no model, or it cannot be loaded.
+        UserError: the run has no model, or it cannot be loaded.
     """
     latest = run.latest_model()
     if latest is None:
         raise UserError(
-            f"run {run.run_id} has logged no model; give a finished run of warmup, adaptive or main (not a nested one)"
+            f"run {run.run_id} has no model; give a finished run of warmup, adaptive, train or main (not a nested one)"
         )
     uri, step = latest
     try:

@@ -1,4 +1,4 @@
-"""Read runs back as plain records: what analysis works on."""
+"""Runs as plain records, for analysis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mm_balance.tracking.runs import TrackedRun
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as it is now: its last metrics, parameters and tags."""
+    """Snapshot of a run: its latest metrics, parameters and tags."""
 
     run_id: str
     name: str
@@ -30,7 +30,7 @@ class RunRecord:
 
 
 def read_run(run_id: str) -> RunRecord:
-    """One run, of whatever experiment."""
+    """Read one run, of any experiment."""
     return _record(TrackedRun(run_id).read())
 
 
@@ -41,9 +41,9 @@ def _record(run: Run) -> RunRecord:
 
 
 def find_runs(experiment: str, tags: Mapping[str, str] | None = None, status: str = "FINISHED") -> list[RunRecord]:
-    """The runs of an experiment with these tags and this status, newest first; empty where there is no experiment."""
-    known = MlflowClient().get_experiment_by_name(experiment)
-    if known is None:
+    """Return the runs of an experiment with these tags and status, newest first; empty if there is no such experiment."""
+    entity = MlflowClient().get_experiment_by_name(experiment)
+    if entity is None:
         return []
     clauses = [f"attributes.status = '{status}'", *tag_clauses(tags or {})]
-    return [_record(run) for run in search_runs(known.experiment_id, clauses, NEWEST_FIRST)]
+    return [_record(run) for run in search_runs(entity.experiment_id, clauses, NEWEST_FIRST)]

@@ -1,4 +1,4 @@
-"""The loop's recorder on MLflow: checkpoints, points, refits, each exactly once whatever happens in between."""
+"""MLflow recorder of the training loop: checkpoints, metric points and refits, each exactly once even after a kill."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from mm_balance.types import GapFit
 
 
 class MlflowRecorder:
-    """Saves to a local working folder first, then uploads; publishes one batch of metrics per epoch.
+    """Save to a local working folder first, then upload; publish one batch of metrics per epoch.
 
     Args:
-        run: where to.
+        run: the run to log to.
         work_folder: local folder of this run's checkpoints; it survives a kill and is removed by ``close``.
         samples: stable ids of the training samples, for the table of gaps.
-        corrupted: per training sample the modality corrupted on purpose, or None where unknown.
-        branches: whether the gaps are of branches that see each other; pictures then say so.
-        upload: whether checkpoints become artifacts; without, they stay in the working folder.
-        on_point: called with every point that was published, those of an earlier process too.
+        corrupted: per training sample the deliberately corrupted modality; None if unknown.
+        branches: whether the gaps are of branches that see each other; figures then say so.
+        upload: whether checkpoints become artifacts; if not, they stay in the working folder.
+        on_point: called with every published point, including those of an earlier process.
 
     Attributes:
         seconds: time spent on tracking: metrics, refits, uploads of checkpoints.
-        checkpoint_seconds: time spent on writing checkpoints to disk, which training needs without tracking too.
+        checkpoint_seconds: time spent writing checkpoints to disk, which training needs even without tracking.
         refit_seconds: time spent per published refit.
     """
 
@@ -67,8 +67,8 @@ class MlflowRecorder:
         }
         self._save({**state, "clocks": clocks}, names.CHECKPOINT_LAST)
 
-    def go_on(self, state: dict[str, Any]) -> None:
-        """Count on from what earlier processes of the run have spent, as its checkpoint says."""
+    def restore_clocks(self, state: dict[str, Any]) -> None:
+        """Restore the times spent by earlier processes of the run from its checkpoint."""
         clocks = state["clocks"]
         self.seconds, self.checkpoint_seconds = clocks["seconds"], clocks["checkpoint_seconds"]
         self.refit_seconds = list(clocks["refit_seconds"])
@@ -84,14 +84,14 @@ class MlflowRecorder:
         self.on_point(point)
 
     def load(self, name: str = names.CHECKPOINT_LAST) -> dict[str, Any] | None:
-        """The newest readable checkpoint of the run, from the working folder or the artifacts; None = none yet.
+        """Return the newest readable checkpoint of the run, from the working folder or the artifacts; None = none yet.
 
-        Two places, because a kill during an upload can leave a part of a file in the artifact store.
+        Both places are tried, because a kill during an upload can leave a truncated file in the artifact store.
 
         Raises:
-            UserError: there are some, but none can be read: to begin anew would log every epoch twice.
+            UserError: there are checkpoints, but none can be read; starting over would log every epoch twice.
         """
-        found, reasons = [], []
+        states, reasons = [], []
         with tempfile.TemporaryDirectory() as folder:
             uploaded = f"{names.CHECKPOINT_FOLDER}/{name}"
             paths = [self.work_folder / name]
@@ -101,15 +101,15 @@ class MlflowRecorder:
                 if not path.is_file():
                     continue
                 try:
-                    found.append(read_checkpoint(path))
+                    states.append(read_checkpoint(path))
                 except UserError as error:
                     reasons.append(str(error))
-        if reasons and not found:
-            raise UserError(f"run {self.run.run_id} cannot go on: {'; '.join(reasons)}")
-        return max(found, key=_age) if found else None
+        if reasons and not states:
+            raise UserError(f"run {self.run.run_id} cannot be resumed: {'; '.join(reasons)}")
+        return max(states, key=_age) if states else None
 
     def reconcile(self, state: dict[str, Any]) -> None:
-        """After a kill: send the points and the refit of ``state`` that the server lacks."""
+        """After a kill, send the points and the refit of ``state`` that are missing on the server."""
         points = [MetricPoint(**point) for point in state["points"]]
         self.run.send_missing(points)
         for point in points:
@@ -117,13 +117,13 @@ class MlflowRecorder:
         if state["refit"] is None:
             return
         refit = gap_fit_from_state(state["refit"])
-        # The state's fit may be the warm-up's, which is on another run.
-        own = refit.epoch in {point.step for point in points if "gap/mean" in point.metrics}
-        if own and not refits.is_complete(self.run, refit.epoch):
+        # The fit in the state may be that of the warm-up, which belongs to another run.
+        belongs_here = refit.epoch in {point.step for point in points if "gap/mean" in point.metrics}
+        if belongs_here and not refits.is_complete(self.run, refit.epoch):
             self._publish_refit(refit)
 
     def close(self) -> None:
-        """Remove the working folder: the run has ended well and its checkpoints are artifacts."""
+        """Remove the working folder of a run that has finished and whose checkpoints are artifacts."""
         shutil.rmtree(self.work_folder, ignore_errors=True)
 
     def _save(self, state: dict[str, Any], name: str) -> None:

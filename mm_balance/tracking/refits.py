@@ -1,4 +1,4 @@
-"""What a run keeps of a refit: ``refits/epoch_NNNN/`` and a step of the image ``gmm/density``. Written and read here alone."""
+"""Artifacts of a refit: ``refits/epoch_NNNN/`` and a step of the image ``gmm/density``. Written and read only here."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ def write_refit(
     *,
     branches: bool = False,
 ) -> None:
-    """Log a refit: mixture, picture and table, then the picture once more as a step of the image.
+    """Log a refit: mixture, density plot and table, then the plot again as a step of the image.
 
     Args:
-        run: where to.
-        refit: what to log.
+        run: the run to log to.
+        refit: the fit to log.
         samples: stable ids of the training samples.
-        corrupted: per training sample the modality corrupted on purpose, or None where unknown.
-        branches: whether the gaps are of branches that see each other; the picture then says so.
+        corrupted: per training sample the deliberately corrupted modality; None if unknown.
+        branches: whether the gaps are of branches that see each other; the plot then says so.
     """
-    picture = density_picture(refit, branches=branches)
+    plot = density_plot(refit, branches=branches)
     folder = names.refit_folder(refit.epoch)
     with TemporaryDirectory() as temporary:
         local = Path(temporary)
         (local / names.MIXTURE_FILE).write_text(refit.mixture.to_json() + "\n", "utf-8")
-        (local / names.DENSITY_FILE).write_bytes(picture)
+        (local / names.DENSITY_FILE).write_bytes(plot)
         gap_table(refit, samples, corrupted).to_parquet(local / names.GAPS_FILE, index=False)
         for name in (names.MIXTURE_FILE, names.DENSITY_FILE, names.GAPS_FILE):
             run.log_file(local / name, folder)
-    run.log_step_image(picture, names.DENSITY_IMAGE_KEY, refit.epoch)
+    run.log_step_image(plot, names.DENSITY_IMAGE_KEY, refit.epoch)
 
 
-def density_picture(refit: GapFit, *, branches: bool) -> bytes:
-    """Histogram and mixture of the gaps as PNG."""
+def density_plot(refit: GapFit, *, branches: bool) -> bytes:
+    """Plot histogram and mixture of the gaps, as PNG."""
     leading, *others = [f"{name} branch" if branches else name for name in refit.probabilities]
     figure = mixture_density(
         refit.gaps.numpy(),
@@ -62,10 +62,10 @@ def density_picture(refit: GapFit, *, branches: bool) -> bytes:
 
 
 def gap_table(refit: GapFit, samples: Sequence[str], corrupted: Sequence[str] | None) -> pd.DataFrame:
-    """One row per training sample: what the survey measured and what the mixture makes of it.
+    """Return one row per training sample: measured probabilities and gap, and the posterior of the mixture.
 
-    Columns: index, sample, label, ``p_<modality>``, p_fused, gap, posterior_imbalanced, and ``corrupted`` (the modality
-    corrupted on purpose, empty = clean) where that is known.
+    Columns: index, sample, label, ``p_<modality>``, p_fused, gap, posterior_imbalanced, and, where known, ``corrupted`` (the
+    deliberately corrupted modality, empty = clean).
     """
     table = pd.DataFrame({"index": np.arange(len(samples)), "sample": list(samples), "label": refit.labels.numpy()})
     for modality, probability in refit.probabilities.items():
@@ -80,7 +80,7 @@ def gap_table(refit: GapFit, samples: Sequence[str], corrupted: Sequence[str] | 
 
 @dataclass(frozen=True)
 class PublishedRefit:
-    """A refit as its run has it: epoch, gaps ``(samples,)`` float64, mixture, and the density plot as PNG."""
+    """A refit as logged on its run: epoch, gaps ``(samples,)`` float64, mixture, and the density plot as PNG."""
 
     epoch: int
     gaps: np.ndarray
@@ -89,12 +89,12 @@ class PublishedRefit:
 
 
 def refit_epochs(run: TrackedRun) -> list[int]:
-    """Epochs after which the run has logged a refit, in order."""
+    """Return the epochs after which the run has logged a refit, in order."""
     return sorted(names.refit_epoch(folder) for folder in run.artifact_names(names.REFITS_FOLDER))
 
 
 def read_refit(run: TrackedRun, epoch: int) -> PublishedRefit:
-    """The refit after ``epoch`` epochs. Raises UserError where the run has none, or lacks one of its files."""
+    """Read the refit after ``epoch`` epochs. Raises UserError if it, or one of its files, is missing."""
     with TemporaryDirectory() as temporary:
         mixture, density, gaps = _fetch(run, epoch, Path(temporary))
         return PublishedRefit(
@@ -106,21 +106,20 @@ def read_refit(run: TrackedRun, epoch: int) -> PublishedRefit:
 
 
 def read_refits(run: TrackedRun) -> list[PublishedRefit]:
-    """All refits that the run has logged, in order of epoch. Raises UserError where a file of one is missing."""
+    """Read all refits of the run, in order of epoch. Raises UserError if a file of one is missing."""
     return [read_refit(run, epoch) for epoch in refit_epochs(run)]
 
 
 def read_gap_table(run: TrackedRun, epoch: int) -> pd.DataFrame:
-    """The whole table of ``gap_table``. Raises UserError where the run has none after ``epoch`` epochs."""
+    """Read the whole table of ``gap_table``. Raises UserError if the run has none after ``epoch`` epochs."""
     with TemporaryDirectory() as folder:
         return pd.read_parquet(run.fetch(f"{names.refit_folder(epoch)}/{names.GAPS_FILE}", Path(folder)))
 
 
 def is_complete(run: TrackedRun, epoch: int) -> bool:
-    """Whether the run has everything that ``write_refit`` logs, and each file of it can be read to its end.
+    """Whether the run has everything that ``write_refit`` logs, and every file can be read completely.
 
-    A process that was killed may have sent only the first files; a store that does not write a file in one step may keep a part of
-    the one that was under way.
+    A killed process may have sent only the first files, and a store without atomic writes may keep a truncated last file.
     """
     with TemporaryDirectory() as temporary:
         local = Path(temporary)
@@ -131,11 +130,11 @@ def is_complete(run: TrackedRun, epoch: int) -> bool:
             _read_picture(density)
         except (UserError, OSError, ValueError):
             return False
-        return any(_can_be_shown(run, pair, local) for pair in run.step_images(names.DENSITY_IMAGE_KEY, epoch))
+        return any(_is_complete_image(run, pair, local) for pair in run.step_images(names.DENSITY_IMAGE_KEY, epoch))
 
 
 def _fetch(run: TrackedRun, epoch: int, local: Path) -> tuple[Path, Path, Path]:
-    """The files of a refit, downloaded: mixture, picture, table. Raises UserError where one is missing."""
+    """Download the files of a refit: mixture, density plot, table. Raises UserError if one is missing."""
     folder = names.refit_folder(epoch)
     mixture, density, gaps = (
         run.fetch(f"{folder}/{name}", local) for name in (names.MIXTURE_FILE, names.DENSITY_FILE, names.GAPS_FILE)
@@ -143,8 +142,8 @@ def _fetch(run: TrackedRun, epoch: int, local: Path) -> tuple[Path, Path, Path]:
     return mixture, density, gaps
 
 
-def _can_be_shown(run: TrackedRun, pair: tuple[str, str], local: Path) -> bool:
-    """Whether a step of the image is there whole: the picture and its small copy."""
+def _is_complete_image(run: TrackedRun, pair: tuple[str, str], local: Path) -> bool:
+    """Whether a step of the image is complete: the image and its compressed copy."""
     try:
         for path in pair:
             _read_picture(run.fetch(path, local))
@@ -154,6 +153,6 @@ def _can_be_shown(run: TrackedRun, pair: tuple[str, str], local: Path) -> bool:
 
 
 def _read_picture(path: Path) -> None:
-    """Decode a picture. Raises OSError where it is cut off."""
+    """Decode an image. Raises OSError if it is truncated."""
     with Image.open(path) as image:
         image.load()

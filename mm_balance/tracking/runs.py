@@ -1,7 +1,7 @@
-"""One run of MLflow, by explicit id: no global active run, so nested and concurrent runs cannot mix.
+"""One MLflow run, addressed by explicit id: without a global active run, nested and concurrent runs cannot be confused.
 
-``mlflow run`` has logged the raw texts of all ``-P`` parameters before our process starts, and MLflow's parameters can never be
-changed: resolved values therefore go under ``config/<name>``.
+``mlflow run`` logs the raw text of all ``-P`` parameters before our process starts, and MLflow parameters are immutable, so
+resolved values are logged as ``config/<name>``.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import UserError
 
-# Our own progress bars say what happens; MLflow's for three files of a few kilobytes hide them.
+# MLflow's progress bars for a few small files would hide our own.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# MLflow tells of every migration of a new database; ten lines of it hide our own.
+# MLflow logs every migration of a new database, which would hide our own output.
 for _name in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment", "mlflow.models.model"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
@@ -58,19 +58,19 @@ IMAGE_FOLDER = "images"
 
 
 def create_experiment(name: str) -> str:
-    """Id of a new experiment. Raises MlflowException where its name is taken."""
+    """Create an experiment and return its id. Raises MlflowException if the name is taken."""
     return MlflowClient().create_experiment(name, tags=EXPERIMENT_KIND)
 
 
 class TrackedRun:
-    """One run, addressed by its id: the only object through which anything is written to MLflow.
+    """One run, addressed by its id: the only object that writes to MLflow.
 
     Every write to a run ends in one of the ``_send_*`` methods, and nothing else in the project calls a writing method of MLflow.
-    What is to hold for all writes, such as a spool that keeps them through an outage, belongs in these methods.
+    Behavior common to all writes, such as a spool that keeps them through an outage, belongs in these methods.
 
     Args:
         run_id: MLflow's id.
-        client: what to read and write with; by default a client of the tracking store that MLflow is set to.
+        client: client for reading and writing; by default one for MLflow's current tracking store.
 
     Attributes:
         run_id: MLflow's id.
@@ -82,29 +82,29 @@ class TrackedRun:
 
     @classmethod
     def create(cls, experiment: str, name: str, tags: Mapping[str, str]) -> TrackedRun:
-        """A new run in the experiment with this id; it has ``tags`` from its first moment."""
+        """Create a run with ``tags`` in the experiment with this id."""
         client = MlflowClient()
         return cls(client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id, client)
 
     def read(self) -> Run:
-        """The run as the server knows it now."""
+        """Fetch the current state of the run."""
         return self._client.get_run(self.run_id)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set tags; what they were before is lost."""
+        """Set tags, overwriting existing values."""
         self._send_batch(tags=[RunTag(name, str(value)) for name, value in tags.items()])
 
     def log_config(self, values: Mapping[str, Any]) -> None:
-        """Resolved parameters by name: ``config.json``, and ``config/<name>`` for the table of runs.
+        """Log resolved parameters by name: as ``config.json``, and as ``config/<name>`` for the table of runs.
 
-        MLflow's parameters can never be changed. So those that may be others when a run is continued (more epochs, another device)
-        are tags instead, which are set anew. A nested run leaves out what its parent says already.
+        MLflow parameters are immutable, so those that may change when a run is resumed (more epochs, another device) are logged as
+        tags. A nested run omits values that its parent has already logged.
         """
         declared = options()
-        own = self.read().data.tags
-        of_parent = self._config_of(own.get(MLFLOW_PARENT_RUN_ID))
+        tags = self.read().data.tags
+        inherited = self._config_of(tags.get(MLFLOW_PARENT_RUN_ID))
         texts = {f"{names.CONFIG_PREFIX}{name}": format_value(value) for name, value in values.items()}
-        fresh = {name: text for name, text in texts.items() if of_parent.get(name) != text or name in own}
+        fresh = {name: text for name, text in texts.items() if inherited.get(name) != text or name in tags}
         changing = {
             name
             for name in fresh
@@ -115,23 +115,29 @@ class TrackedRun:
         self.log_json(dict(values), names.CONFIG_FILE)
 
     def _config_of(self, run_id: str | None) -> dict[str, str]:
-        """What a run says of the configuration; empty where there is no run."""
+        """Return the configuration logged on a run; empty if there is no run."""
         if run_id is None:
             return {}
-        known = self._client.get_run(run_id).data
+        data = self._client.get_run(run_id).data
         return {
-            name: text for name, text in {**known.params, **known.tags}.items() if name.startswith(names.CONFIG_PREFIX)
+            name: text for name, text in {**data.params, **data.tags}.items() if name.startswith(names.CONFIG_PREFIX)
         }
 
     def log_params(self, values: Mapping[str, str]) -> None:
-        """Parameters that the run lacks; what it has stays."""
-        known = self.read().data.params
-        parameters = [Param(name, value) for name, value in values.items() if name not in known]
+        """Log parameters that the run does not have yet; existing ones are kept, and those already on its parent are omitted."""
+        data = self.read().data
+        parent = data.tags.get(MLFLOW_PARENT_RUN_ID)
+        inherited = {} if parent is None else self._client.get_run(parent).data.params
+        parameters = [
+            Param(name, value)
+            for name, value in values.items()
+            if name not in data.params and inherited.get(name) != value
+        ]
         if parameters:
             self._send_batch(params=parameters)
 
     def log_dataset(self, data: MultimodalData, context: str) -> None:
-        """The data set as an MLflow input (it shows in the table of runs), and ``data.json``."""
+        """Log the data set as an MLflow input (shown in the table of runs), and ``data.json``."""
         dataset = Dataset(
             name=data.name,
             digest=data.digest[:36],
@@ -158,7 +164,7 @@ class TrackedRun:
         )
 
     def log_points(self, points: Iterable[MetricPoint]) -> None:
-        """Send points, in one call for up to a thousand numbers."""
+        """Send points, up to a thousand values per call."""
         metrics = [
             Metric(name, value, point.time, point.step) for point in points for name, value in point.metrics.items()
         ]
@@ -166,25 +172,25 @@ class TrackedRun:
             self._send_batch(metrics=metrics[start : start + METRICS_PER_BATCH])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """One point, now. Where the server already has a value of a name at this step, that name is left out."""
+        """Log one point, now. Metrics that the server already has at this step are skipped."""
         self.send_missing([MetricPoint(step, int(time.time() * 1000), dict(metrics))])
 
     def last_step(self, name: str) -> int:
-        """The greatest step at which a metric has been logged; 0 = it has not."""
+        """Return the largest step at which a metric has been logged; 0 = never."""
         if name not in self.read().data.metrics:
             return 0
         return max(step for step, _ in self.metric_series(name))
 
     def metric_series(self, name: str) -> list[tuple[int, float]]:
-        """A metric's points as (step, value), by step."""
+        """Return a metric's points as (step, value), ordered by step."""
         return sorted((item.step, item.value) for item in self._client.get_metric_history(self.run_id, name))
 
     def send_missing(self, points: Iterable[MetricPoint]) -> None:
-        """Send what the server lacks of ``points``: nothing is ever logged twice, and points cannot be deleted."""
+        """Send those ``points`` that the server lacks: points cannot be deleted, so nothing may be logged twice."""
         points = list(points)
-        wanted = {name for point in points for name in point.metrics}
+        requested = {name for point in points for name in point.metrics}
         present = set(self.read().data.metrics)
-        known = {(name, step) for name in wanted & present for step, _ in self.metric_series(name)}
+        known = {(name, step) for name in requested & present for step, _ in self.metric_series(name)}
         self.log_points(
             MetricPoint(
                 point.step,
@@ -207,31 +213,31 @@ class TrackedRun:
             self._send_file(local, folder)
 
     def log_file(self, local: Path, folder: str) -> None:
-        """Upload a file into an artifact folder, under the name that it has."""
+        """Upload a file into an artifact folder, under its own name."""
         self._send_file(local, folder)
 
     def log_table(self, rows: Sequence[Mapping[str, Any]], path: str) -> None:
-        """``rows`` as ``path`` + ``.csv``, and as ``.json`` in the format that the UI shows as a table."""
+        """Log ``rows`` as ``path`` + ``.csv``, and as ``.json`` in the format that the UI shows as a table."""
         frame = pd.DataFrame(list(rows))
         self.log_bytes(frame.to_csv(index=False).encode(), f"{path}.csv")
         self.log_bytes(frame.to_json(orient="split", index=False).encode(), f"{path}.json")
         self.set_tags({MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": f"{path}.json", "type": "table"}])})
 
     def log_step_image(self, picture: bytes, key: str, step: int) -> None:
-        """Show ``picture`` (as of a PNG file) on the run's page, under ``key`` and with a slider of steps."""
+        """Show ``picture`` (the bytes of a PNG file) on the run's page, under ``key`` and with a slider of steps."""
         with Image.open(io.BytesIO(picture)) as image:
             self._send_image(np.asarray(image.convert("RGB")), key, step)
 
     def step_images(self, key: str, step: int) -> list[tuple[str, str]]:
-        """Artifacts behind the image ``key`` at ``step``: the picture (PNG) and its small copy (WebP), for each time it was logged.
+        """Return the artifacts of the image ``key`` at ``step``: for each time it was logged, the PNG and its compressed WebP copy.
 
-        The names are MLflow's own. It tags the run last; without the tag the run's page shows no image, so there is none then.
+        The names are MLflow's. MLflow tags the run last, and without the tag the run's page shows no image, so none is returned.
         """
         if MLFLOW_LOGGED_IMAGES not in self.read().data.tags:
             return []
         paths = set(self.artifact_names(IMAGE_FOLDER))
-        beginning = f"{IMAGE_FOLDER}/{key.replace('/', '~')}+step+{step}+timestamp+"
-        pictures = [path for path in sorted(paths) if path.startswith(beginning) and path.endswith(".png")]
+        prefix = f"{IMAGE_FOLDER}/{key.replace('/', '~')}+step+{step}+timestamp+"
+        pictures = [path for path in sorted(paths) if path.startswith(prefix) and path.endswith(".png")]
         pairs = [(path, f"{path.removesuffix('.png')}+compressed.webp") for path in pictures]
         return [(picture, small) for picture, small in pairs if small in paths]
 
@@ -240,51 +246,51 @@ class TrackedRun:
 
         Args:
             flavor: its ``save_model(path, mlflow_model, **content)`` writes the model's folder.
-            name: of the model on the run.
-            step: epochs after which the model was as it is.
-            **content: what ``flavor`` needs.
+            name: name of the model on the run.
+            step: epoch of the model.
+            **content: arguments of ``flavor``.
 
         Returns:
-            Its URI, ``models:/...``.
+            The model's URI, ``models:/...``.
         """
         return self._send_model(flavor, name, step, content)
 
     def latest_model(self) -> tuple[str, int] | None:
-        """URI and step of the model that the run logged last; None where it has none."""
+        """Return URI and step of the model that the run logged last; None if it has none."""
         outputs = self.read().outputs
         models = outputs.model_outputs if outputs is not None else []
         if not models:
             return None
-        # Not by step: a run that was continued may have had its best epoch at a later step before than it has now.
+        # Not by step: the best epoch of a resumed run may have moved to an earlier step.
         latest = max(models, key=lambda item: self._client.get_logged_model(item.model_id).creation_timestamp)
         return f"models:/{latest.model_id}", latest.step
 
     def artifact_names(self, folder: str) -> list[str]:
-        """Paths of the artifacts directly in ``folder``; empty where there is no such folder."""
+        """Return the paths of the artifacts directly in ``folder``; empty if there is no such folder."""
         return [item.path for item in self._client.list_artifacts(self.run_id, folder)]
 
     def read_json(self, path: str) -> Any:
-        """The content of a JSON artifact. Raises UserError where the run has none."""
+        """Read a JSON artifact. Raises UserError if the run does not have it."""
         with tempfile.TemporaryDirectory() as folder:
             return json.loads(self.fetch(path, Path(folder)).read_text("utf-8"))
 
     def fetch(self, path: str, folder: Path) -> Path:
-        """Download one artifact into ``folder``. Raises UserError where the run has none."""
+        """Download one artifact into ``folder``. Raises UserError if the run does not have it."""
         try:
             return Path(self._client.download_artifacts(self.run_id, path, str(folder)))
         except (MlflowException, OSError) as error:
             raise UserError(f"run {self.run_id} has no artifact {path}") from error
 
     def describe(self, markdown: str) -> None:
-        """The text at the top of the run's page."""
+        """Set the description at the top of the run's page."""
         self.set_tags({MLFLOW_RUN_NOTE: markdown[:5000]})
 
     def description(self) -> str:
-        """The text at the top of the run's page; empty where it has none."""
+        """Return the description at the top of the run's page; empty if there is none."""
         return self.read().data.tags.get(MLFLOW_RUN_NOTE, "")
 
     def rename(self, name: str) -> None:
-        """Give the run another name."""
+        """Rename the run."""
         self._send_info(name=name)
 
     def terminate(self, status: str) -> None:
@@ -292,7 +298,7 @@ class TrackedRun:
         self._send_end(status)
 
     def reopen(self) -> None:
-        """Set the run RUNNING again, to continue it; why it had failed no longer holds."""
+        """Set the run RUNNING again to resume it, and remove the reason of an earlier failure."""
         self._send_info(status="RUNNING")
         if "mm.error" in self.read().data.tags:
             self._send_tag_removal("mm.error")
@@ -306,7 +312,7 @@ class TrackedRun:
         self._client.delete_tag(self.run_id, name)
 
     def _send_input(self, item: DatasetInput) -> None:
-        """MLflow looks for the data set and then adds it, so of two runs that log it at the same moment one fails."""
+        """Retry, because MLflow looks up a data set before adding it: if two runs log it at the same time, one fails."""
         for attempt in range(INPUT_ATTEMPTS):
             try:
                 self._client.log_inputs(self.run_id, datasets=[item])
@@ -317,11 +323,11 @@ class TrackedRun:
                 time.sleep(0.1 * 2**attempt)
 
     def _send_file(self, local: Path, folder: str) -> None:
-        """``folder`` is the artifact folder; ``""`` = the run's own."""
+        """Upload to the artifact folder ``folder``; ``""`` = the root."""
         self._client.log_artifact(self.run_id, str(local), folder or None)
 
     def _send_image(self, picture: np.ndarray, key: str, step: int) -> None:
-        """``picture`` is ``(height, width, 3)`` uint8."""
+        """Log ``picture``, ``(height, width, 3)`` uint8."""
         self._client.log_image(self.run_id, picture, key=key, step=step, synchronous=True)
 
     def _send_model(self, flavor: Any, name: str, step: int, content: Mapping[str, Any]) -> str:
@@ -334,5 +340,5 @@ class TrackedRun:
         self._client.update_run(self.run_id, status=status, name=name)
 
     def _send_end(self, status: str) -> None:
-        """Unlike ``_send_info``, also sets the time of the end."""
+        """Unlike ``_send_info``, also set the end time."""
         self._client.set_terminated(self.run_id, status)

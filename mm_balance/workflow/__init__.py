@@ -1,1 +1,1 @@
-"""Stages put together: configuration, data, engine and tracking. Entry points, analysis and studies call this."""
+"""Training stages assembled from configuration, data, engine and tracking; used by commands, analysis and studies."""

@@ -1,6 +1,6 @@
-"""What a run says of its data, and the card of a prepared set: numbers, a contact sheet, the table of samples.
+"""Logging of a run's data, and the card of a prepared data set: statistics, a contact sheet, the table of samples.
 
-The card is made once, beside the store, when a run logs the set for the first time.
+The card is written once, next to the store, when a run first logs the data set.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ SHEET_SAMPLES = 12
 
 
 def log_data(run: TrackedRun, data: MultimodalData, context: str) -> None:
-    """Log what a run works on: the data set as an input of the run, ``data.json``, and the card of a prepared set.
+    """Log the data of a run: the data set as an input of the run, ``data.json``, and the card of a prepared data set.
 
     Args:
-        run: where to.
-        data: the data set, or the part of it that the run works on.
-        context: what for, as MLflow's table of runs shows it; ``evaluation`` logs no card, for the evaluated run has it.
+        run: the run to log to.
+        data: the data set, or the part of it that the run uses.
+        context: purpose shown in MLflow's table of runs; ``evaluation`` logs no card, because the evaluated run has it.
 
     Raises:
         UserError: the card is missing and cannot be written.
@@ -43,7 +43,7 @@ def log_data(run: TrackedRun, data: MultimodalData, context: str) -> None:
 
 
 def ensure_card(data: MultimodalData) -> None:
-    """Write ``data.card``, of the whole set, where it is missing; nothing for data without a store.
+    """Write ``data.card``, of the whole data set, if it is missing; do nothing for data without a store.
 
     Raises:
         UserError: it cannot be written.
@@ -54,7 +54,7 @@ def ensure_card(data: MultimodalData) -> None:
         _write_card(data.whole or data, data.card)
     except OSError as error:
         raise UserError(
-            f"{data.card}: cannot be written ({error.strerror or error}); the store itself is whole"
+            f"{data.card}: cannot be written ({error.strerror or error}); the store itself is intact"
         ) from error
 
 
@@ -73,54 +73,54 @@ def _write_card(data: MultimodalData, folder: Path) -> None:
         excluded=data.excluded,
         skipped=data.skipped,
     )
-    partial = folder / f".{names.CARD_FILE}"  # last and in one step: it says that the card is whole
+    partial = folder / f".{names.CARD_FILE}"  # last and atomically: its presence marks the card as complete
     partial.write_text(text, "utf-8")
     os.replace(partial, folder / names.CARD_FILE)
 
 
 def card_samples(data: MultimodalData) -> list[CardSample]:
-    """What the card counts, from the table of samples."""
+    """Return what the card counts, from the table of samples."""
     table = data.table
-    heard = [name for name in data.specs if f"{name}_channels" in table]
-    seen = [name for name in data.specs if f"{name}_frames" in table]
+    sound_modalities = [name for name in data.specs if f"{name}_channels" in table]
+    image_modalities = [name for name in data.specs if f"{name}_frames" in table]
 
-    def facts(modalities: list[str], column: str, place: int) -> dict[str, Any]:
-        found = {name: table[f"{name}_{column}"][place] for name in modalities}
-        return {name: value for name, value in found.items() if value is not None}
+    def values_of(modalities: list[str], column: str, index: int) -> dict[str, Any]:
+        values = {name: table[f"{name}_{column}"][index] for name in modalities}
+        return {name: value for name, value in values.items() if value is not None}
 
     return [
         CardSample(
-            split=table["split"][place],
-            label=table["label"][place],
-            seconds=facts([*heard, *seen], "seconds", place),
-            rate=facts(heard, "rate", place),
-            size={name: (table[f"{name}_width"][place], table[f"{name}_height"][place]) for name in seen},
-            frames=facts(seen, "frames", place),
+            split=table["split"][index],
+            label=table["label"][index],
+            seconds=values_of([*sound_modalities, *image_modalities], "seconds", index),
+            rate=values_of(sound_modalities, "rate", index),
+            size={name: (table[f"{name}_width"][index], table[f"{name}_height"][index]) for name in image_modalities},
+            frames=values_of(image_modalities, "frames", index),
         )
-        for place in range(len(table["sample"]))
+        for index in range(len(table["sample"]))
     ]
 
 
 def sheet_samples(data: MultimodalData) -> list[SheetSample]:
-    """Training samples of as many classes as there is room for, the first ones of each."""
+    """Return the first training samples of each class, from as many classes as fit."""
     train = data.splits["train"]
     by_class = [(train.labels == label).nonzero().flatten() for label in range(len(data.classes))]
-    rounds = range(max(len(places) for places in by_class))
-    chosen = [int(places[turn]) for turn in rounds for places in by_class if turn < len(places)][:SHEET_SAMPLES]
-    return [_sheet_sample(data, train, place) for place in chosen]
+    ranks = range(max(len(indices) for indices in by_class))
+    chosen = [int(indices[rank]) for rank in ranks for indices in by_class if rank < len(indices)][:SHEET_SAMPLES]
+    return [_sheet_sample(data, train, index) for index in chosen]
 
 
-def _sheet_sample(data: MultimodalData, train: Split, place: int) -> SheetSample:
-    row = place if train.rows is None else int(train.rows[place])
+def _sheet_sample(data: MultimodalData, train: Split, index: int) -> SheetSample:
+    row = index if train.rows is None else int(train.rows[index])
     pictures, spectrograms = {}, {}
     for name, value in train.inputs.items():
         if name in train.views:
-            pictures[name] = value[row][: int(train.views[name].counts[place])].permute(0, 3, 1, 2).numpy()
+            pictures[name] = value[row][: int(train.views[name].counts[index])].permute(0, 3, 1, 2).numpy()
         else:
             spectrograms[name] = torch.flatten(value[row], 0, -2).numpy()
     return SheetSample(
-        name=train.samples[place],
-        label=data.classes[int(train.labels[place])],
+        name=train.samples[index],
+        label=data.classes[int(train.labels[index])],
         pictures=pictures,
         spectrograms=spectrograms,
     )

@@ -1,9 +1,8 @@
-"""What a stage trains, decided from the configuration in one place."""
+"""Stage plans: what a stage trains, derived from the configuration in one place."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mm_balance.config import ADAPTIVE_METHOD, Config, MethodOptions
@@ -18,21 +17,21 @@ class StagePlan:
 
     Attributes:
         config: the configuration.
-        stage: key of ``STAGES``: whose parameters apply to it.
-        method: its method.
-        options: of the method, by name; those that are missing have their defaults.
+        stage: key of ``STAGES`` whose parameters apply.
+        method: name of the method.
+        options: options of the method, an instance of its ``Options``.
         epochs: length of the stage.
         refit_every: epochs between two gap fits; None = one, after the last epoch.
         mixture: kind of mixture.
         learning_rate: initial learning rate of the stage.
-        anneal_rate: whether ``learning_rate_schedule=cosine`` falls over this stage.
-        select_best: whether the weights of the best validation epoch are the result, not the last ones.
+        anneal_rate: whether ``learning_rate_schedule=cosine`` decays over this stage.
+        select_best: whether the result is the weights of the best validation epoch instead of the last ones.
     """
 
     config: Config
     stage: str
     method: str
-    options: Mapping[str, Any]
+    options: Any
     epochs: int
     refit_every: int | None
     mixture: str
@@ -42,12 +41,12 @@ class StagePlan:
 
 
 def warmup_plan(config: Config) -> StagePlan:
-    """Stage 1 (Eq. 7, reconstructed), then the first gap fit, of two components."""
+    """Plan stage 1 (Eq. 7, reconstructed), followed by the first gap fit, with two components."""
     return StagePlan(
         config,
         "warmup",
         method=WARMUP_METHOD,
-        options={"unimodal_weight": config.warmup.warmup_unimodal_weight},
+        options=find_method(WARMUP_METHOD).Options(unimodal_weight=config.warmup.warmup_unimodal_weight),
         epochs=config.warmup.warmup_epochs,
         refit_every=None,
         mixture="two",
@@ -57,7 +56,7 @@ def warmup_plan(config: Config) -> StagePlan:
 
 
 def adaptive_plan(config: Config) -> StagePlan:
-    """Stage 2 after a warm-up, of ``config.method``.
+    """Plan stage 2 of ``config.method``, after a warm-up.
 
     Raises:
         UserError: an unknown method or option.
@@ -76,7 +75,7 @@ def adaptive_plan(config: Config) -> StagePlan:
 
 
 def train_plan(config: Config) -> StagePlan:
-    """One stage of ``config.method``, from scratch or after a warm-up.
+    """Plan a single stage of ``config.method``, from scratch or after a warm-up.
 
     Raises:
         UserError: an unknown method or option.
@@ -95,13 +94,13 @@ def train_plan(config: Config) -> StagePlan:
 
 
 def trial_plan(config: Config, *, after_warmup: bool) -> StagePlan:
-    """What a trial of a study, or a row of a table, trains: stage 2 of the paper's method, or one stage of another one."""
+    """Plan a trial of a study, or a row of a table: stage 2 of the paper's method, or one stage of another method."""
     adaptive = config.method.method == ADAPTIVE_METHOD and after_warmup
     return adaptive_plan(config) if adaptive else train_plan(config)
 
 
-def method_options(config: Config) -> dict[str, Any]:
-    """The options of ``config.method`` that were given, by name: parameters of its own group, or the text ``method_options``.
+def method_options(config: Config) -> Any:
+    """Return the options of ``config.method``, an instance of its ``Options``, from its own group or from ``method_options``.
 
     Raises:
         UserError: an unknown method or option.
@@ -109,5 +108,6 @@ def method_options(config: Config) -> dict[str, Any]:
     method = config.method.method
     own = getattr(config, method, None)
     if isinstance(own, MethodOptions):
-        return asdict(own)  # type: ignore[call-overload]
-    return parse_options(method, find_method(method).Options, config.method.method_options)
+        return own
+    declared = find_method(method).Options
+    return declared(**parse_options(method, declared, config.method.method_options))

@@ -1,4 +1,4 @@
-"""What a finished stage leaves behind for people: figures, the model, a description that reads like a result."""
+"""Presentation of a finished stage: figures, the model, a readable description."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from mm_balance.workflow.stage import StageResult
 
 
 def publish(result: StageResult, target: TrackedRun, points: list[MetricPoint], warmup_epochs: int) -> dict[str, float]:
-    """Figures and model of ``result`` on ``target`` (its own run, or the parent of a nested one).
+    """Log figures and model of ``result`` on ``target`` (its own run, or the parent of a nested one).
 
     Args:
-        points: the curve to draw: those of the stage, or of both stages.
-        warmup_epochs: where the first stage ended.
+        result: the finished stage.
+        target: the run to log to.
+        points: the points to plot: those of the stage, or of both stages.
+        warmup_epochs: epoch at which the first stage ended.
 
     Returns:
-        The metrics of having done so, for the caller to log: MLflow shows metrics in the order they were logged.
+        Timing metrics for the caller to log: MLflow shows metrics in the order they were logged.
     """
     started = time.perf_counter()
     _log_figures(result, target, points, warmup_epochs)
@@ -41,28 +43,28 @@ def _log_figures(result: StageResult, target: TrackedRun, points: list[MetricPoi
     curves = accuracy_figure(points, modalities, warmup_epochs, branches=branches)
     target.log_bytes(save_png(curves), names.ACCURACY_FIGURE)
     if len(refits) > 1:
-        called = [f"{name} branch" if branches else name for name in modalities]
-        other = called[1] if len(called) == 2 else "the best other"
+        labels = [f"{name} branch" if branches else name for name in modalities]
+        other = labels[1] if len(labels) == 2 else "the best other"
         series = [(refit.epoch, refit.gaps, refit.mixture) for refit in refits]
-        target.log_bytes(save_png(mixture_evolution(series, leading=called[0], other=other)), names.EVOLUTION_FIGURE)
+        target.log_bytes(save_png(mixture_evolution(series, leading=labels[0], other=other)), names.EVOLUTION_FIGURE)
 
 
 def accuracy_figure(
     points: list[MetricPoint], modalities: list[str], warmup_epochs: int, *, branches: bool = False
 ) -> Figure:
-    """Validation accuracy per modality (or branch) and fused over epochs (Fig. 4)."""
-    seen = [point for point in points if "val/accuracy" in point.metrics]
+    """Plot the validation accuracy per modality (or branch) and fused, over epochs (Fig. 4)."""
+    validated = [point for point in points if "val/accuracy" in point.metrics]
     return unimodal_accuracy(
-        [point.step for point in seen],
-        {name: [point.metrics[f"val/accuracy_{name}"] for point in seen] for name in modalities},
-        fused=[point.metrics["val/accuracy"] for point in seen],
+        [point.step for point in validated],
+        {name: [point.metrics[f"val/accuracy_{name}"] for point in validated] for name in modalities},
+        fused=[point.metrics["val/accuracy"] for point in validated],
         warmup_epochs=warmup_epochs,
         branches=branches,
     )
 
 
 def final_validation(result: StageResult) -> dict[str, float]:
-    """The validation metrics of the selected epoch."""
+    """Return the validation metrics of the selected epoch."""
     point = next(
         item for item in result.progress.points if item.step == result.epoch and "val/accuracy" in item.metrics
     )
@@ -70,7 +72,7 @@ def final_validation(result: StageResult) -> dict[str, float]:
 
 
 def describe_data(data: MultimodalData) -> str:
-    """Markdown for the page of a run that prepared data."""
+    """Return the Markdown description of a run that prepared data."""
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
     lines = [
         f"**{data.name}** prepared: {sizes}; {len(data.classes)} classes, {len(data.skipped)} skipped, "
@@ -86,12 +88,12 @@ def describe_data(data: MultimodalData) -> str:
 
 
 def describe_stage(result: StageResult) -> str:
-    """Markdown for the run's page: what was trained, how it ended, how the gaps moved."""
+    """Return the Markdown description of a run: what was trained, the result, how the gaps changed."""
     plan, stage, method = result.plan, result.stage, result.stage.method
     shown = accuracies(final_validation(result), "val", stage.model.modalities, branches=method.sees_others())
     selection = plan.config.selection.selection if plan.select_best else "last"
     lines = [
-        f"**{headline(result)}** on `{stage.data.name}`, seed {stage.seed}, {result.progress.epoch} epochs in all.",
+        f"**{headline(result)}** on `{stage.data.name}`, seed {stage.seed}, {result.progress.epoch} epochs in total.",
         "",
         f"Validation accuracy at epoch {result.epoch} ({selection.replace('_', ' ')}): {shown}.",
         "",
@@ -107,7 +109,7 @@ def describe_stage(result: StageResult) -> str:
 
 
 def headline(result: StageResult) -> str:
-    """What was trained, in a few words."""
+    """Return what was trained, in a few words."""
     if result.plan.stage != "warmup":
         return result.stage.method.headline()
     joint = result.plan.config.warmup.warmup_unimodal_weight == 0
@@ -117,15 +119,15 @@ def headline(result: StageResult) -> str:
 def accuracies(
     metrics: Mapping[str, float], prefix: str, modalities: tuple[str, ...], *, branches: bool = False
 ) -> str:
-    """``fused 93.1 %, audio 80.2 %, visual 71.0 %``; with ``branches``, which see each other, ``audio branch 80.2 %``."""
-    what = " branch" if branches else ""
+    """Format as ``fused 93.1 %, audio 80.2 %, visual 71.0 %``; with ``branches``, which see each other, ``audio branch 80.2 %``."""
+    suffix = " branch" if branches else ""
     parts = [f"fused **{100 * metrics[f'{prefix}/accuracy']:.1f} %**"]
-    parts += [f"{name}{what} {100 * metrics[f'{prefix}/accuracy_{name}']:.1f} %" for name in modalities]
+    parts += [f"{name}{suffix} {100 * metrics[f'{prefix}/accuracy_{name}']:.1f} %" for name in modalities]
     return ", ".join(parts)
 
 
 def gap_table(points: list[MetricPoint]) -> list[str]:
-    """The refits of a stage as rows of a markdown table."""
+    """Return the refits of a stage as lines of a Markdown table."""
     rows = [
         "| epoch | mean gap | mean abs(gap) | imbalanced weight | imbalanced mean | density at 0 |",
         "|--:|--:|--:|--:|--:|--:|",
@@ -141,10 +143,10 @@ def gap_table(points: list[MetricPoint]) -> list[str]:
 
 
 def notes(result: StageResult) -> list[str]:
-    """What a stranger must know beside the numbers."""
+    """Return notes that a reader needs to interpret the numbers."""
     data = result.stage.data
     lead, *others = result.stage.model.modalities
-    text = [
+    lines = [
         f"Gap = p_{lead} - p_{others[0] if len(others) == 1 else 'best other'} of the true class (Eq. 6): positive means "
         f"{lead} is ahead.",
         *result.stage.method.notes(),
@@ -153,8 +155,8 @@ def notes(result: StageResult) -> list[str]:
     truth = [point for point in result.progress.points if "truth/auc_gap_abs" in point.metrics]
     if truth:
         value = truth[-1].metrics
-        text.append(
-            f"Planted corruption in training, found at the last survey (AUC): abs(gap) {value['truth/auc_gap_abs']:.3f}, "
+        lines.append(
+            f"Detection of planted corruption in training at the last refit (AUC): abs(gap) {value['truth/auc_gap_abs']:.3f}, "
             f"posterior {value['truth/auc_posterior']:.3f}, -log p {value['truth/auc_loss']:.3f}."
         )
-    return text
+    return lines

@@ -1,4 +1,4 @@
-"""Stages as runs: train, publish figures and model, describe, close; and what a run with nested stages is made of."""
+"""Stages and evaluations as runs: train, publish figures and model, describe, close."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def run_stage(
     *,
     nested: bool = False,
 ) -> StageResult:
-    """A stage as a run: trained, published, described and ended.
+    """Train a stage, publish and describe the result, and end its run.
 
     Args:
         plan: what to train.
-        data: what to train on.
-        run: its run.
-        stop: asked after every batch.
-        warmup: the run it starts from; None = from scratch, or from the run's own checkpoint.
-        nested: whether it belongs to a run with several stages: it then has the series alone, figures and model are its parent's.
+        data: the data set.
+        run: the run to log to.
+        stop: polled after every batch.
+        warmup: the run to start from; None = from scratch, or from the run's own checkpoint.
+        nested: whether it is one of several stages of a parent run, which then gets the figures and the model.
 
     Raises:
         UserError: see ``train_stage``.
@@ -47,9 +47,9 @@ def run_stage(
     """
     result = train_stage(plan, data, run, stop, warmup=warmup)
     if not nested:
-        ended_at = result.progress.epoch if plan.stage == "warmup" else result.progress.first_epoch
-        spent = publish(result, run, result.progress.points, ended_at)
-        run.log_metrics(spent, result.epoch)
+        warmup_epochs = result.progress.epoch if plan.stage == "warmup" else result.progress.first_epoch
+        publishing_metrics = publish(result, run, result.progress.points, warmup_epochs)
+        run.log_metrics(publishing_metrics, result.epoch)
     run.describe(describe_stage(result))
     close(result)
     return result
@@ -58,25 +58,25 @@ def run_stage(
 def run_evaluation(
     source: TrackedRun, split: str, data: MultimodalData, run: TrackedRun, device: str, *, probe: bool = False
 ) -> dict[str, float]:
-    """The model that ``source`` logged, on one split; metrics ``<split>/...`` at the model's epoch.
+    """Evaluate the model of ``source`` on one split and log ``<split>/...`` metrics at the model's epoch.
 
-    With ``probe``, also the accuracy of a linear classifier on each frozen encoder, trained on the training split.
+    With ``probe``, also log the accuracy of a linear classifier on each frozen encoder, trained on the training split.
 
     Raises:
-        UserError: ``source`` has no model, or one of other modalities.
+        UserError: ``source`` has no model, or one with other modalities.
     """
     model, epoch = load_network(source)
     if set(model.modalities) != set(data.specs):
         raise UserError(f"the model of run {source.run_id} takes {model.modalities}, the data have {tuple(data.specs)}")
     chosen = resolve_device(device)
-    trained = source.read_json(names.CONFIG_FILE)
-    set_numerics(chosen, deterministic=trained["deterministic"])
+    trained_config = source.read_json(names.CONFIG_FILE)
+    set_numerics(chosen, deterministic=trained_config["deterministic"])
     method = build_method("concat", {}, model.modalities, 0)
     predictions = predict_split(model.to(chosen), method, data.splits[split], chosen, features=probe, coalitions=True)
     metrics = dict(split_metrics(predictions, split))
     if probe:
-        trained_on = predict_split(model, method, data.splits["train"], chosen, features=True)
-        metrics |= dict(probe_metrics(trained_on, predictions, split))
+        train_predictions = predict_split(model, method, data.splits["train"], chosen, features=True)
+        metrics |= dict(probe_metrics(train_predictions, predictions, split))
     branches = model.interaction is not None
     run.set_tags(
         {

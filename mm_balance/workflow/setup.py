@@ -1,4 +1,4 @@
-"""What every stage needs before it starts: data, device, folders."""
+"""Data, device and folders of a stage."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from mm_balance.errors import UserError
 
 CACHE_VARIABLE = "MM_BALANCE_CACHE"
 DATA_SEED = 0
-"""The draw of data is the same for all runs; ``seed`` changes the training alone."""
+"""Data sampling is the same for all runs; ``seed`` affects training only."""
 HELD_OUT_SEED = 0
-"""Which part of train a method keeps back is the same for all runs, like the data themselves."""
+"""The training samples that a method holds out are the same for all runs, like the data themselves."""
 
 
 def cache_folder() -> Path:
-    """Where checkpoints under way and prepared data live: ``$MM_BALANCE_CACHE``, else the user's cache folder."""
+    """Return the folder of prepared data and current checkpoints: ``$MM_BALANCE_CACHE``, else in the user's cache folder."""
     if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mm_balance"
 
 
 def work_folder(run_id: str) -> Path:
-    """Local folder of a run's checkpoints."""
+    """Return the local folder of a run's checkpoints."""
     return cache_folder() / "runs" / run_id
 
 
 def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> MultimodalData:
-    """The data set of ``config``, checked and ready to train on, with ``train_fraction`` applied.
+    """Read and check the data set of ``config``, and apply ``train_fraction``.
 
-    A manifest's clips are decoded the first time, which ``stop`` interrupts.
+    The clips of a manifest are decoded on first use; ``stop`` interrupts that.
     """
     data = load_data(
         config.data.dataset,
@@ -51,7 +51,7 @@ def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> Multi
 
 
 def decoding(config: Config, stop: Callable[[], bool]) -> DecodeSettings:
-    """Where stores lie, and how to fill them."""
+    """Return the location of stores, and how to fill them."""
     return DecodeSettings(
         data_dir=cache_folder() / "data" if config.data.data_dir == AUTO else Path(config.data.data_dir).expanduser(),
         workers=None if config.prepare.workers == AUTO else config.prepare.workers,
@@ -60,7 +60,7 @@ def decoding(config: Config, stop: Callable[[], bool]) -> DecodeSettings:
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto`` = CUDA where there is one. Raises UserError for a device this machine lacks."""
+    """Return the device; ``auto`` = CUDA if available. Raises UserError for a device that this machine lacks."""
     if device == AUTO:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = torch.device(device)

@@ -1,4 +1,4 @@
-"""One training stage on one run: build, resume where there is a checkpoint, train, publish the result."""
+"""One training stage on one run: build, resume from a checkpoint if there is one, train, log the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mm_balance.engine.recorder import MetricPoint, OnPoint, ignore_point
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import UserError
 from mm_balance.functional.schedules import learning_rate_factor
-from mm_balance.methods import build_method, find_method
+from mm_balance.methods import find_method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import seed_everything, set_numerics
 from mm_balance.tracking.environment import environment
@@ -33,12 +33,12 @@ from mm_balance.workflow.setup import HELD_OUT_SEED, resolve_device, work_folder
 
 @dataclass
 class StageResult:
-    """A stage that ended.
+    """A finished stage.
 
     Attributes:
-        plan: what was to be trained.
-        stage: with the selected weights in its model.
-        progress: where it ended.
+        plan: what was trained.
+        stage: the stage, with the selected weights in its model.
+        progress: progress at the end.
         epoch: epoch of the selected weights.
         run: its run.
     """
@@ -60,20 +60,20 @@ def train_stage(
     as_trial: bool = False,
     on_point: OnPoint = ignore_point,
 ) -> StageResult:
-    """Train what ``plan`` says on ``run``, from the end of ``warmup`` or from scratch; go on where the run has a checkpoint.
+    """Train ``plan`` on ``run``, from the end of ``warmup`` or from scratch; resume if the run has a checkpoint.
 
     Args:
         plan: what to train.
-        data: what to train on.
-        run: its run.
-        stop: asked after every batch.
-        warmup: the run to start from; not needed for a run that has a checkpoint, which it goes on from.
-        as_trial: whether it is a trial of a study: its run is of stage ``trial``, and its checkpoints stay on this machine.
-        on_point: called with every point; it may end the stage by an exception.
+        data: the data set.
+        run: the run to log to.
+        stop: polled after every batch.
+        warmup: the run to start from; not needed for a run that has a checkpoint.
+        as_trial: whether it is a trial of a study: its run has the stage ``trial``, and its checkpoints stay on this machine.
+        on_point: called with every metric point; may end the stage by raising an exception.
 
     Raises:
         UserError: data or fusion that the method cannot use; ``optimizer_state=keep`` with another optimizer than the warm-up's; a
-            warm-up or checkpoint of other samples.
+            warm-up or checkpoint of other training samples.
         Interrupted: a stop was requested; the checkpoint is saved.
     """
     name = "trial" if as_trial else plan.stage
@@ -87,16 +87,17 @@ def train_stage(
         provenance = Provenance.new(plan, stage.method, followed)
         stage.record = provenance.to_state()
     else:
-        stage.method.prepare(stage.model)  # makes the buffers that the saved state fills
+        stage.method.prepare(stage.model)  # creates the buffers that the saved state fills
         progress = loop.restore(stage, state)
         provenance = Provenance.from_state(state["record"]).continued(plan, stage.method, progress.epoch)
         stage.record = provenance.to_state()
-        recorder.go_on(state)
+        recorder.restore_clocks(state)
         if stage.record != state["record"]:
-            # First here, then on the run: what the run says of itself can always be told from its checkpoint.
+            # Checkpoint first, then the run: a checkpoint must cover everything that its run records.
             recorder.save(loop.capture(stage, progress))
     log_run_header(run, provenance, stage, name, resumed_at=None if state is None else progress.epoch)
     if state is not None:
+        # A killed process may have saved a checkpoint, but not published it.
         recorder.reconcile(state)
         _save_lost_best(stage, progress, recorder)
     try:
@@ -113,17 +114,17 @@ def train_stage(
 
 
 def build_stage(plan: StagePlan, data: MultimodalData, *, title: str) -> loop.Stage:
-    """Data, network, method and optimizer of a stage, with fresh weights.
+    """Build data, network, method and optimizer of a stage, with fresh weights.
 
     Raises:
-        UserError: an unknown method; data or fusion that it cannot use.
+        UserError: unknown method, or data or fusion that it cannot use.
     """
     run, optimization = plan.config.run, plan.config.optimization
     seed_everything(run.seed)
     device = resolve_device(run.device)
     set_numerics(device, deterministic=run.deterministic)
     data = data.with_held_out(find_method(plan.method).held_out, seed=HELD_OUT_SEED)
-    method = build_method(plan.method, plan.options, tuple(data.specs), len(data.splits["train"])).to(device)
+    method = find_method(plan.method)(plan.options, tuple(data.specs), len(data.splits["train"])).to(device)
     model = MultimodalNetwork(
         data.specs,
         len(data.classes),
@@ -131,8 +132,8 @@ def build_stage(plan: StagePlan, data: MultimodalData, *, title: str) -> loop.St
         fusion=method.head(plan.config.model.fusion),
         interaction=method.interaction,
     )
-    model.describe()  # a head that cannot be imported where the model is loaded is reported now, not after training
-    # Channels last: made for tensor cores, and 5 to 20 % faster on CPUs too.
+    model.describe()  # report a head that cannot be imported on loading now, not after training
+    # Channels last suits tensor cores and is 5 to 20 % faster on CPUs, too.
     model = model.to(device).to(memory_format=torch.channels_last)
 
     def optimizer_step(network: nn.Module) -> EngineOptimizerStep:
@@ -175,7 +176,7 @@ def build_stage(plan: StagePlan, data: MultimodalData, *, title: str) -> loop.St
 
 
 def _begin(plan: StagePlan, stage: loop.Stage, run: TrackedRun, warmup: TrackedRun | None) -> loop.Progress:
-    """Where a stage begins: at the end of ``warmup``, or from nothing."""
+    """Return the starting point of a stage: the end of ``warmup``, or scratch."""
     if warmup is None:
         return loop.Progress()
     state = saved_state(warmup)
@@ -187,25 +188,29 @@ def _begin(plan: StagePlan, stage: loop.Stage, run: TrackedRun, warmup: TrackedR
         run.set_tags({"mm.fresh_weights": ", ".join(fresh)[:500]})
     if plan.config.stage.optimizer_state == "keep":
         if fresh:
-            raise UserError("optimizer_state=keep: the method brings a head that the warm-up did not train")
+            raise UserError(
+                "optimizer_state=keep: the method has a head that the warm-up did not train; use optimizer_state=reset"
+            )
         try:
             stage.optimizer_step.load_state_dict(state["stepper"])
         except ValueError as error:
-            raise UserError(f"optimizer_state=keep: the warm-up used another optimizer ({error})") from error
-    seen = loop.gap_fit_from_state(state["refit"])
-    first = fit_gaps_from_probabilities(
-        seen.probabilities,
-        seen.fused_probability,
-        seen.labels,
-        seen.epoch,
+            raise UserError(
+                f"optimizer_state=keep: the warm-up used another optimizer ({error}); use optimizer_state=reset"
+            ) from error
+    warmup_fit = loop.gap_fit_from_state(state["refit"])
+    gap_fit = fit_gaps_from_probabilities(
+        warmup_fit.probabilities,
+        warmup_fit.fused_probability,
+        warmup_fit.labels,
+        warmup_fit.epoch,
         plan.mixture,
-        samples_digest=seen.samples_digest,
+        samples_digest=warmup_fit.samples_digest,
     )
-    return loop.Progress(first_epoch=seen.epoch, gap_fit=first)
+    return loop.Progress(first_epoch=warmup_fit.epoch, gap_fit=gap_fit)
 
 
 def _save_lost_best(stage: loop.Stage, progress: loop.Progress, recorder: MlflowRecorder) -> None:
-    """The process that ended the best epoch died before it had saved its weights a second time, as the best."""
+    """Save the best weights if the process that finished the best epoch died before it could."""
     if progress.batch or not progress.stage_epoch or progress.best_epoch != progress.epoch:
         return
     best = recorder.load(names.CHECKPOINT_BEST)
@@ -214,13 +219,13 @@ def _save_lost_best(stage: loop.Stage, progress: loop.Progress, recorder: Mlflow
 
 
 def _select_best(stage: loop.Stage, progress: loop.Progress, recorder: MlflowRecorder) -> int:
-    """Put the weights of the best validation epoch into the model; returns that epoch."""
+    """Load the weights of the best validation epoch into the model; return that epoch."""
     best = recorder.load(names.CHECKPOINT_BEST)
     if best is None or best["epoch"] != progress.best_epoch:
-        found = "missing" if best is None else f"of epoch {best['epoch']}"
+        actual = "missing" if best is None else f"from epoch {best['epoch']}"
         raise UserError(
             f"selection=best_validation: run {recorder.run.run_id} was best after epoch {progress.best_epoch}, but the saved best "
-            f"weights are {found}; train again, or take selection=last"
+            f"weights are {actual}; train again, or use selection=last"
         )
     stage.model.load_state_dict(best["model"])
     return progress.best_epoch
@@ -229,10 +234,10 @@ def _select_best(stage: loop.Stage, progress: loop.Progress, recorder: MlflowRec
 def log_run_header(
     run: TrackedRun, provenance: Provenance, stage: loop.Stage, name: str, *, resumed_at: int | None = None
 ) -> None:
-    """Say on the run what it is: tags, configuration, data, environment; of a run that goes on, what it is from now on."""
+    """Log tags, configuration, data and environment of the run, anew for a resumed run."""
     run.set_tags(provenance.tags(stage.data, name, stage.method))
     run.log_config(provenance.config)
-    run.log_params(provenance.parameters() | provenance.foreign_warmup())
+    run.log_params(provenance.parameters() | provenance.warmup_differences())
     log_data(run, stage.data, "training")
     if resumed_at is None:
         run.log_json(environment(), names.ENVIRONMENT_FILE)
@@ -242,18 +247,18 @@ def log_run_header(
 
 
 def saved_state(run: TrackedRun) -> dict[str, Any] | None:
-    """The newest checkpoint of a run; None = it has none yet. Raises UserError where none can be read."""
+    """Return the newest checkpoint of a run; None = none yet. Raises UserError if there are some, but none can be read."""
     return MlflowRecorder(run, work_folder(run.run_id), (), None).load()
 
 
 def close(result: StageResult) -> None:
-    """End the stage's run well; its local checkpoints are artifacts by now."""
+    """End the run of a finished stage, and delete its local checkpoints, which are artifacts by now."""
     result.run.terminate("FINISHED")
     _recorder(result.run, result.stage).close()
 
 
 def saved_points(run: TrackedRun) -> list[MetricPoint]:
-    """The points that a run has published, from its checkpoint."""
+    """Return the metric points that a run has published, from its checkpoint."""
     state = saved_state(run)
     return [] if state is None else [MetricPoint(**point) for point in state["points"]]
 
@@ -274,14 +279,14 @@ def _closing_metrics(progress: loop.Progress, recorder: MlflowRecorder) -> dict[
 
 
 def _cost_metrics(stage: loop.Stage, progress: loop.Progress) -> dict[str, float]:
-    """What the stage cost, in units that compare methods."""
+    """Return the cost of the stage, in units comparable between methods."""
     forward, backward = stage.model.passes.totals()
-    shown = len(stage.data.splits["train"]) * len(stage.model.modalities) * progress.stage_epoch
+    samples_shown = len(stage.data.splits["train"]) * len(stage.model.modalities) * progress.stage_epoch
     memory = max(progress.peak_memory, peak_memory_bytes(stage.device))
     return {
-        "cost/forward_passes": forward / shown,
-        "cost/backward_passes": backward / shown,
-        "cost/relative": (forward + 2 * backward) / (3 * shown),
+        "cost/forward_passes": forward / samples_shown,
+        "cost/backward_passes": backward / samples_shown,
+        "cost/relative": (forward + 2 * backward) / (3 * samples_shown),
         "cost/step_milliseconds": 1000 * progress.step_seconds / max(progress.steps, 1),
         "cost/peak_memory_megabytes": memory / 1e6,
     }

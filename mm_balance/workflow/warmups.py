@@ -1,4 +1,4 @@
-"""Which warm-up run a stage starts from."""
+"""Choice of the warm-up run that a stage starts from."""
 
 from __future__ import annotations
 
@@ -13,67 +13,69 @@ from mm_balance.workflow.provenance import circumstances, fingerprint
 
 
 def follows_warmup(config: Config) -> bool:
-    """Whether ``train`` starts from a warm-up run: one is named, or the method needs one."""
+    """Whether ``train`` starts from a warm-up run: one is given, or the method needs one."""
     return config.start.warmup_run is not None or find_method(config.method.method).needs_warmup
 
 
 def find_matching_warmup(config: Config, data: MultimodalData) -> TrackedRun | None:
-    """The newest finished warm-up run with this configuration's fingerprint: of the experiment at hand, else of any."""
+    """Return the newest finished warm-up run with the fingerprint of ``config``, preferably from the current experiment."""
     return find_warmup(fingerprint(config, data))
 
 
 def choose_warmup(config: Config, data: MultimodalData) -> TrackedRun:
-    """The warm-up run that a stage starts from: the named one, or the newest finished one of the same fingerprint.
+    """Return the warm-up run that a stage starts from: the given one, or the newest finished one with the same fingerprint.
 
     Raises:
-        UserError: missing, not a warm-up, not finished, of other data, or of another network; or there is none, with the
-            line that makes one; or the method keeps samples back that any warm-up has trained on.
+        UserError: the run is missing, not a warm-up, not finished, or has other data or another network; or there is none (the
+            message gives the command that trains one); or the method holds out samples that any warm-up has trained on.
     """
-    named = config.start.warmup_run
-    check_takes_warmup(config.method.method, named)
-    if named is None:
+    given = config.start.warmup_run
+    check_takes_warmup(config.method.method, given)
+    if given is None:
         match = find_matching_warmup(config, data)
         if match is None:
             threads = circumstances(config.run.device)["threads"]
-            how = f", this code and {threads} CPU thread(s)" if threads else " and this code"
-            raise UserError(f"no finished warm-up run with these settings{how}; make one with: {warmup_line(config)}")
+            environment = f", this code and {threads} CPU thread(s)" if threads else " and this code"
+            raise UserError(
+                f"no finished warm-up run with these settings{environment}; train one with: {warmup_line(config)}"
+            )
         return match
-    run = existing_run(named, "warmup_run")
+    run = existing_run(given, "warmup_run")
     info = run.read()
     if info.data.tags.get("mm.stage") != "warmup":
         raise UserError(f"warmup_run={run.run_id} is not a warm-up run (its stage is {info.data.tags.get('mm.stage')})")
     if info.info.status != "FINISHED":
         raise UserError(
-            f"warmup_run={run.run_id} has not finished (status {info.info.status}); continue it with: "
+            f"warmup_run={run.run_id} has not finished (status {info.info.status}); resume it with: "
             f"mlflow run . --env-manager local -e warmup -P resume_run={run.run_id}"
         )
     if info.data.tags.get("mm.data_digest") != data.digest:
         raise UserError(
-            f"warmup_run={run.run_id} was trained on other data (digest differs from that of {config.data.dataset})"
+            f"warmup_run={run.run_id} was trained on different data (the digest differs from that of {config.data.dataset})"
         )
     saved, values = run.read_json(names.CONFIG_FILE), config.values()
     compared = [name for name in warmup_parameters() if options()[name].network_input]
     differing = [name for name in compared if saved.get(name, values[name]) != values[name]]
     if differing:
-        theirs = ", ".join(f"{name}={format_value(saved[name])}" for name in differing)
-        raise UserError(f"warmup_run={run.run_id} was trained with {theirs}; give the same here")
+        values_of_warmup = ", ".join(f"{name}={format_value(saved[name])}" for name in differing)
+        raise UserError(f"warmup_run={run.run_id} was trained with {values_of_warmup}; give the same here")
     return run
 
 
 def check_takes_warmup(name: str, run_id: str | None = None) -> None:
-    """Raises UserError where the method ``name`` cannot start from a warm-up (``run_id``), because it keeps samples back."""
+    """Raise UserError if the method ``name`` cannot start from a warm-up (``run_id``), because it holds out training samples."""
     method = find_method(name)
     if not method.held_out:
         return
-    which = f"the warm-up run {run_id}" if run_id else "a warm-up run"
+    warmup = f"the warm-up run {run_id}" if run_id else "a warm-up run"
     raise UserError(
-        f"method={method.name} diagnoses on {method.held_out:.0%} of the training samples, which it keeps back; {which} has "
-        "trained on them: train it from scratch with -e train, without warmup_run"
+        f"method={method.name} diagnoses on {method.held_out:.0%} of the training samples, which it holds out; {warmup} has "
+        "trained on them: train the method from scratch with -e train, without warmup_run"
     )
 
 
 def warmup_line(config: Config) -> str:
-    """The command that makes the warm-up run this configuration looks for."""
+    """Return the command that trains the warm-up run of this configuration."""
     values = config.values()
     defaults = resolve({"dataset": config.data.dataset, "preset": config.run.preset}).values()
     changed = [

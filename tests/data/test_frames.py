@@ -1,7 +1,5 @@
 """Pictures and sounds of videos: which frames, which lengths, and every kind of broken file."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,9 +7,7 @@ from PIL import Image
 from mm_balance.data.features import AUDIO_RECIPES
 from mm_balance.data.frames import read_frames
 from mm_balance.data.sound import DecodeError, audio_features, read_sound_file
-from tests.data.media import write_video
-
-GRID = Path(__file__).parents[2].parent / "shared" / "data" / "grid"
+from tests.helpers.media import GRID, write_video
 
 
 def frames(path, count=3, rate=1.0, size=16):

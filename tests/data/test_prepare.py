@@ -12,8 +12,8 @@ from mm_balance.data import BatchLoader, DecodeSettings, load_data, load_manifes
 from mm_balance.data.dataset import channel_statistics
 from mm_balance.data.prepare import AUDIOSET, IMAGENET
 from mm_balance.errors import UserError
-from tests.data.media import tone, write_video
-from tests.data.raw import cremad_clips, make_ave, make_cremad
+from tests.helpers.media import tone, write_video
+from tests.helpers.raw import cremad_clips, make_ave, make_cremad
 
 OPTIONS = InputConfig(
     recipe="stft257", clip_seconds=3.0, audio_fit="tile", resampler="soxr_hq", audio_normalization="none", image_size=28,

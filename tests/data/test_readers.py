@@ -9,7 +9,7 @@ import pytest
 from mm_balance.data.readers import READERS, read_raw, write_manifest
 from mm_balance.data.readers.kinetics_sounds import CLASSES
 from mm_balance.errors import UserError
-from tests.data.raw import (
+from tests.helpers.raw import (
     SHARED,
     ave_lists,
     cremad_clips,

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_tiny_data
 from torch import nn
 
 from mm_balance.engine import cost, loop
@@ -14,24 +13,16 @@ from mm_balance.engine.checkpoint import read_checkpoint, write_checkpoint
 from mm_balance.engine.recorder import ListRecorder
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.methods import METHODS
 from mm_balance.names import REFIT_METRICS, SPLIT_METRICS, TRAIN_METRICS, TRUTH_METRICS
-from mm_balance.testing import tiny_stage
+from mm_balance.testing import tiny_data as make_tiny_data
+from tests.helpers.stages import make_stage, never
 
 CPU = torch.device("cpu")
 NOT_TIMES = ("train/samples_per_second",)
 
 
-def make_stage(method="gap_mixture", epochs=4, refit_every=2, optimizer="sgd", data=None, **settings):
-    return tiny_stage(METHODS[method], settings, data=data, epochs=epochs, refit_every=refit_every, optimizer=optimizer)
-
-
 def start(stage):
     return loop.Progress(first_epoch=2, gap_fit=loop.measure_gaps(stage, 2))
-
-
-def never():
-    return False
 
 
 def comparable(points):

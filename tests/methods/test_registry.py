@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from outside import METHOD, write_module, write_plugin
 
 from mm_balance import methods
 from mm_balance.errors import UserError
 from mm_balance.methods import METHODS, Method, build_method, find_method, method_names, plugins
 from mm_balance.methods.registry import BUILT_IN, MethodRegistry
+from tests.helpers.outside import METHOD, write_module, write_plugin
 
 ROOT = Path(__file__).parents[2]
 LOADED = f"""

@@ -1,16 +1,10 @@
 """Mistakes on the command line of `study` and `worker`: one line that says what to do, and no run."""
 
 import pytest
-from mlflow.tracking import MlflowClient
 
-from mm_balance.study.command import study, worker
+from tests.helpers.commands import call, runs
 
 pytestmark = pytest.mark.usefixtures("signals")
-
-
-def count_runs():
-    client = MlflowClient()
-    return len(client.search_runs([item.experiment_id for item in client.search_experiments()]))
 
 
 @pytest.mark.parametrize(
@@ -32,21 +26,21 @@ def count_runs():
     ],
 )
 def test_mistakes_are_told_in_one_line_before_any_run(store, capsys, words, told):
-    assert study(["--preset", "quick", *words]) == 1
+    assert call("study", ["--preset", "quick", *words]) == 1
     printed = capsys.readouterr().err
     error = printed.strip().splitlines()[-1]
     assert error.startswith("mm-balance: error:")
     assert told in error
     assert "secret" not in printed
-    assert count_runs() == 0
+    assert not runs()
 
 
 def test_a_proxy_that_does_not_answer_is_told_of(store, capsys, monkeypatch):
     pytest.importorskip("grpc")
     monkeypatch.setattr("mm_balance.study.storage.PROXY_SECONDS", 1)
-    assert study(["--preset", "quick", "--storage", "grpc://127.0.0.1:9"]) == 1
+    assert call("study", ["--preset", "quick", "--storage", "grpc://127.0.0.1:9"]) == 1
     assert "no proxy answers there within 1 s" in capsys.readouterr().err
-    assert count_runs() == 0
+    assert not runs()
 
 
 @pytest.mark.parametrize(
@@ -54,6 +48,6 @@ def test_a_proxy_that_does_not_answer_is_told_of(store, capsys, monkeypatch):
     [(["--study_name", "nowhere"], "there is no study nowhere"), ([], "study_name is missing")],
 )
 def test_a_worker_without_a_study_is_told_how_to_make_one(store, capsys, words, told):
-    assert worker(words) == 1
+    assert call("worker", words) == 1
     assert told in capsys.readouterr().err
-    assert count_runs() == 0
+    assert not runs()

@@ -8,8 +8,6 @@ import pytest
 import yaml
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
-from study.conftest import settings_of
-from study.test_worker import do
 
 from mm_balance import names
 from mm_balance.config import resolve
@@ -28,8 +26,10 @@ from mm_balance.study.report import (
     publish,
     run_line,
 )
-from mm_balance.study.storage import locate, open_storage, shown
+from mm_balance.study.storage import locate, open_storage, redact_password
 from mm_balance.study.trials import all_trials, describe
+from tests.helpers.studies import settings_of
+from tests.helpers.trivial_worker import work_on
 
 BEGIN = datetime(2026, 1, 1)
 
@@ -61,7 +61,7 @@ def test_trials_that_another_took_over_do_not_count():
 
 def test_live_logs_each_point_once_also_in_another_process(new_desk):
     handle = new_desk(trials=3)
-    do(handle)
+    work_on(handle)
     trials = handle.study.get_trials()
     BestValueLogger(handle)(trials[:2])
     BestValueLogger(handle)(trials)
@@ -139,7 +139,7 @@ def test_confirming_again_replaces_the_numbers(new_desk):
 
 def test_a_starting_configuration_that_has_no_result_is_not_given_one(new_desk):
     handle = new_desk(trials=1)
-    do(handle)
+    work_on(handle)
     pruned = create_trial(
         state=TrialState.PRUNED, value=0.61, params=all_trials(handle.study)[0].params,
         distributions=all_trials(handle.study)[0].distributions, user_attrs={"origin": "configured"},
@@ -165,7 +165,7 @@ def test_what_changed_is_what_differs_from_the_data_sets_own_preset():
 
 def test_line_and_preset_give_back_the_configuration(new_desk, tmp_path):
     handle = new_desk(trials=3, space="anneal=linear|cosine,refit_every=2:5")
-    do(handle)
+    work_on(handle)
     best = best_trial(handle)
     config = handle.settings.config(best.params)
     path = tmp_path / "best.yaml"
@@ -185,7 +185,7 @@ def test_the_report_of_a_study_without_a_complete_trial(new_desk):
 
 def test_the_report_shows_what_was_searched_and_a_command_that_a_shell_reads_as_the_line(new_desk):
     handle = new_desk(trials=3, space="anneal=linear|cosine,hard_weight=0.7")
-    do(handle)
+    work_on(handle)
     publish(handle, started=0.0, warmup_epochs=0)
     told, best = handle.parent.description(), best_trial(handle)
     assert f"| anneal | linear, cosine | cosine | {best.params['anneal']} |" in told
@@ -199,7 +199,7 @@ def test_the_report_shows_what_was_searched_and_a_command_that_a_shell_reads_as_
 
 def test_the_report_of_two_objectives_names_its_front(new_desk, tmp_path):
     handle = new_desk(trials=6, objective="val/accuracy,val/gap_mean_abs")
-    do(handle)
+    work_on(handle)
     publish(handle, started=0.0, warmup_epochs=0)
     assert "Pareto front: trials" in handle.parent.description()
     assert "study/pareto.html" in handle.parent.artifact_names("study")
@@ -216,7 +216,7 @@ def test_a_log_of_several_points_in_one_trial_is_what_optuna_saw(new_desk):
         on_point(MetricPoint(3, 0, {"gap/mean": 0.0}))  # no objective in it
         return {"val/accuracy": 0.3}
 
-    do(handle, train=three)
+    work_on(handle, train=three)
     assert handle.study.get_trials()[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
 
 
@@ -234,6 +234,6 @@ def test_storages_that_cannot_be_used(store, storage, words):
 
 
 def test_passwords_are_not_shown():
-    assert shown("postgresql+psycopg://me:secret@host:5432/db") == "postgresql+psycopg://me:***@host:5432/db"
-    assert shown("postgresql://me@host/db") == "postgresql://me@host/db"
-    assert shown("/a/b.journal") == "/a/b.journal"
+    assert redact_password("postgresql+psycopg://me:secret@host:5432/db") == "postgresql+psycopg://me:***@host:5432/db"
+    assert redact_password("postgresql://me@host/db") == "postgresql://me@host/db"
+    assert redact_password("/a/b.journal") == "/a/b.journal"

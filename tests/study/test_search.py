@@ -69,11 +69,11 @@ def test_dimensions_are_written_as_they_are_read():
         assert parse_space(str(dimension), KNOWN) == {option.name: dimension}
 
 
-def test_holds():
-    assert Dimension("x", 1, 4).holds(4)
-    assert not Dimension("x", 1, 4).holds(5)
-    assert Dimension("x", choices=("a", "b")).holds("b")
-    assert not Dimension("x", choices=("a", "b")).holds("c")
+def test_contains():
+    assert Dimension("x", 1, 4).contains(4)
+    assert not Dimension("x", 1, 4).contains(5)
+    assert Dimension("x", choices=("a", "b")).contains("b")
+    assert not Dimension("x", choices=("a", "b")).contains("c")
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ def test_holds():
         ("gap_weight=1:2:cubic", "not understood"),
         ("gap_weight=-1:2", "gap_weight=-1"),
         ("gap_weight=a:b", "not a number"),
-        ("anneal=cosine:linear", "a|b for words"),
+        ("anneal=cosine:linear", "a|b for choices"),
         ("anneal=cosine|sine", "anneal=sine"),
         ("anneal=cosine|cosine", "names a value twice"),
         ("refit_every=1.5:3", "whole number"),
-        ("learning_rate=auto:1", "no range"),
+        ("learning_rate=auto:1", "is not a range"),
     ],
 )
 def test_what_is_not_understood_is_refused_in_one_line(text, words):

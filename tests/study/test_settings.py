@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from study.conftest import settings_of
 
 from mm_balance.config import StudyConfig, apply_preset
 from mm_balance.errors import UserError
@@ -17,6 +16,7 @@ from mm_balance.study.settings import (
     parse_objectives,
     rounded,
 )
+from tests.helpers.studies import settings_of
 
 
 def test_json_and_back():

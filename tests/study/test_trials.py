@@ -63,7 +63,7 @@ def test_a_trial_that_nobody_has_signed_is_given_up_after_a_while(new_desk, monk
     class Later(datetime):
         @classmethod
         def now(cls, tz=None):
-            return datetime.now() + timedelta(seconds=study_trials.UNCLAIMED_SECONDS + 1)
+            return datetime.now() + timedelta(seconds=study_trials.START_SECONDS + 1)
 
     monkeypatch.setattr(study_trials, "datetime", Later)
     assert fail_dead_trials(handle.study, handle.parent) == [0]

@@ -15,9 +15,6 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from outside import write_module
-from study.conftest import settings_of, trivial_worker
-from study.trivial import train
 
 from mm_balance.config import StudyConfig, apply_preset, resolve
 from mm_balance.engine.recorder import MetricPoint
@@ -31,16 +28,12 @@ from mm_balance.testing import tiny_data
 from mm_balance.tracking.lookup import nested_runs, open_run
 from mm_balance.workflow.plans import warmup_plan
 from mm_balance.workflow.runs import run_stage
-from mm_balance.workflow.setup import read_data
-from mm_balance.workflow.warmups import find_matching_warmup, work_folder
-
-
-def never():
-    return False
-
-
-def do(handle, stop=never, train=train):
-    return run_worker(handle, tiny_data(), stop, device="cpu", label="cpu", train=train)
+from mm_balance.workflow.setup import read_data, work_folder
+from mm_balance.workflow.warmups import find_matching_warmup
+from tests.helpers.outside import write_module
+from tests.helpers.stages import never
+from tests.helpers.studies import settings_of, trivial_worker
+from tests.helpers.trivial_worker import train, work_on
 
 
 def check_runs_agree(handle):
@@ -64,21 +57,21 @@ def check_runs_agree(handle):
 
 def test_a_study_gets_exactly_its_trials_and_continues_to_more(new_desk):
     handle = new_desk(trials=4)
-    assert do(handle) == 4
-    assert do(handle) == 0
+    assert work_on(handle) == 4
+    assert work_on(handle) == 0
     handle.study.set_user_attr("trials", 6)
-    assert do(find_study("mine", "auto")) == 2
+    assert work_on(find_study("mine", "auto")) == 2
     assert count_trials(all_trials(handle.study)).complete == 6
     check_runs_agree(handle)
 
 
 def test_one_worker_draws_the_same_whether_it_was_cut_off_or_not(new_desk):
     whole = new_desk(trials=14, name="whole")
-    do(whole)
+    work_on(whole)
     parts = new_desk(trials=7, name="parts")
-    do(parts)
+    work_on(parts)
     parts.study.set_user_attr("trials", 14)
-    do(find_study("parts", "auto"))
+    work_on(find_study("parts", "auto"))
     assert [trial.params for trial in all_trials(whole.study)] == [trial.params for trial in all_trials(parts.study)]
 
 
@@ -93,7 +86,7 @@ def test_a_trial_that_fails_is_one_trial_not_the_study(new_desk):
             raise UserError("the training loss is no longer finite")
         return train(config, data, run, stop, on_point)
 
-    do(handle, train=sometimes)
+    work_on(handle, train=sometimes)
     states = [trial.state for trial in all_trials(handle.study)]
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
     assert all_trials(handle.study)[1].user_attrs[ERROR] == "MemoryError: no memory left"
@@ -109,7 +102,7 @@ def test_when_all_first_trials_fail_it_stops_and_says_why(new_desk):
 
     handle = new_desk(trials=40)
     with pytest.raises(UserError, match=r"first 5 trials have all failed.*wrong from the start"):
-        do(handle, train=broken)
+        work_on(handle, train=broken)
     check_runs_agree(handle)
 
 
@@ -129,9 +122,9 @@ def test_a_stop_hands_the_trial_on_with_its_checkpoint(new_desk):
         return train(config, data, run, stop, on_point)
 
     with pytest.raises(Interrupted):
-        do(handle, train=interrupted)
+        work_on(handle, train=interrupted)
     assert count_trials(all_trials(handle.study)).waiting == 1
-    do(handle, train=interrupted)
+    work_on(handle, train=interrupted)
     assert stopped[1:] == ["half-way"]
     assert not work_folder(stopped[0]).exists()
     first, again, *_ = all_trials(handle.study)
@@ -151,7 +144,7 @@ def test_an_objective_that_is_no_number_fails_on_both_sides_and_ends_no_worker(n
             return {"val/accuracy": bad}
         return train(config, data, run, stop, on_point)
 
-    assert do(handle, train=sometimes) == 4
+    assert work_on(handle, train=sometimes) == 4
     states = [trial.state for trial in all_trials(handle.study)]
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
     assert f"val/accuracy is {bad}" in all_trials(handle.study)[1].user_attrs[ERROR]
@@ -164,12 +157,12 @@ def test_an_objective_that_is_no_number_fails_on_both_sides_and_ends_no_worker(n
 def test_when_all_first_trials_are_no_numbers_or_died_it_says_so(new_desk):
     handle = new_desk(trials=40)
     with pytest.raises(UserError, match=r"first 5 trials have all failed; the last: .*val/accuracy is nan"):
-        do(handle, train=lambda *words: {"val/accuracy": float("nan")})
+        work_on(handle, train=lambda *words: {"val/accuracy": float("nan")})
     other = new_desk(trials=40, name="other")
     for _ in range(5):  # killed before they could say why
         other.study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
     with pytest.raises(UserError, match=r"first 5 trials have all failed; the last: its worker process died"):
-        do(other)
+        work_on(other)
 
 
 @pytest.mark.parametrize("origin", [{}, {ORIGIN: "configured"}])
@@ -186,10 +179,10 @@ def test_the_configured_trial_is_never_pruned(new_desk, origin):
         return {"val/accuracy": quality}
 
     handle.study.set_user_attr("trials", 6)
-    do(handle, train=graded)
+    work_on(handle, train=graded)
     handle.study.enqueue_trial(values, user_attrs=origin)
     handle.study.set_user_attr("trials", 7)
-    do(handle, train=graded)
+    work_on(handle, train=graded)
     last = all_trials(handle.study)[-1]
     assert last.state == (TrialState.COMPLETE if origin else TrialState.PRUNED)
     started = configured_trial(handle)
@@ -232,7 +225,7 @@ def test_of_two_that_make_a_study_the_first_decides_on_its_warm_up(new_desk):
 def test_a_study_made_by_other_code_is_refused(new_desk, monkeypatch):
     new_desk(name="mine")
     monkeypatch.setattr("mm_balance.study.handle.training_code", lambda method: "f" * 64)
-    with pytest.raises(UserError, match="was made with other training code"):
+    with pytest.raises(UserError, match="was created with different training code"):
         find_study("mine", "auto")
 
 
@@ -246,13 +239,13 @@ def test_a_study_of_a_method_outside_the_package(store, new_desk, monkeypatch, i
     assert automatic_name(StudyConfig(space=None, search="method"), handle.settings).startswith("digits-halved-method-")
     crowd(handle, 1, 2)
     monkeypatch.setattr("mm_balance.workflow.provenance._outside_digest", lambda source: "edited")
-    with pytest.raises(UserError, match="was made with other training code"):
+    with pytest.raises(UserError, match="was created with different training code"):
         find_study("mine", "auto")
 
 
 def test_other_data_are_refused(new_desk):
     other = replace(tiny_data(), digest="1" * 64)
-    with pytest.raises(UserError, match="is of other data"):
+    with pytest.raises(UserError, match="was created on different data"):
         run_worker(new_desk(), other, never, device="cpu", label="cpu")
 
 
@@ -265,7 +258,7 @@ def test_pruned_trials_end_early_and_their_runs_say_so(new_desk):
             on_point(MetricPoint(epoch, int(time.time() * 1000), {"val/accuracy": value}))
         return {"val/accuracy": value}
 
-    do(handle, train=slow)
+    work_on(handle, train=slow)
     standing = count_trials(all_trials(handle.study))
     assert standing.finished == 30
     assert standing.pruned > 3
@@ -278,16 +271,16 @@ def test_pruned_trials_end_early_and_their_runs_say_so(new_desk):
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp", "nsga2"])
 def test_every_sampler_draws_within_the_space(new_desk, sampler):
     handle = new_desk(trials=13, sampler=sampler)
-    do(handle)
+    work_on(handle)
     for trial in all_trials(handle.study):
-        assert all(handle.settings.dimensions[name].holds(value) for name, value in trial.params.items())
+        assert all(handle.settings.dimensions[name].contains(value) for name, value in trial.params.items())
     assert len({str(trial.params) for trial in all_trials(handle.study)}) == 13
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "nsga2"])
 def test_two_objectives(new_desk, sampler):
     handle = new_desk(trials=13, sampler=sampler, objective="val/accuracy,val/gap_mean_abs")
-    do(handle)
+    work_on(handle)
     assert count_trials(all_trials(handle.study)).complete == 13
     front = handle.study.best_trials
     assert all(
@@ -304,8 +297,9 @@ def test_pruners_and_samplers_are_optunas():
 
 def crowd(handle, workers, trials):
     processes = [trivial_worker(handle) for _ in range(workers)]
-    said = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * workers, said
+    ended = [process.wait(timeout=300) for process in processes]
+    said = [process.said() for process in processes]
+    assert ended == [0] * workers, said
     finished = all_trials(handle.study)
     assert len(finished) == trials
     assert {trial.state for trial in finished} == {TrialState.COMPLETE}
@@ -316,9 +310,19 @@ def crowd(handle, workers, trials):
     return said
 
 
+MANY = pytest.param(4, 200, marks=pytest.mark.verify)
+
+
 @pytest.mark.slow
-def test_four_workers_on_a_journal_file_make_exactly_two_hundred(new_desk):
-    crowd(new_desk(trials=200), 4, 200)
+@pytest.mark.parametrize(("workers", "trials"), [(3, 12), MANY])
+def test_workers_on_a_journal_file_make_exactly_the_trials_asked_for(new_desk, workers, trials):
+    crowd(new_desk(trials=trials), workers, trials)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "trials"), [(2, 8), MANY])
+def test_workers_on_a_database_make_exactly_the_trials_asked_for(new_desk, store, workers, trials):
+    crowd(new_desk(trials=trials, storage=f"sqlite:///{store}/optuna.db"), workers, trials)
 
 
 def program(name):
@@ -352,7 +356,7 @@ def postgres():
         shutil.rmtree(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.verify
 def test_four_workers_on_postgresql_make_exactly_two_hundred(new_desk, postgres):
     crowd(new_desk(trials=200, storage=postgres), 4, 200)
 
@@ -376,14 +380,15 @@ def proxy(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_workers_through_optunas_proxy(new_desk, proxy):
-    crowd(new_desk(trials=20, storage=proxy), 2, 20)
+@pytest.mark.parametrize("trials", [6, pytest.param(20, marks=pytest.mark.verify)])
+def test_two_workers_through_optunas_proxy(new_desk, proxy, trials):
+    crowd(new_desk(trials=trials, storage=proxy), 2, trials)
 
 
-@pytest.fixture
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.verify)])
 def database(request, store):
-    """A storage with a heartbeat: PostgreSQL where it is installed."""
-    return request.getfixturevalue("postgres") if program("initdb") else f"sqlite:///{store}/optuna.db"
+    """A storage with a heartbeat."""
+    return request.getfixturevalue("postgres") if request.param == "postgres" else f"sqlite:///{store}/optuna.db"
 
 
 @pytest.mark.slow
@@ -401,7 +406,7 @@ def test_another_machines_dead_worker_is_found_by_its_heartbeat_though_its_trial
         time.sleep(0.1)
     process.kill()
     process.wait()
-    assert do(handle, stop=lambda: time.monotonic() > last + 30) == 1
+    assert work_on(handle, stop=lambda: time.monotonic() > last + 30) == 1
     first, again = all_trials(handle.study)
     assert (first.state, again.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert again.user_attrs[RETRY_OF] == first.number
@@ -410,26 +415,29 @@ def test_another_machines_dead_worker_is_found_by_its_heartbeat_though_its_trial
 
 
 @pytest.mark.slow
-def test_ten_random_kills_lose_nothing(new_desk):
-    handle = new_desk(trials=40)
+@pytest.mark.parametrize(
+    ("workers", "kills", "trials"), [(2, 3, 10), pytest.param(3, 10, 40, marks=pytest.mark.verify)]
+)
+def test_random_kills_lose_nothing(new_desk, workers, kills, trials):
+    handle = new_desk(trials=trials)
     draw = random.Random(0)
-    processes = [trivial_worker(handle, seconds=0.15) for _ in range(3)]
-    kills, last = 0, time.monotonic() + 400
-    while count_trials(all_trials(handle.study)).finished < 40 and time.monotonic() < last:
+    processes = [trivial_worker(handle, seconds=0.15) for _ in range(workers)]
+    killed, last = 0, time.monotonic() + 400
+    while count_trials(all_trials(handle.study)).finished < trials and time.monotonic() < last:
         time.sleep(draw.uniform(0.3, 1.5))
         busy = [trial for trial in all_trials(handle.study) if trial.state == TrialState.RUNNING]
-        if kills < 10 and busy:
-            victim = draw.randrange(3)
+        if killed < kills and busy:
+            victim = draw.randrange(workers)
             if processes[victim].poll() is None:
                 processes[victim].kill()
                 processes[victim].wait()
-                kills += 1
+                killed += 1
         for index, process in enumerate(processes):
-            if process.poll() is not None and count_trials(all_trials(handle.study)).finished < 40:
+            if process.poll() is not None and count_trials(all_trials(handle.study)).finished < trials:
                 processes[index] = trivial_worker(handle, seconds=0.15)
     for process in processes:
         process.wait(60)
-    assert kills == 10
-    assert count_trials(all_trials(handle.study)).finished == 40
-    assert len(counted_trials(all_trials(handle.study))) == 40
+    assert killed == kills
+    assert count_trials(all_trials(handle.study)).finished == trials
+    assert len(counted_trials(all_trials(handle.study))) == trials
     check_runs_agree(handle)

@@ -6,11 +6,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mm_balance.models import MultimodalNetwork
+from mm_balance.testing import tiny_data as make_tiny_data
 from mm_balance.tracking import runs
 from mm_balance.tracking.lookup import open_run
 from mm_balance.tracking.model import load_network, log_model
 from mm_balance.tracking.runs import TrackedRun
-from tests.conftest import make_tiny_data
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import pyarrow.parquet as pq
 import pytest
-from data.test_manifest import Folder
 from mlflow.tracking import MlflowClient
 
 from mm_balance import names
@@ -12,7 +11,8 @@ from mm_balance.tracking.lookup import open_run
 from mm_balance.workflow import card
 from mm_balance.workflow.card import log_data
 from mm_balance.workflow.setup import read_data
-from tests.workflow.test_resume import do, newest
+from tests.helpers.commands import do, newest
+from tests.helpers.manifests import Folder
 
 pytestmark = pytest.mark.usefixtures("signals", "store")
 CARD = {f"data/{name}" for name in (names.CARD_FILE, names.SHEET_FILE, names.SAMPLES_FILE)}
@@ -66,7 +66,7 @@ def test_a_part_of_data_in_memory_keeps_nothing_of_the_whole(tiny_data):
 def test_a_card_that_cannot_be_written_is_a_mistake_in_one_line(manifest):
     data = read(manifest)
     data.card.write_text("a file where the folder should be")
-    with pytest.raises(UserError, match=r"cannot be written .*; the store itself is whole"):
+    with pytest.raises(UserError, match=r"cannot be written .*; the store itself is intact"):
         log_data(open_run("training"), data, "training")
 
 

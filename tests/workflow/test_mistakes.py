@@ -1,9 +1,8 @@
 """Mistakes on the command line: one line that says what to do, exit status 1, no run."""
 
 import pytest
-from mlflow.tracking import MlflowClient
 
-from mm_balance.commands import run_command
+from tests.helpers.commands import do, runs
 
 pytestmark = pytest.mark.usefixtures("signals")
 
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("signals")
         (
             "adaptive",
             "preset=quick seed=77",
-            "no finished warm-up run with these settings, this code and 1 CPU thread(s); make one with: mlflow run",
+            "no finished warm-up run with these settings, this code and 1 CPU thread(s); train one with: mlflow run",
         ),
         ("evaluate", "", "run_id is missing"),
         ("main", "dataset=nowhere/manifest.csv", "manifest.csv"),
@@ -32,22 +31,16 @@ pytestmark = pytest.mark.usefixtures("signals")
 )
 def test_bad_values_end_with_one_line_and_leave_no_run(store, capsys, entry_point, words, told):
     assert told in error_of(capsys, entry_point, words)
-    assert not all_runs()
+    assert not runs()
 
 
 def test_what_only_the_network_can_refuse_leaves_a_failed_run(store, capsys):
     told = error_of(capsys, "train", "preset=quick method=mmcosine fusion=film")
     assert "mmcosine brings its own head; leave fusion=concat" in told
-    assert [run.info.status for run in all_runs()] == ["FAILED"]
+    assert [run.info.status for run in runs()] == ["FAILED"]
 
 
 def error_of(capsys, entry_point, words):
-    pairs = [word.split("=", 1) for word in words.split()]
-    assert run_command(entry_point, [part for name, value in pairs for part in (f"--{name}", value)]) == 1
+    assert do(entry_point, words) == 1
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mm-balance: error:")]
     return error
-
-
-def all_runs():
-    client = MlflowClient()
-    return client.search_runs([item.experiment_id for item in client.search_experiments()])

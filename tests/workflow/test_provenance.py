@@ -7,10 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from data.test_manifest import Folder
 from mlflow.tracking import MlflowClient
-from outside import write_module
-from workflow.test_resume import QUICK, config_of, do, newest, runs
 
 from mm_balance.config import resolve
 from mm_balance.errors import UserError
@@ -23,12 +20,12 @@ from mm_balance.workflow import provenance
 from mm_balance.workflow.plans import adaptive_plan, train_plan, warmup_plan
 from mm_balance.workflow.runs import run_stage
 from mm_balance.workflow.stage import saved_state, train_stage
+from tests.helpers.commands import QUICK, config_of, do, newest, runs
+from tests.helpers.manifests import Folder
+from tests.helpers.outside import write_module
+from tests.helpers.stages import never
 
 pytestmark = pytest.mark.usefixtures("signals", "store")
-
-
-def never():
-    return False
 
 
 def test_posteriors_stay_with_their_samples_when_a_manifest_is_written_in_another_order(tmp_path):
@@ -189,8 +186,8 @@ def test_a_method_that_keeps_samples_back_does_not_follow_a_warm_up_that_has_see
     for method in ("g_blending", "diagnose_relearn"):
         assert do("train", f"{QUICK} method={method} epochs=1 warmup_run={warmup}") == 1
         told = capsys.readouterr().err
-        assert f"method={method} diagnoses on 10% of the training samples, which it keeps back" in told
-        assert f"{warmup} has trained on them: train it from scratch with -e train, without warmup_run" in told
+        assert f"method={method} diagnoses on 10% of the training samples, which it holds out" in told
+        assert f"{warmup} has trained on them: train the method from scratch with -e train, without warmup_run" in told
     assert not runs(stage="train")
 
 

@@ -1,6 +1,5 @@
 """Whatever is continued, its run says what was trained: parameters, tags, fingerprint, and weights that give the logged numbers."""
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -10,48 +9,13 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from mm_balance.commands import run_command
 from mm_balance.engine import loop
 from mm_balance.engine.evaluate import split_metrics
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.stage import saved_state
+from tests.helpers.commands import QUICK, config_of, do, newest, runs, steps, values
 
 pytestmark = pytest.mark.usefixtures("signals", "store")
-QUICK = "preset=quick device=cpu train_fraction=0.05"
-
-
-def do(entry_point, words="", **more):
-    """Run a command with ``name=value`` words (values with spaces by keyword); its exit status."""
-    pairs = [*(word.split("=", 1) for word in words.split()), *more.items()]
-    return run_command(entry_point, [part for name, value in pairs for part in (f"--{name}", value)])
-
-
-def runs(**tags):
-    """Runs with these tags (``mm.`` left out), oldest first."""
-    client = MlflowClient()
-    found = client.search_runs([item.experiment_id for item in client.search_experiments()])
-    wanted = [run for run in found if all(run.data.tags.get(f"mm.{name}") == value for name, value in tags.items())]
-    return sorted(wanted, key=lambda run: run.info.start_time)
-
-
-def newest(**tags):
-    return runs(**tags)[-1]
-
-
-def config_of(run):
-    return json.loads(Path(MlflowClient().download_artifacts(run.info.run_id, "config.json")).read_text())
-
-
-def steps(run, name="val/accuracy"):
-    return [point.step for point in MlflowClient().get_metric_history(run.info.run_id, name)]
-
-
-def values(run, names=("val/accuracy", "val/loss", "train/loss", "gap/mean")):
-    client = MlflowClient()
-    return {
-        name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
-        for name in names
-    }
 
 
 @pytest.fixture
@@ -200,9 +164,9 @@ def test_settings_come_from_the_checkpoint_and_only_epochs_may_grow(capsys):
     assert do("warmup", f"{QUICK} warmup_epochs=2") == 0
     run = newest(stage="warmup")
     assert do("warmup", f"resume_run={run.info.run_id} warmup_epochs=1") == 1
-    assert "started with warmup_epochs=2, it cannot go on with warmup_epochs=1" in capsys.readouterr().err
+    assert "started with warmup_epochs=2, it cannot be resumed with warmup_epochs=1" in capsys.readouterr().err
     assert do("warmup", f"resume_run={run.info.run_id} momentum=0.5") == 1
-    assert "cannot go on with momentum=0.5" in capsys.readouterr().err
+    assert "cannot be resumed with momentum=0.5" in capsys.readouterr().err
 
 
 def test_more_than_one_kind_of_process_is_told():
@@ -227,7 +191,7 @@ def test_a_checkpoint_that_cannot_be_read_is_an_error_not_a_new_beginning(capsys
     (path,) = Path(unquote(urlparse(run.info.artifact_uri).path)).rglob("last")
     path.write_bytes(path.read_bytes()[:100])
     assert do("warmup", f"resume_run={run.info.run_id} warmup_epochs=2") == 1
-    assert "cannot go on" in capsys.readouterr().err
+    assert "cannot be resumed" in capsys.readouterr().err
     assert steps(MlflowClient().get_run(run.info.run_id)) == [1]
 
 

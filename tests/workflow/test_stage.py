@@ -6,8 +6,9 @@ from mm_balance import names
 from mm_balance.config import resolve
 from mm_balance.testing import tiny_data
 from mm_balance.tracking.lookup import open_run
+from mm_balance.workflow.plans import train_plan
 from mm_balance.workflow.setup import work_folder
-from mm_balance.workflow.stage import train_method
+from mm_balance.workflow.stage import train_stage
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -18,7 +19,7 @@ def test_a_trial_keeps_its_checkpoints_here_and_any_stage_may_call_with_its_poin
     config = resolve({"preset": "quick", "method": "concat", "epochs": 2, "batch_size": 8, "device": "cpu"})
     run, steps = open_run("a stage"), []
     listener = {"on_point": lambda point: steps.append(point.step)} if listens else {}
-    train_method(config, tiny_data(), run, lambda: False, warmup=None, as_trial=as_trial, **listener)
+    train_stage(train_plan(config), tiny_data(), run, lambda: False, as_trial=as_trial, **listener)
     assert run.read().data.tags["mm.stage"] == ("trial" if as_trial else "train")
     assert bool(run.artifact_names(names.CHECKPOINT_FOLDER)) is not as_trial
     assert (work_folder(run.run_id) / names.CHECKPOINT_LAST).is_file()

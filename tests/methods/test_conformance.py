@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from engine.test_loop import make_stage
 
 from mm_balance.errors import UserError
 from mm_balance.functional.gap import true_class_probability
@@ -17,6 +16,7 @@ from mm_balance.testing import (
     saturate,
     update,
 )
+from tests.helpers.stages import make_stage
 
 EARLY = {
     "opm": {"start_epoch": 0},

@@ -9,14 +9,18 @@ from mm_balance.engine.recorder import ListRecorder
 from mm_balance.workflow.plans import warmup_plan
 from mm_balance.workflow.stage import build_stage
 
+WHOLE = pytest.param(None, 1.0, marks=pytest.mark.verify)
+
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("epochs", "fraction"), [(3, 0.3), WHOLE])
 @pytest.mark.parametrize(("visual_difficulty", "low", "high"), [(1.0, 0.15, 1.0), (0.0, -1.0, -0.15)])
-def test_mean_gap_after_joint_warm_up(visual_difficulty, low, high):
-    """The default preset's warm-up (unimodal weight 0), seed 0."""
-    config = resolve({"visual_difficulty": visual_difficulty, "device": "cpu"})
+def test_mean_gap_after_joint_warm_up(visual_difficulty, low, high, epochs, fraction):
+    """The default preset's warm-up (unimodal weight 0), seed 0; in small with half of its epochs on a part of the data."""
+    shorter = {} if epochs is None else {"warmup_epochs": epochs, "train_fraction": fraction}
+    config = resolve({"visual_difficulty": visual_difficulty, "device": "cpu", **shorter})
     assert config.warmup.warmup_unimodal_weight == 0.0
-    data = load_digits(visual_difficulty=visual_difficulty)
+    data = load_digits(visual_difficulty=visual_difficulty).with_train_fraction(fraction, seed=0)
     stage = build_stage(warmup_plan(config), data, title="warm-up")
     progress = loop.Progress()
     loop.fit(stage, progress, ListRecorder(), lambda: False)

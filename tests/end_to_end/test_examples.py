@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mm_balance.testing import MethodConformance
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "own_loop.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_loop.py"
 
 
 def test_own_loop_closes_the_gap():

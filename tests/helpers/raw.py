@@ -8,7 +8,7 @@ import soundfile
 
 from mm_balance.data.readers import ave, cremad, kinetics_sounds
 from mm_balance.data.readers.base import shipped_list
-from tests.data.media import tone, write_video
+from tests.helpers.media import tone, write_video
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "splits"
 

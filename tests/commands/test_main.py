@@ -1,0 +1,38 @@
+"""The whole recipe with another method than the paper's as its second stage."""
+
+import pytest
+
+from tests.helpers.commands import call, runs
+
+pytestmark = pytest.mark.usefixtures("signals", "store")
+WORDS = [
+    "--preset", "quick", "--device", "cpu", "--train_fraction", "0.05", "--warmup_epochs", "1", "--adaptive_epochs", "1",
+]  # fmt: skip
+
+
+def test_another_method_trains_after_the_warm_up_and_says_so():
+    assert call("main", [*WORDS, "--method", "ogm_ge", "--method_options", "alpha=0.3"]) == 0
+    by_stage = {run.data.tags["mm.stage"]: run for run in runs()}
+    assert set(by_stage) == {"main", "warmup", "adaptive", "evaluate"}
+    parent, nested = by_stage["main"].data, by_stage["adaptive"].data
+    assert (parent.tags["mm.method"], nested.tags["mm.method"]) == ("ogm_ge", "ogm_ge")
+    assert (parent.params["config/method"], parent.params["method/alpha"]) == ("ogm_ge", "0.3")
+    assert "config/gap_weight" not in parent.params, "an option of a method that was not trained"
+    assert not {name for name in nested.params if name.startswith("method/")}, "the parent says it"
+    assert parent.tags["mlflow.note.content"].startswith("Test accuracy: ")
+    assert "**OGM-GE**" in parent.tags["mlflow.note.content"]
+    assert "test/accuracy" in parent.metrics
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "g_blending"], "which it holds out"),
+        (["--method", "ogm", "--gap_weight", "1"], "gap_weight is an option of gap_mixture, not of method=ogm"),
+        (["--method", "ogm", "--method_options", "alpah=1"], "did you mean alpha?"),
+    ],
+)
+def test_what_the_second_stage_cannot_be_is_refused_before_any_run(capsys, words, message):
+    assert call("main", [*WORDS, *words]) == 1
+    assert message in capsys.readouterr().err
+    assert not runs()
