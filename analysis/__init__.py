@@ -1,1 +1,1 @@
-"""Tables and figures of results: `collect` reads runs, `to_markdown` writes; nothing here trains by itself."""
+"""Scripts that train the published comparisons and write their tables, and generators of documentation pages."""

@@ -1,4 +1,4 @@
-"""The paper's claims, one by one, held against the runs of the first result. Pure: a frame in, markdown out."""
+"""Tests of the paper's claims on the runs of the first result. Pure: data frame in, markdown out."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ TEST = "test, last epoch"
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim with its verdict and the number behind it.
+    """One claim with its verdict and evidence.
 
     Attributes:
-        claim: in words.
-        measured_at: on which split, after which epochs.
-        number: mean of the paired differences with its plain 95 % interval and the number of seeds.
-        mean: of these differences, above 0 on the claimed side; NaN where nothing was tested.
-        p: two-sided p-value of this row alone; None = not tested.
-        adjusted: for all tests of the table together (Holm); None = not tested.
-        verdict: what follows.
+        claim: text of the claim.
+        measured_at: split and epochs of the measurement.
+        number: mean of the paired differences with its unadjusted 95 % interval and the number of seeds.
+        mean: mean difference, > 0 on the claimed side; NaN = not tested.
+        p: unadjusted two-sided p-value; None = not tested.
+        adjusted: p-value adjusted for all tests of the table (Holm); None = not tested.
+        verdict: conclusion.
     """
 
     claim: str
@@ -39,9 +39,9 @@ class Finding:
 
 
 def claims(frame: pd.DataFrame) -> list[Finding]:
-    """Verdicts by one rule: a difference is shown where its p-value, adjusted over all rows that are tested, is below ``LEVEL``."""
+    """Test all claims; a difference counts as shown if its p-value, adjusted over all tested rows, is below ``LEVEL``."""
     wide = frame.set_index(["row", "seed"]).sort_index()
-    found = [
+    findings = [
         Finding(
             "Joint training is worse than the best single modality",
             "",
@@ -60,8 +60,8 @@ def claims(frame: pd.DataFrame) -> list[Finding]:
         ("SGD, state kept", "SGD: resetting the optimizer's state beats keeping it"),
         ("Adam, state reset", "SGD (0.02) beats Adam (0.001, not tuned), both reset"),
     ):
-        found.append(_compare(claim, accuracy(FULL), accuracy(other)))
-    found.append(
+        findings.append(_compare(claim, accuracy(FULL), accuracy(other)))
+    findings.append(
         _compare(
             "Adam (0.001, not tuned): resetting beats keeping",
             accuracy("Adam, state reset"),
@@ -69,21 +69,21 @@ def claims(frame: pd.DataFrame) -> list[Finding]:
         )
     )
     visual = _column(wide, "accuracy_visual")
-    found.append(_compare("(ours) The starved modality gains over joint training", visual(FULL), visual("joint")))
-    found.append(_compare("(ours) The starved modality gains over the control", visual(FULL), visual("control")))
+    findings.append(_compare("(ours) The starved modality gains over joint training", visual(FULL), visual("joint")))
+    findings.append(_compare("(ours) The starved modality gains over the control", visual(FULL), visual("control")))
     tuned = "adaptive, tuned", "control, tuned"
     for name, column in (("fused", accuracy), ("starved modality", visual)):
-        found.append(
+        findings.append(
             _compare(f"(ours) Both tuned: it beats joint training + unimodal losses ({name})", *map(column, tuned))
         )
-    found += _refits(wide)
-    found += _unimodal(wide)
-    found += _quality(wide)
-    return judged(found)
+    findings += _refits(wide)
+    findings += _unimodal(wide)
+    findings += _quality(wide)
+    return judged(findings)
 
 
 def judged(findings: Sequence[Finding]) -> list[Finding]:
-    """The same findings with adjusted p-values and verdicts."""
+    """Return the findings with adjusted p-values and verdicts."""
     adjusted = iter(holm([item.p for item in findings if item.p is not None]))
     return [item if item.p is None else _verdict(item, next(adjusted)) for item in findings]
 
@@ -94,12 +94,12 @@ def _verdict(item: Finding, adjusted: float) -> Finding:
 
 
 def family_size(findings: Sequence[Finding]) -> int:
-    """How many tests the p-values are adjusted for."""
+    """Return the number of tests that p-values are adjusted for."""
     return sum(item.p is not None for item in findings)
 
 
 def claims_table(findings: Sequence[Finding]) -> list[str]:
-    """Markdown rows."""
+    """Render the findings as a markdown table."""
     rows = [
         f"| {item.claim} | **{item.verdict}** | {item.measured_at} | {item.number} | "
         f"{'' if item.adjusted is None else f'{item.adjusted:.3f}'} |"
@@ -126,7 +126,7 @@ def _compare(
     measured_at: str = TEST,
     before: str = "",
 ) -> Finding:
-    """The difference by seed, not yet judged; ``before`` is put before the number."""
+    """Test the difference paired by seed, without a verdict yet; ``before`` is prepended to the number."""
     difference = (scale * (better - worse)).dropna()
     if len(difference) < 2:
         return Finding(claim, measured_at, "fewer than two seeds")
@@ -136,7 +136,7 @@ def _compare(
 
 
 def _refits(wide: pd.DataFrame) -> list[Finding]:
-    found = []
+    findings = []
     for row in (FULL, "control"):
         for claim, name, sign in (
             ("The imbalanced weight falls over the refits", "gmm/imbalanced_weight", -1),
@@ -149,8 +149,8 @@ def _refits(wide: pd.DataFrame) -> list[Finding]:
             better, worse = (last, first) if sign > 0 else (first, last)
             before = f"{first.mean():.2f} -> {last.mean():.2f}; change "
             when = "train, first refit -> last refit"
-            found.append(_compare(f"{claim}: {row}", better, worse, 1.0, "", when, before))
-    return found
+            findings.append(_compare(f"{claim}: {row}", better, worse, 1.0, "", when, before))
+    return findings
 
 
 def _unimodal(wide: pd.DataFrame) -> list[Finding]:
@@ -173,7 +173,7 @@ def _unimodal(wide: pd.DataFrame) -> list[Finding]:
 
 
 def _quality(wide: pd.DataFrame) -> list[Finding]:
-    """At the refits whose posteriors trained: what the last one finds comes too late to help."""
+    """Compare detection of corruption at training refits; the last refit is not used in training."""
 
     def auc(name: str) -> pd.Series:
         return _column(wide, f"training auc all {name}")(FULL)
@@ -186,7 +186,7 @@ def _quality(wide: pd.DataFrame) -> list[Finding]:
             loss,
             1.0,
             " AUC",
-            "train, mean of the refits that train",
+            "train, mean of the training refits",
         )
         for name, label in (
             ("posterior two", "Imbalanced samples are those of low quality: the posterior"),

@@ -1,11 +1,11 @@
-"""The first result on `digits`: every row of README's table, by one command, continued where it was stopped.
+"""The first result on `digits`: trains every row of README's table. An interrupted command resumes.
 
     python -m analysis.first_result --seeds 5 --processes 2
 
-Stage 1 is shared by all rows of a seed and optimizer; stage 2 differs. Tuning (on validation, on a seed of its own, one grid and
-as many trials for the control as for the method, see ``analysis.tuning``) comes last. Runs go to the MLflow experiment
-``first-result``; a row and seed that has a finished run is not trained again. Test data are read once per finished run, for the
-table alone.
+Stage 1 is shared by all rows of a seed and optimizer; stage 2 differs. Tuning comes last (on validation, with a separate seed, one
+grid and the same number of trials for control and method, see ``analysis.tuning``). Runs go to the MLflow experiment
+``first-result``; rows and seeds with a finished run are not trained again. Test data are read once per finished run, for the table
+only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ADAM = {"optimizer": "adam", "learning_rate": 0.001}
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a name, the method of stage 2, and what differs from the defaults."""
+    """A table row: name, method of stage 2, and settings that differ from the defaults."""
 
     name: str
     method: str = "gap_mixture"
@@ -61,7 +61,7 @@ TUNED = {"control, tuned": "concat_unimodal", "adaptive, tuned": "gap_mixture"}
 
 @dataclass(frozen=True)
 class Task:
-    """One training: a row at a seed, or (``row`` empty) the warm-up that rows of that seed share."""
+    """One training run: a row at a seed, or (``row`` empty) the warm-up that rows of that seed share."""
 
     seed: int
     settings: tuple[tuple[str, Any], ...]
@@ -71,49 +71,51 @@ class Task:
 
 
 def main() -> None:
-    """Tune, train what is missing, collect, write the table."""
-    given = campaign.begin(__doc__, EXPERIMENT, seeds=5)
+    """Train missing runs, tune, collect results, write the table."""
+    arguments = campaign.start_campaign(__doc__, EXPERIMENT, seeds=5)
     started = time.time()
     rows = [
-        Task(seed, _items({**row.settings, "preset": given.preset}), row.name, row.method)
+        Task(seed, _items({**row.settings, "preset": arguments.preset}), row.name, row.method)
         for row in ROWS
-        for seed in range(given.seeds)
+        for seed in range(arguments.seeds)
     ]
-    done = _run_all(rows, given.processes)
+    digests = _run_all(rows, arguments.processes)
 
-    def score(wanted: Mapping[str, Sequence[Trial]]) -> dict[str, list[float]]:
+    def score(proposed: Mapping[str, Sequence[Trial]]) -> dict[str, list[float]]:
         tasks = {
-            method: [_tuning_task(method, trial.setting, given.preset) for trial in trials]
-            for method, trials in wanted.items()
+            method: [_tuning_task(method, trial.setting, arguments.preset) for trial in trials]
+            for method, trials in proposed.items()
         }
-        done = _run_all([task for items in tasks.values() for task in items], given.processes)
-        return {method: [campaign.score_of(task.row, done[task]) for task in items] for method, items in tasks.items()}
+        digests = _run_all([task for items in tasks.values() for task in items], arguments.processes)
+        return {
+            method: [campaign.score_of(task.row, digests[task]) for task in items] for method, items in tasks.items()
+        }
 
-    # The rate is not searched: a grid of one value.
-    rates = Grid(options()["learning_rate"], (resolve({"preset": given.preset}).optimization.learning_rate,))
+    # The learning rate is not searched: its grid has one value.
+    rates = Grid(options()["learning_rate"], (resolve({"preset": arguments.preset}).optimization.learning_rate,))
     tuning = tune(dict.fromkeys(TUNED.values(), UNIMODAL_WEIGHT), rates, score)
     tuned = [
-        Task(seed, _items({"unimodal_weight": tuning.best(method).setting, "preset": given.preset}), name, method)
+        Task(seed, _items({"unimodal_weight": tuning.best(method).setting, "preset": arguments.preset}), name, method)
         for name, method in TUNED.items()
-        for seed in range(given.seeds)
+        for seed in range(arguments.seeds)
     ]
-    done |= _run_all(tuned, given.processes)
-    records = collect(campaign.experiment(), {(task.row, task.seed): done[task] for task in (*rows, *tuned)})
+    digests |= _run_all(tuned, arguments.processes)
+    records = collect(campaign.experiment(), {(task.row, task.seed): digests[task] for task in (*rows, *tuned)})
     names = [*(row.name for row in ROWS), *TUNED]
-    write_result(records, tuning_line(tuning), names, given.out, seconds=time.time() - started)
+    write_result(records, tuning_line(tuning), names, arguments.out, seconds=time.time() - started)
 
 
 def tuning_line(tuning: Tuning) -> str:
-    """How the tuned rows were chosen, as markdown."""
-    told = []
+    """Describe how the tuned rows were chosen, as markdown."""
+    winners = []
     for name, method in TUNED.items():
         edges = tuning.edges(method)
         weight = tuning.best(method).setting
         assert isinstance(weight, float)
-        told.append(f"*{name}* `{UNIMODAL_WEIGHT.text(weight)}`" + (" (at an edge of the grid)" if edges else ""))
+        winners.append(f"*{name}* `{UNIMODAL_WEIGHT.text(weight)}`" + (" (at an edge of the grid)" if edges else ""))
     return (
-        f"Tuned on validation (seed {campaign.TUNING_SEED}, {tuning.trials} trials each, one grid for both, which grew where one of "
-        f"them had its best value at an edge): {', '.join(told)}."
+        f"Tuned on validation (seed {campaign.TUNING_SEED}, {tuning.trials} trials each, one grid for both, extended where either had "
+        f"its best value at an edge): {', '.join(winners)}."
     )
 
 
@@ -128,8 +130,8 @@ def _items(settings: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 
 def _warmup_task(task: Task) -> Task:
-    kept = {"preset", *warmup_parameters()}
-    return Task(task.seed, tuple((name, value) for name, value in task.settings if name in kept))
+    warmup_settings = {"preset", *warmup_parameters()}
+    return Task(task.seed, tuple((name, value) for name, value in task.settings if name in warmup_settings))
 
 
 def _run_all(tasks: list[Task], processes: int) -> dict[Task, str]:
@@ -137,22 +139,22 @@ def _run_all(tasks: list[Task], processes: int) -> dict[Task, str]:
 
 
 def configuration(task: Task) -> Config:
-    """What a task trains with; another method than ours is a stage of `train`, on the same footing."""
+    """Return the configuration of a task; methods other than ours run as a stage of `train` with the same budget."""
     settings = {**dict(task.settings), "seed": task.seed, "device": "cpu"}
     if task.method in ("", ADAPTIVE_METHOD):
         return resolve(settings)
-    own = {item.name for item in fields(find_method(task.method).Options)}
-    chosen = {name: value for name, value in settings.items() if name in own}
-    plain = resolve({name: value for name, value in settings.items() if name not in own})
-    return plain.replace(
+    option_names = {item.name for item in fields(find_method(task.method).Options)}
+    method_options = {name: value for name, value in settings.items() if name in option_names}
+    config = resolve({name: value for name, value in settings.items() if name not in option_names})
+    return config.replace(
         method=task.method,
-        method_options=",".join(f"{name}={format_value(value)}" for name, value in chosen.items()) or None,
-        epochs=plain.adaptive.adaptive_epochs,
+        method_options=",".join(f"{name}={format_value(value)}" for name, value in method_options.items()) or None,
+        epochs=config.adaptive.adaptive_epochs,
     )
 
 
-def run_task(task: Task) -> campaign.Done:
-    """Train one task where that is still missing."""
+def run_task(task: Task) -> campaign.TaskResult:
+    """Train a task unless its run already exists."""
     config = configuration(task)
     data = read_data(config)
     if not task.row:
@@ -161,7 +163,7 @@ def run_task(task: Task) -> campaign.Done:
     settings = expected_settings(plan, data, after_warmup=True)
 
     def train(run: TrackedRun) -> StageResult:
-        return run_stage(plan, data, run, campaign.never, campaign.started_warmup(config, data))
+        return run_stage(plan, data, run, campaign.never_stop, campaign.existing_warmup(config, data))
 
     return campaign.train_row(task, data, settings, train, test=task.test)
 

@@ -1,14 +1,14 @@
-"""All methods on `digits`: the same epochs, rates and number of trials for all, by one command that goes on where it stopped.
+"""All methods on `digits` with the same epochs, learning rates and number of trials. An interrupted command resumes.
 
     python -m analysis.leaderboard --seeds 3 --processes 2
 
-A method from scratch holds the learning rate for the epochs of a warm-up (``learning_rate_hold``) and then falls as it does after
-one, so in every epoch all methods have the same rate. Methods that follow a warm-up share its run, whose epochs count.
+Methods without warm-up keep the learning rate constant for the epochs of a warm-up (``learning_rate_hold``), then decay it as after
+a warm-up, so all methods have the same rate in every epoch. Methods with warm-up share its run, whose epochs count.
 
-Tuning (``analysis.tuning`` has the rule): on a seed of its own, by the validation accuracy after the last epoch. Cost: 5 to 11
-trials for each of the 27 methods, the same number for all (135 to 297 runs), 3 seeds of the best one (81), and a warm-up of a third of
-the epochs for each seed and each rate that a method with warm-up is tried at. Test data are read once per run of the table, for it
-alone. Runs go to the MLflow experiment ``leaderboard``.
+Tuning (rule in ``analysis.tuning``) uses a separate seed and the validation accuracy after the last epoch. Cost: 5 to 11 trials for
+each of the 27 methods, the same number for all (135 to 297 runs), 3 seeds of the best one (81), and a warm-up of a third of the
+epochs for each seed and each rate at which a method with warm-up is tried. Test data are read once per run in the table and for
+nothing else. Runs go to the MLflow experiment ``leaderboard``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pandas as pd
 
 from analysis import campaign
 from analysis.tables import spread, table_runs
-from analysis.tuning import Grid, Space, Trial, Tuning, Words, tune
+from analysis.tuning import Choices, Grid, Space, Trial, Tuning, tune
 from mm_balance.config import Config, options, resolve
 from mm_balance.methods import METHODS
 from mm_balance.methods.options import declared_options
@@ -44,43 +44,43 @@ def _grid(method: str, option: str, *values: float, even: bool = False) -> Grid:
 
 UNIMODAL_WEIGHT = _grid("concat_unimodal", "unimodal_weight", 0.5, 1.0, 2.0)
 OGM_STRENGTH = _grid("ogm", "alpha", 0.1, 0.3, 0.9)
-SPACES: dict[str, Grid | Words] = {
+SPACES: dict[str, Grid | Choices] = {
     "concat_unimodal": UNIMODAL_WEIGHT,
     "gap_mixture": UNIMODAL_WEIGHT,
     "purified": UNIMODAL_WEIGHT,
     "ogm": OGM_STRENGTH,
     "ogm_ge": OGM_STRENGTH,
     "opm_ogm": OGM_STRENGTH,
-    "ensemble": Words(("mean_of=probabilities", "mean_of=logits")),
+    "ensemble": Choices(("mean_of=probabilities", "mean_of=logits")),
     "g_blending": _grid("g_blending", "horizon", 3, 6, 12),
     "greedy": _grid("greedy", "threshold", 0.001, 0.01, 0.1),
     "pmr": _grid("pmr", "alpha", 0.5, 1.0, 2.0),
     "agm": _grid("agm", "alpha", 0.3, 1.0, 3.0),
-    "mla": Words(("projection=rls_norm", "projection=official", "projection=none")),
+    "mla": Choices(("projection=rls_norm", "projection=official", "projection=none")),
     "diagnose_relearn": _grid("diagnose_relearn", "strength", 1.0, 3.0, 9.0),
     "opm": _grid("opm", "drop_base", 0.3, 0.5, 0.7, even=True),
     "mmcosine": _grid("mmcosine", "scale", 5.0, 10.0, 20.0),
     "mmpareto": _grid("mmpareto", "gamma", 1.0, 1.5, 2.25),
     "umt": _grid("umt", "distillation", 2.0, 10.0, 50.0),
-    "sample_valuation": Words(
+    "sample_valuation": Choices(
         ("level=sample,start_epoch=2", "level=sample,start_epoch=5", "level=modality,start_epoch=2")
     ),
     "focal": _grid("focal", "focus", 1.0, 2.0, 4.0),
-    "lfm": Words(("stretch=true", "stretch=false", "stretch=true,divergence=true")),
+    "lfm": Choices(("stretch=true", "stretch=false", "stretch=true,divergence=true")),
     "reconboost": _grid("reconboost", "phase_epochs", 1, 2, 4),
     "cml": _grid("cml", "calibration", 0.1, 1.0, 10.0),
     "amco": _grid("amco", "limit", 0.3, 1.0, 3.0),
     "mbsd": _grid("mbsd", "strength", 0.3, 1.0, 3.0),
 }
-"""Method -> its main option, where the search starts in the middle; the same object where methods have the same quantity."""
+"""Method -> search space of its main option; methods with the same quantity share one object."""
 FIXED = {"diagnose_relearn": "every=4", "opm": "start_epoch=2", "opm_ogm": "start_epoch=2"}
-"""What has to fit a short stage, the same in all trials: the defaults are for a hundred epochs."""
+"""Method -> options adapted to a short stage, fixed in all trials: the defaults are for a hundred epochs."""
 COLUMNS = ("accuracy", "accuracy_audio", "accuracy_visual", "imbalance_degree")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One training; ``method`` empty = the warm-up that methods of that seed and learning rate share."""
+    """One training run; an empty ``method`` is the warm-up shared by methods at that seed and learning rate."""
 
     seed: int
     preset: str
@@ -92,39 +92,43 @@ class Task:
 
 
 def main() -> None:
-    """Tune, train what is missing, collect, write the table."""
-    given = campaign.begin(__doc__, EXPERIMENT, 3, methods=",".join(METHODS))
-    methods = given.methods.split(",")
-    base = resolve({"preset": given.preset}).optimization.learning_rate
+    """Tune, train missing runs, collect results, write the table."""
+    arguments = campaign.start_campaign(__doc__, EXPERIMENT, 3, methods=",".join(METHODS))
+    methods = arguments.methods.split(",")
+    base = resolve({"preset": arguments.preset}).optimization.learning_rate
     rates = Grid(options()["learning_rate"], (base / 2, base, 2 * base))
 
     def task(method: str, trial: Trial, seed: int, row: str, *, test: bool) -> Task:
-        return Task(seed, given.preset, trial.rate, method, method_options(method, trial), row, test)
+        return Task(seed, arguments.preset, trial.rate, method, method_options(method, trial), row, test)
 
-    def score(wanted: Mapping[str, Sequence[Trial]]) -> dict[str, list[float]]:
+    def score(proposed: Mapping[str, Sequence[Trial]]) -> dict[str, list[float]]:
         tasks = {
             method: [
                 task(method, trial, campaign.TUNING_SEED, _row(method, trial, rates), test=False) for trial in trials
             ]
-            for method, trials in wanted.items()
+            for method, trials in proposed.items()
         }
-        done = _run_all([item for items in tasks.values() for item in items], given.processes)
-        return {method: [campaign.score_of(item.row, done[item]) for item in items] for method, items in tasks.items()}
+        settings = _run_all([item for items in tasks.values() for item in items], arguments.processes)
+        return {
+            method: [campaign.score_of(item.row, settings[item]) for item in items] for method, items in tasks.items()
+        }
 
     tuning = tune({method: SPACES.get(method) for method in methods}, rates, score)
     final = [
-        task(method, tuning.best(method), seed, method, test=True) for method in methods for seed in range(given.seeds)
+        task(method, tuning.best(method), seed, method, test=True)
+        for method in methods
+        for seed in range(arguments.seeds)
     ]
-    done = _run_all(final, given.processes)
-    frame = collect(campaign.experiment(), {(item.row, item.seed): done[item] for item in final})
-    given.out.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(given.out / "leaderboard.csv", index=False)
-    trials_table(tuning).to_csv(given.out / "leaderboard_trials.csv", index=False)
-    (given.out / "leaderboard.md").write_text("\n".join(page(frame, tuning)), "utf-8")
+    settings = _run_all(final, arguments.processes)
+    frame = collect(campaign.experiment(), {(item.row, item.seed): settings[item] for item in final})
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(arguments.out / "leaderboard.csv", index=False)
+    trials_table(tuning).to_csv(arguments.out / "leaderboard_trials.csv", index=False)
+    (arguments.out / "leaderboard.md").write_text("\n".join(page(frame, tuning)), "utf-8")
 
 
 def method_options(method: str, trial: Trial) -> str:
-    """``method_options`` of a trial; empty = the method has none."""
+    """Return ``method_options`` of a trial; empty if the method has no options."""
     space: Space = SPACES.get(method)
     setting = "" if space is None else space.text(trial.setting)  # type: ignore[arg-type]
     return ",".join(part for part in (FIXED.get(method, ""), setting) if part)
@@ -140,7 +144,7 @@ def _run_all(tasks: Sequence[Task], processes: int) -> dict[Task, str]:
 
 
 def configuration(task: Task) -> Config:
-    """What a task trains with: every method has the same number of epochs in all and, in each of them, the same learning rate."""
+    """Return the configuration of a task: all methods have the same total number of epochs and the same rate in each epoch."""
     preset = resolve({"preset": task.preset})
     values = {
         "preset": task.preset, "seed": task.seed, "device": "cpu", "learning_rate": task.rate,
@@ -155,8 +159,8 @@ def configuration(task: Task) -> Config:
     return resolve(values)
 
 
-def run_task(task: Task) -> campaign.Done:
-    """Train one task where that is still missing."""
+def run_task(task: Task) -> campaign.TaskResult:
+    """Train a task unless its run already exists."""
     config = configuration(task)
     data = read_data(config)
     if not task.method:
@@ -166,19 +170,19 @@ def run_task(task: Task) -> campaign.Done:
     settings = expected_settings(plan, data, after_warmup=method.needs_warmup)
 
     def train(run: TrackedRun) -> StageResult:
-        warmup = campaign.started_warmup(config, data) if method.needs_warmup else None
-        return run_stage(plan, data, run, campaign.never, warmup)
+        warmup = campaign.existing_warmup(config, data) if method.needs_warmup else None
+        return run_stage(plan, data, run, campaign.never_stop, warmup)
 
     return campaign.train_row(task, data, settings, train, test=task.test)
 
 
-def collect(experiment: str, wanted: Mapping[tuple[str, int], str]) -> pd.DataFrame:
-    """One line per method and seed: test accuracies, imbalance, at which epoch, seconds and encoder work of all its epochs.
+def collect(experiment: str, settings: Mapping[tuple[str, int], str]) -> pd.DataFrame:
+    """Collect one row per method and seed: test accuracies, imbalance, epoch, training time and encoder cost over all epochs.
 
-    Arguments and errors of ``analysis.tables.table_runs``. The warm-up run may be of another experiment.
+    Arguments and errors as in ``analysis.tables.table_runs``. The warm-up run may belong to another experiment.
     """
     lines = []
-    for method, run, test in table_runs(experiment, wanted):
+    for method, run, test in table_runs(experiment, settings):
         line: dict[str, Any] = {"method": method, "seed": int(run.tags["mm.seed"]), "run": run.run_id}
         line |= {name: test.metrics[f"test/{name}"] for name in COLUMNS}
         line["epoch"] = int(run.metrics["selection/last_epoch"])
@@ -186,7 +190,7 @@ def collect(experiment: str, wanted: Mapping[tuple[str, int], str]) -> pd.DataFr
         stages = [run, *([read_run(run.tags["mm.warmup_run"])] if "mm.warmup_run" in run.tags else [])]
         line["seconds"] = sum(stage.metrics["time/training_seconds"] for stage in stages)
         work, before = 0.0, 0.0
-        for stage in reversed(stages):  # the warm-up first: its last epoch is where the method begins
+        for stage in reversed(stages):  # warm-up first: the method starts at its last epoch
             epochs = stage.metrics["selection/last_epoch"] - before
             work, before = work + epochs * stage.metrics["cost/relative"], stage.metrics["selection/last_epoch"]
         line["cost"] = work / before
@@ -195,7 +199,7 @@ def collect(experiment: str, wanted: Mapping[tuple[str, int], str]) -> pd.DataFr
 
 
 def trials_table(tuning: Tuning) -> pd.DataFrame:
-    """One line per trial, in the order of the search: method, learning rate, options, validation accuracy, whether it was chosen."""
+    """Tabulate all trials in search order: method, learning rate, options, validation accuracy, whether it was chosen."""
     return pd.DataFrame(
         {
             "method": method,
@@ -210,10 +214,10 @@ def trials_table(tuning: Tuning) -> pd.DataFrame:
 
 
 def page(frame: pd.DataFrame, tuning: Tuning) -> list[str]:
-    """The table as markdown, best fused accuracy first.
+    """Render the table as markdown, best fused accuracy first.
 
     Raises:
-        ValueError: methods with different numbers of trials, or runs of different lengths or schedules, which nothing may compare.
+        ValueError: methods differ in the number of trials, or runs in length or schedule, so they are not comparable.
     """
     import torch
 
@@ -224,15 +228,16 @@ def page(frame: pd.DataFrame, tuning: Tuning) -> list[str]:
         "",
         f"Written by `python -m analysis.leaderboard` on {time.strftime('%Y-%m-%d')} ({platform.machine()}, one thread per run, "
         f"torch {torch.__version__}). Accuracy in %, mean ± standard deviation over seeds {sorted(frame['seed'].unique().tolist())}. "
-        "Imbalance degree: difference of the modalities' Shapley values. Seconds: of training. Cost: encoder passes relative to joint "
-        "training. Nothing was chosen on test data.",
+        "Imbalance degree: difference of the modalities' Shapley values. Seconds: training time. Cost: encoder passes relative to "
+        "joint training. Nothing was chosen on test data.",
         "",
-        f"Every method trained for {epoch} epochs, a warm-up's included, at the same learning rate in each of them: its initial rate "
-        f"for {held}, then a cosine to 0; the last epoch is scored. Every method had {tuning.trials} trials on validation (seed "
-        f"{campaign.TUNING_SEED}): first of the learning rate, with its main option in the middle, then of that option at the best "
-        "rate, on one grid where methods share the option. Where a best value lay at an edge of its grid, the grid grew by one step "
-        "for all that have it, and the others had as many trials more, between their best one and its better neighbor; what lies at "
-        "an edge all the same is named (`bound`: the option ends there). All trials: `leaderboard_trials.csv`.",
+        f"Every method was trained for {epoch} epochs, including warm-up, with the same learning rate schedule: constant for {held} "
+        f"epochs, then cosine decay to 0; the last epoch is scored. Every method had {tuning.trials} trials on validation (seed "
+        f"{campaign.TUNING_SEED}): first over learning rates, with its main option mid-grid, then over that option at "
+        "the best rate; methods with the same option share a grid. If a best value lay at an edge of its grid, the grid was extended "
+        "by one step for all methods that use it, and the others got as many additional trials between their best value and its "
+        "better neighbor. Values that still lie at an edge are listed (`bound`: at the option's bound). All trials: "
+        "`leaderboard_trials.csv`.",
         "",
         "| method | measured at | fused | audio | visual | imbalance degree | seconds | cost | trials | learning rate and options "
         "| at an edge |",
@@ -259,8 +264,8 @@ def page(frame: pd.DataFrame, tuning: Tuning) -> list[str]:
     if any(_see_each_other(method) for method in means.index):
         lines += [
             "",
-            "† Branches that see each other: what is read at a modality's own head has seen the other modalities too. These are not "
-            "accuracies of a modality alone, and not to be compared with the others of their column.",
+            "† Branches that see each other: the outputs of a modality's own head also depend on the other modalities. These are not "
+            "accuracies of a single modality and are not comparable with the others in their column.",
         ]
     return [*lines, ""]
 
@@ -270,10 +275,10 @@ def _see_each_other(method: str) -> bool:
 
 
 def _same(frame: pd.DataFrame, column: str) -> int:
-    found = sorted(set(frame[column]))
-    if len(found) != 1:
-        raise ValueError(f"the runs of the table differ in {column}: {found}")
-    return int(found[0])
+    values = sorted(set(frame[column]))
+    if len(values) != 1:
+        raise ValueError(f"the runs of the table differ in {column}: {values}")
+    return int(values[0])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From finished runs of the first result to its tables: `collect` reads, the rest is pure."""
+"""Tables of the first result: `collect` reads finished runs, everything else is pure."""
 
 from __future__ import annotations
 
@@ -27,44 +27,44 @@ DEFAULT = "adaptive (reconstructed, default)"
 
 
 def finished_run(experiment: str, row: str, seed: int, settings: str, status: str = "FINISHED") -> RunRecord | None:
-    """The newest complete run of a row and seed with these settings; with ``status="FAILED"``, the one whose training diverged.
+    """Return the newest complete run of a row and seed with these settings; ``status="FAILED"``: the newest diverged one.
 
     Args:
-        settings: digest of everything that its result depends on, code included (the tag ``mm.settings``).
+        settings: digest of everything the result depends on, including code (the tag ``mm.settings``).
     """
-    found = find_runs(experiment, {ROW_TAG: row, "mm.seed": str(seed), "mm.settings": settings}, status)
-    return found[0] if found else None
+    runs = find_runs(experiment, {ROW_TAG: row, "mm.seed": str(seed), "mm.settings": settings}, status)
+    return runs[0] if runs else None
 
 
-def table_runs(experiment: str, wanted: Mapping[tuple[str, int], str]) -> list[tuple[str, RunRecord, RunRecord]]:
-    """The runs of a table: row, run, and its evaluation on test; the newest of each row and seed with the settings asked for.
+def table_runs(experiment: str, settings: Mapping[tuple[str, int], str]) -> list[tuple[str, RunRecord, RunRecord]]:
+    """Return the runs of a table as (row, run, its test evaluation): the newest run of each row and seed with the given settings.
 
     Args:
-        experiment: where they are.
-        wanted: row and seed -> settings.
+        experiment: experiment that contains the runs.
+        settings: (row, seed) -> digest of settings.
 
     Raises:
-        UserError: one is missing.
+        UserError: a run is missing.
     """
     tests = {run.tags["mm.evaluated_run"]: run for run in find_runs(experiment, {"mm.stage": "evaluate"})}
-    found: dict[tuple[str, int], tuple[str, RunRecord, RunRecord]] = {}
+    newest: dict[tuple[str, int], tuple[str, RunRecord, RunRecord]] = {}
     for run in find_runs(experiment):
         key = (run.tags.get(ROW_TAG, ""), int(run.tags.get("mm.seed", -1)))
-        if key in found or run.run_id not in tests or wanted.get(key) != run.tags.get("mm.settings", ""):
+        if key in newest or run.run_id not in tests or settings.get(key) != run.tags.get("mm.settings", ""):
             continue
-        found[key] = (key[0], run, tests[run.run_id])
-    if missing := [f"{row} seed {seed}" for row, seed in wanted if (row, seed) not in found]:
+        newest[key] = (key[0], run, tests[run.run_id])
+    if missing := [f"{row} seed {seed}" for row, seed in settings if (row, seed) not in newest]:
         raise UserError(f"experiment {experiment} has no finished run with test accuracy of {', '.join(missing[:5])}")
-    return [found[key] for key in wanted]
+    return [newest[key] for key in settings]
 
 
-def collect(experiment: str, wanted: Mapping[tuple[str, int], str]) -> pd.DataFrame:
-    """One line per row and seed: test accuracies, gap statistics at the first and last refit, detection of corruption at all.
+def collect(experiment: str, settings: Mapping[tuple[str, int], str]) -> pd.DataFrame:
+    """Collect one line per row and seed: test accuracies, gap statistics at first and last refit, corruption detection at all refits.
 
-    Arguments and errors of ``table_runs``. The warm-up run may be of another experiment.
+    Arguments and errors as in ``table_runs``. The warm-up run may belong to another experiment.
     """
     lines: dict[tuple[str, int], dict[str, Any]] = {}
-    for row, run, test in table_runs(experiment, wanted):
+    for row, run, test in table_runs(experiment, settings):
         warmup, tracked = read_run(run.tags["mm.warmup_run"]), TrackedRun(run.run_id)
         line: dict[str, Any] = {"row": row, "seed": int(run.tags["mm.seed"]), "run": run.run_id}
         line |= {name: test.metrics[f"test/{name}"] for name in ACCURACIES}
@@ -85,50 +85,50 @@ def collect(experiment: str, wanted: Mapping[tuple[str, int], str]) -> pd.DataFr
     return pd.DataFrame(lines.values()).sort_values(["row", "seed"], ignore_index=True)
 
 
-def at_refits(found: Mapping[int, Mapping[str, float]], last_epoch: int) -> dict[str, Any]:
-    """What was found at every refit, as ``first NAME``, ``training NAME`` (mean) and ``last NAME``.
+def at_refits(values: Mapping[int, Mapping[str, float]], last_epoch: int) -> dict[str, Any]:
+    """Summarize values over refits as ``first NAME``, ``training NAME`` (mean) and ``last NAME``.
 
-    Refits that train are those whose posteriors an epoch was trained with: the warm-up's, which stage 2 begins from, and every
-    later one but that after the last epoch.
+    Training refits are those whose posteriors were used in an epoch: the warm-up's, from which stage 2 starts, and every later
+    one except that after the last epoch.
 
     Args:
-        found: epochs finished at the refit -> numbers by name, the same names at all; at least one refit that trains.
-        last_epoch: of the stage, after which the last refit was made.
+        values: epochs finished at the refit -> values by name, with the same names at all refits; at least one training refit.
+        last_epoch: last epoch of the stage, after which the last refit was made.
     """
-    training = [epoch for epoch in sorted(found) if epoch < last_epoch]
+    training = [epoch for epoch in sorted(values) if epoch < last_epoch]
     line: dict[str, Any] = {"refits that train": ", ".join(map(str, training))}
     for when, epochs in (("first", training[:1]), ("training", training), ("last", [last_epoch])):
         line |= {
-            f"{when} {name}": float(np.mean([found[epoch][name] for epoch in epochs])) for name in found[last_epoch]
+            f"{when} {name}": float(np.mean([values[epoch][name] for epoch in epochs])) for name in values[last_epoch]
         }
     return line
 
 
 def detection(table: pd.DataFrame) -> dict[str, float]:
-    """AUC of each score for planted corruption, from one refit's table; every mixture kind is fitted anew to its gaps."""
+    """AUC of each score for planted corruption, from one refit's table; each mixture kind is fitted to its gaps."""
     gaps = torch.tensor(table["gap"].to_numpy())
     planted = torch.tensor((table["corrupted"] != "").to_numpy())
     loss = torch.tensor(-np.log(np.clip(table["p_fused"].to_numpy(), 1e-300, None)))
     scores = {"abs(gap)": gaps.abs(), "-log p fused": loss}
     scores |= {f"posterior {kind}": fit_mixture(gaps, kind=kind).posterior_imbalanced(gaps) for kind in KINDS}
-    found = {f"auc all {name}": binary_auc(score, planted) for name, score in scores.items()}
+    values = {f"auc all {name}": binary_auc(score, planted) for name, score in scores.items()}
     for modality, sign in (("audio", -1.0), ("visual", 1.0)):
-        here = torch.tensor((table["corrupted"] == modality).to_numpy())
-        found[f"auc {modality} signed gap"] = binary_auc(sign * gaps, here)
+        positive = torch.tensor((table["corrupted"] == modality).to_numpy())
+        values[f"auc {modality} signed gap"] = binary_auc(sign * gaps, positive)
         for name, score in scores.items():
-            found[f"auc {modality} {name}"] = binary_auc(score[here | ~planted], here[here | ~planted])
-    return found
+            values[f"auc {modality} {name}"] = binary_auc(score[positive | ~planted], positive[positive | ~planted])
+    return values
 
 
 def spread(values: Sequence[float], factor: float = 1.0, digits: int = 1) -> str:
-    """``mean ± standard deviation`` (n - 1); of a single value there is none, and the text says so."""
+    """Format ``mean ± standard deviation`` (n - 1); a single value is marked as such."""
     array = factor * np.asarray(values, dtype=float)
     deviation = f"± {array.std(ddof=1):.{digits}f}" if len(array) > 1 else "(one seed, no spread)"
     return f"{array.mean():.{digits}f} {deviation}"
 
 
 def difference(frame: pd.DataFrame, row: str, base: str, column: str) -> str:
-    """Paired difference over the seeds in points, with its 95 % interval (Student's t)."""
+    """Format the paired difference over seeds in points with its 95 % interval (Student's t)."""
     wide = frame.pivot(index="seed", columns="row", values=column)
     if row == base or row not in wide or base not in wide:
         return ""
@@ -137,7 +137,7 @@ def difference(frame: pd.DataFrame, row: str, base: str, column: str) -> str:
 
 
 def result_table(frame: pd.DataFrame, rows: Sequence[str]) -> list[str]:
-    """The main table as markdown."""
+    """Render the main table as markdown."""
     lines = [
         "| stage 2 | measured at | n | fused | audio | visual | fused - joint | visual - joint | fused - control | visual - control |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
@@ -158,7 +158,7 @@ def result_table(frame: pd.DataFrame, rows: Sequence[str]) -> list[str]:
 
 
 def gap_statistics(frame: pd.DataFrame, rows: Sequence[str]) -> list[str]:
-    """First and last refit of every row as markdown."""
+    """Render gap statistics at the first and last refit of every row as markdown."""
     columns = {
         "density at 0": "gmm/density_at_zero",
         "imbalanced weight": "gmm/imbalanced_weight",
@@ -183,7 +183,7 @@ def gap_statistics(frame: pd.DataFrame, rows: Sequence[str]) -> list[str]:
 
 
 def detection_table(frame: pd.DataFrame, rows: Sequence[str]) -> list[str]:
-    """AUC for planted corruption as markdown, of all samples and by corrupted modality, at the refits of ``at_refits``."""
+    """Render AUCs for planted corruption as markdown, overall and by corrupted modality, at the refits of ``at_refits``."""
     scores = ["abs(gap)", *(f"posterior {kind}" for kind in KINDS), "-log p fused"]
     lines = [
         "| stage 2 | measured at | corrupted | signed gap | " + " | ".join(scores) + " |",
@@ -196,35 +196,35 @@ def detection_table(frame: pd.DataFrame, rows: Sequence[str]) -> list[str]:
         epochs = _one(part, "refits that train")
         measured = {
             "first": f"train, epoch {epochs.split(', ')[0]} (the warm-up's refit)",
-            "training": f"train, mean of epochs {epochs} (the refits that train)",
-            "last": f"train, epoch {_one(part, 'epoch')} (trains nothing)",
+            "training": f"train, mean of epochs {epochs} (training refits)",
+            "last": f"train, epoch {_one(part, 'epoch')} (not used in training)",
         }
-        for when, told in measured.items():
+        for when, measured_at in measured.items():
             for which in ("all", "audio", "visual"):
                 cells = [
                     spread(part[name], digits=3) if (name := f"{when} auc {which} {score}") in part else ""
                     for score in ("signed gap", *scores)
                 ]
-                lines.append(f"| {row} | {told} | {which} | " + " | ".join(cells) + " |")
+                lines.append(f"| {row} | {measured_at} | {which} | " + " | ".join(cells) + " |")
     return lines
 
 
 def _one(part: pd.DataFrame, column: str) -> Any:
-    """The value that all seeds of a row have. Raises ValueError where they differ: then they cannot share a line."""
-    (found,) = set(part[column])
-    return found
+    """Return the value common to all seeds of a row. Raises ValueError if they differ and cannot share a line."""
+    (value,) = set(part[column])
+    return value
 
 
 def write_result(frame: pd.DataFrame, tuning: str, rows: Sequence[str], folder: Path, seconds: float) -> None:
-    """``first_result.md`` and ``first_result.csv`` in ``folder``; ``tuning`` is the line that says how the tuned rows were chosen."""
-    found = claims(frame)
+    """Write ``first_result.md`` and ``first_result.csv`` to ``folder``; ``tuning`` describes how the tuned rows were chosen."""
+    findings = claims(frame)
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_csv(folder / "first_result.csv", index=False)
     text = [
         "# First result on `digits`",
         "",
         f"Written by `python -m analysis.first_result` on {time.strftime('%Y-%m-%d')} ({platform.machine()}, one thread per "
-        f"run, torch {torch.__version__}); {seconds / 60:.0f} minutes for what was still missing.",
+        f"run, torch {torch.__version__}); {seconds / 60:.0f} minutes for the runs that were missing.",
         f"Test accuracy in %, mean ± standard deviation over seeds {sorted(frame['seed'].unique().tolist())}; differences "
         "paired by seed in points with 95 % intervals (Student's t). Nothing was chosen on test data.",
         "",
@@ -234,12 +234,12 @@ def write_result(frame: pd.DataFrame, tuning: str, rows: Sequence[str], folder: 
         "",
         "## The paper's claims",
         "",
-        "A claim holds where the difference lies on the claimed side of 0 and its p-value (two-sided paired t-test), adjusted for "
-        f"the {family_size(found)} tests of this table together by Holm's step-down rule, is below {LEVEL}. The intervals are those "
-        "of each row alone, over training seeds: one draw of data, one test set. This is evidence about `digits` and a reconstructed "
-        "loss, not about the paper's data.",
+        "A claim holds if the difference lies on the claimed side of 0 and its p-value (two-sided paired t-test), adjusted for the "
+        f"{family_size(findings)} tests of this table by Holm's step-down procedure, is below {LEVEL}. Intervals are unadjusted and "
+        "cover training seeds only: one draw of data, one test set. This is evidence about `digits` and a reconstructed loss, not "
+        "about the paper's data.",
         "",
-        *claims_table(found),
+        *claims_table(findings),
         "",
         "## Gaps over the refits",
         "",
@@ -247,8 +247,8 @@ def write_result(frame: pd.DataFrame, tuning: str, rows: Sequence[str], folder: 
         "",
         "## Finding the planted corruption (AUC)",
         "",
-        "A refit trains where an epoch used its posteriors: the warm-up's, and each later one but that after the last epoch. Joint "
-        "training and the control use none; they are measured at the same epochs. The mean over refits is taken within each seed.",
+        "Training refits are those whose posteriors were used in an epoch: the warm-up's, and each later one except that after the "
+        "last epoch. Joint training and the control use none and are measured at the same epochs. Means over refits are per seed.",
         "",
         *detection_table(frame, ["joint", "control", DEFAULT]),
         "",

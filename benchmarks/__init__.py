@@ -1,1 +1,1 @@
-"""Benchmarks: `make bench`. Speed is measured here and never asserted in a test."""
+"""Benchmarks, run with `make bench`. Tests never assert speed."""

@@ -1,8 +1,8 @@
-"""Reading data: from files as the official loader does each epoch, against the store. On one core, CREMA-D-shaped files.
+"""Data loading: the official loader, which reads files every epoch, against the store. One core, files shaped like CREMA-D.
 
 Official: GeWu-Lab/OGM-GE_CVPR2022@343dc1d, dataset/CramedDataset.py: for every sample of every epoch, librosa loads and
 resamples the WAV and computes the transform, and Pillow opens one extracted JPEG frame (480 x 360), which torchvision crops,
-resizes, mirrors and normalizes. The same work is written here in our own words.
+resizes, flips and normalizes. Reimplemented here.
 """
 
 from __future__ import annotations
@@ -37,10 +37,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def make_files(folder: Path) -> Path:
-    """WAV of 2-3 s at 16 kHz, JPEG and video of 480 x 360, and a manifest for each kind of picture."""
+    """Write WAVs of 2-3 s at 16 kHz, JPEGs and videos of 480 x 360, and one manifest each for JPEGs and videos."""
     import soundfile
     from PIL import Image
-
     from tests.data.media import write_video
 
     rng = np.random.default_rng(0)
@@ -64,7 +63,7 @@ def make_files(folder: Path) -> Path:
 
 
 def official_sample(folder: Path, number: int, transform: Callable) -> tuple[np.ndarray, torch.Tensor]:
-    """One training sample as the official loader makes it."""
+    """Load one training sample like the official loader."""
     import librosa
     from PIL import Image
 
@@ -75,12 +74,12 @@ def official_sample(folder: Path, number: int, transform: Callable) -> tuple[np.
 
 
 def rows() -> list[tuple[str, float, str]]:
-    """The lines of the table. One thread while it runs."""
+    """Measure all rows of the table, on a single thread."""
     from torchvision import transforms
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    if hasattr(os, "sched_setaffinity"):  # batches are read ahead in a thread, which would use a second core
+    if hasattr(os, "sched_setaffinity"):  # the prefetching thread would use a second core
         cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(cores)})
     transform = transforms.Compose(
@@ -91,25 +90,25 @@ def rows() -> list[tuple[str, float, str]]:
             transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
-    found: list[tuple[str, float, str]] = []
+    measurements: list[tuple[str, float, str]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_files(Path(temporary))
         official = CLIPS / median_seconds(
             lambda: [official_sample(folder, number, transform) for number in range(CLIPS)], 3
         )
-        found.append(("official loader, WAV + JPEG, each epoch", official, "samples/s on a core"))
+        measurements.append(("official loader, WAV + JPEG, each epoch", official, "samples/s on a core"))
         for kind in ("jpg", "flv"):
             spent = prepare_seconds(folder, kind)
-            found.append((f"prepare, WAV + .{kind}, one process", CLIPS / spent, "samples/s on a core"))
-        found += store_rows(folder, official)
+            measurements.append((f"prepare, WAV + .{kind}, one process", CLIPS / spent, "samples/s on a core"))
+        measurements += store_rows(folder, official)
     torch.set_num_threads(threads)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    return [*found, *large_store_rows()]
+    return [*measurements, *large_store_rows()]
 
 
 def prepare_seconds(folder: Path, kind: str) -> float:
-    """Seconds to fill a new store: the median of three; one before them pays for imports."""
+    """Return the median time of three runs to fill a new store; a first run absorbs the imports."""
     from mm_balance.data.manifest import RowErrors, find_files, read_rows
 
     path = folder / f"{kind}.csv"
@@ -125,7 +124,7 @@ def prepare_seconds(folder: Path, kind: str) -> float:
 
 
 def store_rows(folder: Path, official: float) -> list[tuple[str, float, str]]:
-    """Batches from the store, and a plain copy of as many bytes."""
+    """Measure batches from the store against a plain copy of the same number of bytes."""
     work = DecodeSettings(folder / "data", workers=1, progress=False)
     data = load_manifest(
         folder / "jpg.csv", modalities=("audio", "visual"), seed=0, on_error="fail", input_config=OPTIONS, work=work
@@ -188,7 +187,7 @@ print(json.dumps({"seconds": seconds, "before": before, "after": after, "clips":
 
 
 def large_store_rows(clips: int = 100_000) -> list[tuple[str, float, str]]:
-    """A synthetic store of many clips (sparse files): time and memory of opening it, in a process of its own."""
+    """Measure time and memory of opening a synthetic store of many clips (sparse files), in a separate process."""
     from mm_balance.data.growing_array import row_shapes, write_header
     from mm_balance.data.journal import Journal
     from mm_balance.data.store import finish
@@ -207,12 +206,12 @@ def large_store_rows(clips: int = 100_000) -> list[tuple[str, float, str]]:
             write_header(folder / f"{name}.npy", clips, shape, dtype)
         finish(folder, journal, recipe, kinds)
         done = subprocess.run([sys.executable, "-c", OPENING, str(folder)], capture_output=True, text=True, check=True)
-        told = json.loads(done.stdout)
-    assert told["clips"] == clips
+        measured = json.loads(done.stdout)
+    assert measured["clips"] == clips
     return [
-        (f"open a store of {clips:,} clips", told["seconds"], "s"),
-        ("  memory that it adds", (told["after"] - told["before"]) / 1e6, "MB resident"),
-        ("  of the process with the imports alone", told["before"] / 1e6, "MB resident"),
+        (f"open a store of {clips:,} clips", measured["seconds"], "s"),
+        ("  additional memory", (measured["after"] - measured["before"]) / 1e6, "MB resident"),
+        ("  memory of the process after imports", measured["before"] / 1e6, "MB resident"),
     ]
 
 

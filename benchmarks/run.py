@@ -1,6 +1,6 @@
-"""Measure what costs time: training, surveys, mixture fits, drawing, data, tracking. `make bench` prints the table.
+"""Benchmark training, split predictions, mixture fits, figures, data and tracking. `make bench` prints the table.
 
-Timings of one machine in one run; compare ratios, not seconds. Each line is the median of several repetitions.
+Timings are from one machine and one run: compare ratios, not seconds. Each line is the median of several repetitions.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def training_rows(data) -> list[tuple[str, float, str]]:
-    """Training steps per method and a survey, on the default settings."""
+    """Measure training steps per method, and predictions on a split, with default settings."""
     config = resolve({})
     rows = []
     for method in ("concat", "concat_unimodal", "gap_mixture"):
@@ -69,8 +69,8 @@ def training_rows(data) -> list[tuple[str, float, str]]:
             learning_rate=config.optimization.learning_rate,
         )  # fmt: skip
         stage = build_stage(plan, data, title="bench")
-        seen = predict_split(stage.model, stage.method, data.splits["train"], stage.device)
-        progress = loop.Progress(gap_fit=fit_gaps(seen, 0, "two"))
+        predictions = predict_split(stage.model, stage.method, data.splits["train"], stage.device)
+        progress = loop.Progress(gap_fit=fit_gaps(predictions, 0, "two"))
         loop.plan_epoch(stage, progress, Clock(0, 0, 1), lambda: False)
         stage.model.train()
         batches = list(BatchLoader(data.splits["train"], config.optimization.batch_size).epoch(0, stage.device))[:20]
@@ -89,11 +89,11 @@ def training_rows(data) -> list[tuple[str, float, str]]:
         )
     split = data.splits["train"]
     seconds = median_seconds(lambda: predict_split(stage.model, stage.method, split, stage.device), 3)
-    return [*rows, ("survey of the training split", len(split) / seconds, "samples/s")]
+    return [*rows, ("predict the training split", len(split) / seconds, "samples/s")]
 
 
 def tracking_rows() -> list[tuple[str, float, str]]:
-    """One epoch's batch of metrics on a fresh sqlite store."""
+    """Measure logging one epoch's metrics to a fresh SQLite store."""
     from mm_balance.tracking.lookup import open_run, prepare_store
 
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +103,7 @@ def tracking_rows() -> list[tuple[str, float, str]]:
         prepare_store()
         run = open_run("bench")
         step = iter(range(1000))
-        metrics = {f"bench/{place}": 0.5 for place in range(40)}
+        metrics = {f"bench/{index}": 0.5 for index in range(40)}
         send = median_seconds(lambda: run.log_points([MetricPoint(next(step), int(time.time() * 1000), metrics)]), 10)
         run.terminate("FINISHED")
         os.chdir(before)

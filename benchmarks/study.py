@@ -1,8 +1,8 @@
-"""What a study saves: forty trials against as many full runs and against an unpruned study, two at a time.
+"""Time saved by a study: forty trials against forty full runs and against an unpruned study, two at a time.
 
     python -m benchmarks.study --trials 40
 
-Everything goes to the MLflow experiment ``study-benchmark``. Run it on an otherwise idle machine: the times are compared.
+All runs go to the MLflow experiment ``study-benchmark``. Times are compared, so use an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument(
-        "--full_runs", type=int, default=8, help="full runs to time; the time of all is that of these, scaled"
+        "--full_runs", type=int, default=8, help="number of full runs to time; the total is extrapolated from them"
     )
     parser.add_argument("--preset", default="auto")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ["MLFLOW_EXPERIMENT_NAME"] = "study-benchmark"
     os.environ["TQDM_DISABLE"] = "1"
@@ -36,10 +36,10 @@ def main() -> None:
 
     prepare_store()
     print(f"overhead of a trial, tracking included: {time_overhead(50):.3f} s")
-    full = time_full_runs(given.full_runs, given.preset) * given.trials / given.full_runs
-    print(f"{given.trials} full runs, two at a time: {full / 60:.1f} minutes ({given.full_runs} timed)")
+    full = time_full_runs(arguments.full_runs, arguments.preset) * arguments.trials / arguments.full_runs
+    print(f"{arguments.trials} full runs, two at a time: {full / 60:.1f} minutes ({arguments.full_runs} timed)")
     for pruner in ("hyperband", "median", "none"):
-        seconds, numbers = time_study(given.trials, given.preset, pruner)
+        seconds, numbers = time_study(arguments.trials, arguments.preset, pruner)
         print(
             f"study, pruner {pruner}: {seconds / 60:.1f} minutes = {seconds / full:.2f} of that; epochs "
             f"{numbers['study/epochs']:.0f} = {numbers['study/epochs_share']:.2f}; best {numbers['study/best_value']:.4f}; "
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def time_full_runs(runs: int, preset: str) -> float:
-    """Seconds of so many warm-ups with an adaptive stage each, random weights, two at a time, each as `main` does it."""
+    """Time ``runs`` warm-ups followed by an adaptive stage as in `main`, with random loss weights, two at a time; seconds."""
     draw = random.Random(0)
     jobs = [(preset, 100 + index, 10 ** draw.uniform(-1.3, 0.7)) for index in range(runs)]
     started = time.perf_counter()
@@ -58,20 +58,21 @@ def time_full_runs(runs: int, preset: str) -> float:
 
 
 def time_study(trials: int, preset: str, pruner: str) -> tuple[float, dict[str, float]]:
-    """Seconds of a study that makes its own warm-up, and the metrics of its run."""
+    """Time a study including its warm-up; return seconds and the metrics of its run."""
     from mm_balance.tracking.query import find_runs
 
     name = f"benchmark-{pruner}-{int(time.time())}"
-    words = ["--study_name", name, "--trials", str(trials), "--pruner", pruner, "--preset", preset, "--workers", "2"]
+    options = ["--study_name", name, "--trials", str(trials), "--pruner", pruner, "--preset", preset, "--workers", "2"]
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "entrypoints.study", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "entrypoints.study", *options]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - started
     (run,) = find_runs("study-benchmark", {"mm.study": name, "mm.stage": "study"})
     return seconds, dict(run.metrics)
 
 
 def time_overhead(trials: int) -> float:
-    """Seconds of a trial that trains nothing but says all that a real one says of itself: one worker, a journal file."""
+    """Time a trial that trains nothing but logs like a real one, with one worker and a journal file; seconds per trial."""
     from mm_balance.config import StudyConfig, apply_preset
     from mm_balance.data import MultimodalData
     from mm_balance.engine.recorder import MetricPoint

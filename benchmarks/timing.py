@@ -1,4 +1,4 @@
-"""How the benchmarks measure."""
+"""Timing helper of the benchmarks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def median_seconds(action: Callable[[], object], repetitions: int) -> float:
-    """Median wall time of ``action``, one warm-up not counted."""
+    """Return the median wall time of ``action``; one uncounted call comes first."""
     action()
     times = []
     for _ in range(repetitions):

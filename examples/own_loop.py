@@ -1,4 +1,4 @@
-"""The adaptive loss in a training loop of one's own: no MLflow, no MM-Balance model. Run: python examples/own_loop.py"""
+"""The adaptive loss in your own training loop: no MLflow, no MM-Balance model. Run: python examples/own_loop.py"""
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ optimizer = torch.optim.SGD([*encoders.parameters(), *heads.parameters()], lr=0.
 
 
 def forward(index):
-    """Unimodal logits by modality, and their sum as fused logits."""
+    """Return fused logits, the sum over modalities, and unimodal logits by modality."""
     inputs = {"audio": audio[index], "visual": visual[index]}
     logits = {name: heads[name](encoders[name](value)) for name, value in inputs.items()}
     return sum(logits.values()), logits
@@ -34,7 +34,7 @@ def epoch(loss_of):
 for _ in range(3):  # stage 1: joint training
     epoch(lambda index, fused, logits: nn.functional.cross_entropy(fused, labels[index]))
 
-for round_ in range(3):  # stage 2: survey, fit, train on; repeat
+for round_ in range(3):  # stage 2: measure gaps, fit the mixture, train; repeat
     with torch.no_grad():
         gaps = modality_gap(forward(slice(None))[1], labels)
     mixture = fit_mixture(gaps)

@@ -1,11 +1,11 @@
-"""A method of one's own with a head of its own, outside the package: trained, studied and served like any other.
+"""A custom method with a custom head, defined outside the package and usable for training, studies and serving.
 
-From the folder above this one:
+From the parent folder:
 
     python -m entrypoints.train --method examples.own_method:Smoothed --preset quick --method_options smoothing=0.2
     python -m pytest examples/test_own_method.py
 
-With `mlflow run`: `-P method=examples.own_method:Smoothed`. An installed package can give its methods short names, in its
+With `mlflow run`: `-P method=examples.own_method:Smoothed`. An installed package can register short names for its methods in
 `pyproject.toml`:
 
     [project.entry-points."mm_balance.methods"]
@@ -25,7 +25,7 @@ from mm_balance.types import Batch, Clock, LossOutput
 
 
 class TemperedHead(Fusion):
-    """A classifier for each modality; the fused logits are their sum, divided by a temperature."""
+    """One classifier per modality; the fused logits are the sum of their logits divided by a temperature."""
 
     def __init__(self, widths: Mapping[str, int], classes: int, temperature: float) -> None:
         super().__init__(widths, classes)
@@ -42,20 +42,20 @@ class TemperedHead(Fusion):
 
 @dataclass(frozen=True)
 class SmoothedOptions:
-    """See the fields' help."""
+    """Options of the example method."""
 
-    smoothing: float = option(0.1, "share of the label that is spread over all classes", minimum=0.0, maximum=0.9)
-    temperature: float = option(2.0, "what the sum of the unimodal logits is divided by", minimum=0.1, maximum=100.0)
+    smoothing: float = option(0.1, "label mass spread over all classes", minimum=0.0, maximum=0.9)
+    temperature: float = option(2.0, "divisor of the sum of the unimodal logits", minimum=0.1, maximum=100.0)
 
 
 class Smoothed(Method):
-    """Smoothed labels for the fused prediction and for each modality alone: none can be sure of itself early on."""
+    """Label smoothing for the fused and the unimodal predictions, so that no modality becomes overconfident early."""
 
     name = "smoothed"
     title = "smoothed labels"
     citation = "Szegedy et al., CVPR 2016, arXiv 1512.00567, applied per modality"
     Options = SmoothedOptions
-    fusions = ("concat",)  # what the user may leave chosen; the head below takes its place
+    fusions = ("concat",)  # only the default is accepted, because the head below replaces the fusion
 
     def choose_head(self, fusion: str) -> HeadSpec:
         return HeadSpec(TemperedHead, {"temperature": self.options.temperature})

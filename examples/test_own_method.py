@@ -1,4 +1,4 @@
-"""The public suite, for a method of one's own."""
+"""The conformance suite applied to the example method."""
 
 from examples.own_method import Smoothed
 from mm_balance.testing import MethodConformance

@@ -1,11 +1,11 @@
-"""What every method must keep to, as tests that anybody's method can inherit.
+"""Conformance tests for methods, to be inherited by the tests of any method, built-in or not.
 
     from mm_balance.testing import MethodConformance
 
     class TestMine(MethodConformance):
         method = Mine
 
-Run by pytest, on a CPU, in seconds. ``tiny_data`` and ``tiny_stage`` are there for a method's own tests.
+Run with pytest on a CPU in seconds. ``tiny_data`` and ``tiny_stage`` are available for method-specific tests.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from mm_balance.types import Batch, InputSpec, LossOutput
 
 CPU = torch.device("cpu")
 FIRST_EPOCH = 2
-"""Epochs that count as finished before a tiny stage begins."""
+"""Epochs assumed finished before a tiny stage starts."""
 
 
 def tiny_data(
     modalities: Sequence[str] = ("audio", "visual"), classes: int = 3, train: int = 40, seed: int = 0, size: int = 8
 ) -> MultimodalData:
-    """Noise that carries the class in every modality, clearest in the first, small enough for milliseconds.
+    """Generate noisy samples whose class is visible in every modality, most clearly in the first; trains in milliseconds.
 
     Args:
-        modalities: their names.
-        classes: how many.
-        train: training samples.
-        seed: of the noise.
-        size: edge of the maps, pixels. Below 16 the last convolutions see single pixels, where oneDNN leaves weight gradients of
-            bfloat16 unset (torch 2.14, CPU): give 16 for half precision.
+        modalities: modality names.
+        classes: number of classes.
+        train: number of training samples.
+        seed: seed of the noise.
+        size: height and width in pixels. Below 16 the last convolutions see single pixels, for which oneDNN leaves bfloat16
+            weight gradients unset (torch 2.14, CPU): use 16 for half precision.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -56,8 +56,8 @@ def tiny_data(
         labels = torch.arange(samples) % classes
         inputs = {
             modality: torch.randn(samples, 1, size, size, generator=generator)
-            + labels.view(-1, 1, 1, 1) * (1.0 - 0.4 * place)
-            for place, modality in enumerate(modalities)
+            + labels.view(-1, 1, 1, 1) * (1.0 - 0.4 * position)
+            for position, modality in enumerate(modalities)
         }
         corrupted = [modalities[index % 2] if name == "train" and index % 5 == 0 else "" for index in range(samples)]
         return Split(name, inputs, labels, [f"{name}-{index}" for index in range(samples)], corrupted)
@@ -87,9 +87,9 @@ def tiny_stage(
     fusion: str | None = None,
     precision: str = "float32",
 ) -> loop.Stage:
-    """A stage of ``method`` on ``tiny_data``, seed 0, learning rate 0.05 falling to 0.
+    """Build a stage of ``method`` on ``tiny_data`` with seed 0 and a learning rate that decays from 0.05 to 0.
 
-    ``settings`` = options by name; ``fusion`` None = the first that the method can use.
+    ``settings`` maps option names to values; ``fusion`` None = the first one that the method supports.
     """
     data = (data or tiny_data()).with_held_out(method.held_out, seed=0)
     seed_everything(0)
@@ -103,8 +103,8 @@ def tiny_stage(
     )
 
     def optimizer_step(network: nn.Module) -> EngineOptimizerStep:
-        made = build_optimizer(optimizer, network.parameters(), learning_rate=0.05, momentum=0.9, weight_decay=1e-4)
-        return EngineOptimizerStep(made, CPU, precision)
+        built = build_optimizer(optimizer, network.parameters(), learning_rate=0.05, momentum=0.9, weight_decay=1e-4)
+        return EngineOptimizerStep(built, CPU, precision)
 
     chosen.prepare(model)
     return loop.Stage(
@@ -115,12 +115,12 @@ def tiny_stage(
 
 
 def first_progress(stage: loop.Stage) -> loop.Progress:
-    """Where a tiny stage begins: as after a warm-up, with a fit."""
+    """Return the initial progress of a tiny stage: as after a warm-up, with a gap fit."""
     return loop.Progress(first_epoch=FIRST_EPOCH, gap_fit=loop.measure_gaps(stage, FIRST_EPOCH))
 
 
 def planned(stage: loop.Stage) -> tuple[loop.Progress, list[Batch]]:
-    """The stage before its first update: planned, in training mode, with the batches of its first epoch."""
+    """Plan the first epoch of ``stage`` and put it in training mode; return progress and the epoch's batches."""
     progress = first_progress(stage)
     loop.plan_epoch(stage, progress, clock_of(stage), lambda: False)
     stage.model.train()
@@ -130,21 +130,21 @@ def planned(stage: loop.Stage) -> tuple[loop.Progress, list[Batch]]:
 
 
 def clock_of(stage: loop.Stage) -> loop.Clock:
-    """The clock in the first epoch of a tiny stage."""
+    """Return the clock in the first epoch of a tiny stage."""
     return loop.Clock(FIRST_EPOCH, 0, stage.epochs)
 
 
 def update(stage: loop.Stage, batch: Batch, number: int = 0) -> LossOutput:
-    """One update of the first epoch, the batch's place in it given."""
+    """Perform one update of the first epoch; ``number`` is the batch's index in it."""
     return stage.method.update(
         stage.model, batch, stage.optimizer_step, loop.Clock(FIRST_EPOCH, 0, stage.epochs, number, 5)
     )
 
 
-def settings_at_the_ends(options: type) -> Iterator[dict[str, Any]]:
-    """Every option of a method alone: at the ends of its ranges, of what is searched and of what is allowed, and at each choice.
+def boundary_settings(options: type) -> Iterator[dict[str, Any]]:
+    """Yield settings of one option each: the bounds of its search space and of its allowed range, and each choice.
 
-    Where the least value itself is excluded, one just above it.
+    An exclusive minimum is replaced by a value just above it.
     """
     for option in declared_options(options).values():
         values = [*option.choices, *((True, False) if option.type is bool else ())]
@@ -161,7 +161,7 @@ def settings_at_the_ends(options: type) -> Iterator[dict[str, Any]]:
 
 @torch.no_grad()
 def saturate(model: MultimodalNetwork) -> None:
-    """Make features and logits so large that softmax gives exactly 0 and 1 in float32 (a cosine head's are bounded)."""
+    """Scale features and logits until softmax returns exactly 0 and 1 in float32 (cosine heads stay bounded)."""
     for encoder in model.encoders.values():
         last = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm2d)][-1]
         last.weight.mul_(1000)
@@ -171,27 +171,29 @@ def saturate(model: MultimodalNetwork) -> None:
 
 @torch.no_grad()
 def relabeled(model: MultimodalNetwork, batch: Batch, *, first_knows: bool) -> Batch:
-    """The batch with classes that no modality believes in; or only the first one does, where it disagrees with all others."""
-    believed = [value.softmax(dim=1) for value in model(batch.inputs).unimodal.values()]
-    labels = torch.stack(believed).sum(dim=0).argmin(dim=1)
-    first, *others = (value.argmax(dim=1) for value in believed)
-    alone = torch.stack([first != other for other in others]).all(dim=0)
-    return replace(batch, labels=torch.where(alone & first_knows, first, labels))
+    """Relabel the batch with classes that no modality predicts; ``first_knows``: where the first modality disagrees with all
+    others, with its prediction.
+    """
+    probabilities = [value.softmax(dim=1) for value in model(batch.inputs).unimodal.values()]
+    labels = torch.stack(probabilities).sum(dim=0).argmin(dim=1)
+    first, *others = (value.argmax(dim=1) for value in probabilities)
+    disagrees = torch.stack([first != other for other in others]).all(dim=0)
+    return replace(batch, labels=torch.where(disagrees & first_knows, first, labels))
 
 
 def first_batch(stage: loop.Stage) -> Batch:
-    """Eight samples of the training split."""
+    """Return a batch of eight training samples."""
     return next(BatchLoader(stage.data.splits["train"], 8, seed=stage.seed).epoch(FIRST_EPOCH, CPU))
 
 
 def set_loss_scale(stage: loop.Stage, scale: float) -> None:
-    """Set what losses are multiplied with under float16."""
+    """Set the loss scale used under float16."""
     state = stage.optimizer_step.state_dict()
     stage.optimizer_step.load_state_dict({**state, "scaler": {**state["scaler"], "scale": scale}})
 
 
 def differing(state: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Names under which two state dicts differ, in any bit of a tensor."""
+    """Return the names whose values differ between two state dicts, bit by bit."""
     return [
         name for name, value in state.items()
         if not (torch.equal(value, other[name]) if isinstance(value, Tensor) else value == other[name])
@@ -199,7 +201,7 @@ def differing(state: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def not_finite(stage: loop.Stage) -> list[str]:
-    """Names of parameters, their gradients and the method's state that are not finite."""
+    """Return the names of non-finite parameters, gradients and method state."""
     values: dict[str, Any] = dict(stage.model.named_parameters())
     values |= {f"gradient of {name}": value.grad for name, value in stage.model.named_parameters()}
     values |= {f"method's {name}": value for name, value in stage.method.state_dict().items()}
@@ -207,17 +209,17 @@ def not_finite(stage: loop.Stage) -> list[str]:
 
 
 class MethodConformance:
-    """Inherit, and set ``method``.
+    """Tests of the method interface: inherit and set ``method``.
 
     Attributes:
         method: the class under test.
         settings: options that differ from their defaults.
-        still: parameters that may stay as they are in the first updates: a name's beginnings.
+        frozen_prefixes: name prefixes of parameters that may stay unchanged in the first updates.
     """
 
     method: ClassVar[type[Method]]
     settings: ClassVar[dict[str, Any]] = {}
-    still: ClassVar[tuple[str, ...]] = ()
+    frozen_prefixes: ClassVar[tuple[str, ...]] = ()
 
     def stage(self, modalities: Sequence[str] = ("audio", "visual"), **extra: Any) -> loop.Stage:
         return tiny_stage(self.method, self.settings, data=tiny_data(modalities), **extra)
@@ -236,7 +238,7 @@ class MethodConformance:
         after = dict(stage.model.named_parameters())
         assert all(bool(torch.isfinite(value).all()) for value in after.values())
         unread = [f"encoders.{name}." for name in stage.model.modalities if name not in stage.model.fusion.uses]
-        expected = [name for name in before if not name.startswith((*self.still, *unread))]
+        expected = [name for name in before if not name.startswith((*self.frozen_prefixes, *unread))]
         moved = [name for name in expected if not torch.equal(before[name], after[name])]
         assert len(moved) > 0.9 * len(expected), sorted(set(expected) - set(moved))
 
@@ -263,9 +265,9 @@ class MethodConformance:
         whole = self.stage(epochs=3, refit_every=1)
         loop.fit(whole, first_progress(whole), ListRecorder(), lambda: False)
         stopped, recorder = self.stage(epochs=3, refit_every=1), ListRecorder()
-        asked = iter(range(10**9))
+        polls = iter(range(10**9))
         with suppress(Interrupted):
-            loop.fit(stopped, first_progress(stopped), recorder, lambda: next(asked) >= 13)
+            loop.fit(stopped, first_progress(stopped), recorder, lambda: next(polls) >= 13)
         assert recorder.state is not None
         other = self.stage(epochs=3, refit_every=1)
         progress = loop.restore(other, copy.deepcopy(recorder.state))
@@ -275,10 +277,10 @@ class MethodConformance:
 
     def test_every_option_at_its_ends_keeps_everything_finite_where_predictions_are_certain(self) -> None:
         gap_fit = None
-        for setting in ({}, *settings_at_the_ends(self.method.Options)):
+        for setting in ({}, *boundary_settings(self.method.Options)):
             stage = tiny_stage(self.method, {**self.settings, **setting}, data=tiny_data(train=16), epochs=3)
             saturate(stage.model)
-            # What is certain shall stay so: weights a thousand times as large do not go with the usual rate.
+            # A tiny rate keeps predictions saturated: with weights a thousand times larger, the usual one would diverge.
             stage.learning_rate = lambda clock: 1e-9
             stage.optimizer_step.set_learning_rate(1e-9)
             if self.method.needs_warmup and gap_fit is None:
@@ -299,26 +301,34 @@ class MethodConformance:
             for precision in ("float32", "float16")
         )
         _, batches = planned(exact)
-        start, memory = copy.deepcopy(exact.model.state_dict()), copy.deepcopy(exact.method.state_dict())
+        # The first update moves the weights as in float32.
+        start, method_state = copy.deepcopy(exact.model.state_dict()), copy.deepcopy(exact.method.state_dict())
         set_loss_scale(half, 4.0)
         for stage in (exact, half):
             stage.model.load_state_dict(start)
-            stage.method.load_state_dict(memory)
+            stage.method.load_state_dict(method_state)
             stage.model.train()
             seed_everything(1)
             update(stage, batches[0])
-        wanted, found = (_moved(stage.model, start) for stage in (exact, half))
-        assert float((found - wanted).norm() / wanted.norm()) < 0.3
+        expected, actual = (_displacement(stage.model, start) for stage in (exact, half))
+        assert float((actual - expected).norm() / expected.norm()) < 0.3
 
+        # A step that overflows changes neither weights nor method state.
         too_large = replace(batches[-1], inputs={name: value * 1e6 for name, value in batches[-1].inputs.items()})
-        weights, memory = copy.deepcopy(dict(half.model.named_parameters())), copy.deepcopy(half.method.state_dict())
-        for batch, scale in ((batches[-1], 2.0**100), (too_large, 4.0)):  # overflows going back, and going forth
+        weights = copy.deepcopy(dict(half.model.named_parameters()))
+        method_state = copy.deepcopy(half.method.state_dict())
+        for batch, scale in (
+            (batches[-1], 2.0**100),
+            (too_large, 4.0),
+        ):  # overflow in the backward, in the forward pass
             set_loss_scale(half, scale)
             update(half, batch, 1)
-            assert not differing(weights, dict(half.model.named_parameters())), "the step was to be skipped"
-            assert not differing(memory, half.method.state_dict()), "what a method remembers belongs into modulate"
+            assert not differing(weights, dict(half.model.named_parameters())), "the step should have been skipped"
+            assert not differing(method_state, half.method.state_dict()), "method state must be updated in modulate"
         set_loss_scale(half, 4.0)
-        half.model.load_state_dict({**half.model.state_dict(), **_statistics(start)})  # nothing else puts them right
+        half.model.load_state_dict(
+            {**half.model.state_dict(), **_statistics(start)}
+        )  # undo the overflow in batch statistics
         assert torch.isfinite(update(half, batches[-1], 1).total)
         assert not not_finite(half)
         assert differing(weights, dict(half.model.named_parameters()))
@@ -361,28 +371,28 @@ class MethodConformance:
         stage.model.eval()
         description = stage.model.describe()
         saved = json.loads(json.dumps(description, sort_keys=True))
-        assert saved == description, "arguments of a head are primitives, lists and mappings"
+        assert saved == description, "arguments of a head must be primitives, lists or mappings"
         other = MultimodalNetwork.from_description(saved)
         other.load_state_dict(stage.model.state_dict())
         other.eval()
         expected = stage.method.predict(stage.model, batches[1])
-        found = other(batches[1].inputs)
-        torch.testing.assert_close(found.fused, expected.fused)
-        torch.testing.assert_close(found.unimodal, expected.unimodal)
+        actual = other(batches[1].inputs)
+        torch.testing.assert_close(actual.fused, expected.fused)
+        torch.testing.assert_close(actual.unimodal, expected.unimodal)
 
     def test_every_parameter_of_the_head_belongs_to_one_modality_or_to_none(self) -> None:
         head = self.stage().model.fusion
         groups = [*(head.head_parameters(name) for name in head.modalities), head.shared_parameters()]
-        found = [id(parameter) for group in groups for parameter in group]
-        assert len(found) == len(set(found))
-        assert set(found) == {id(parameter) for parameter in head.parameters()}
+        identities = [id(parameter) for group in groups for parameter in group]
+        assert len(identities) == len(set(identities))
+        assert set(identities) == {id(parameter) for parameter in head.parameters()}
 
     def test_three_modalities_train_or_are_refused_in_one_line(self) -> None:
         names = ("audio", "visual", "depth")
         if self.method.most_modalities is not None and self.method.most_modalities < len(names):
-            told = _refusal(lambda: self.stage(names))
-            assert self.method.name in told
-            assert "depth" in told
+            message = _user_error(lambda: self.stage(names))
+            assert self.method.name in message
+            assert "depth" in message
             return
         stage = self.stage(names)
         _, batches = planned(stage)
@@ -399,14 +409,14 @@ class MethodConformance:
             assert planning[0] - before[0] == cost.refresh * count * samples
         for number, batch in enumerate(batches[:2]):
             update(stage, batch, number)
-        shown = sum(len(batch.labels) for batch in batches[:2])
+        trained = sum(len(batch.labels) for batch in batches[:2])
         forward, backward = stage.model.passes.totals()
-        assert (forward - planning[0]) / (count * shown) == cost.forward
-        assert (backward - planning[1]) / (count * shown) == cost.backward
+        assert (forward - planning[0]) / (count * trained) == cost.forward
+        assert (backward - planning[1]) / (count * trained) == cost.backward
 
     def test_unknown_options_are_refused_and_every_option_is_explained(self) -> None:
-        told = _refusal(lambda: parse_options(self.method.name, self.method.Options, "no_such_option=1"))
-        assert "no_such_option" in told
+        message = _user_error(lambda: parse_options(self.method.name, self.method.Options, "no_such_option=1"))
+        assert "no_such_option" in message
         assert all(": " in line for line in option_lines(self.method.Options))
 
     def test_it_says_what_it_is(self) -> None:
@@ -417,20 +427,20 @@ class MethodConformance:
 
 
 @torch.no_grad()
-def _moved(model: MultimodalNetwork, start: dict[str, Tensor]) -> Tensor:
-    """How the parameters differ from ``start``, as one vector."""
+def _displacement(model: MultimodalNetwork, start: dict[str, Tensor]) -> Tensor:
+    """Return the parameters minus ``start`` as one vector."""
     return torch.cat([(value - start[name]).flatten() for name, value in model.named_parameters()])
 
 
 def _statistics(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The running statistics of batch normalization in a network's state."""
+    """Return the running statistics of batch normalization from a network's state dict."""
     return {name: value for name, value in state.items() if "running_" in name}
 
 
-def _refusal(action: Callable[[], object]) -> str:
-    """What ``action`` says when it refuses."""
+def _user_error(action: Callable[[], object]) -> str:
+    """Return the message of the UserError that ``action`` raises."""
     try:
         action()
     except UserError as error:
         return str(error)
-    raise AssertionError("it was not refused")
+    raise AssertionError("no UserError was raised")

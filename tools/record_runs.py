@@ -1,4 +1,4 @@
-"""Record what six small runs produce, to show that a refactoring changed no number.
+"""Record the results of six small runs, to verify that a refactoring changed no number.
 
 Run it before and after, and compare the two files:
 
@@ -6,9 +6,9 @@ Run it before and after, and compare the two files:
     python tools/record_runs.py after.json
     python tools/record_runs.py --compare before.json after.json
 
-The runs (a few minutes on two cores): the whole recipe, three comparison methods with heads of different kinds, a study, and a
-run that is resumed with more epochs. Recorded are every point of every metric but those that measure time or memory, the paths of
-all artifacts, the contents of the tables of gaps, and a hash of the trained weights.
+The runs (a few minutes on two cores): the full recipe, three comparison methods with different kinds of heads, a study, and a run
+that is resumed with more epochs. Records all points of all metrics except those of time and memory, the paths of all artifacts,
+hashes of the gap tables, and hashes of the trained weights.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ RUNS: dict[str, tuple[str, ...]] = {
 }
 RESUME = ("train", "--epochs", "3", "--resume_run")
 MEASURED = re.compile(r"time/|cost/step_milliseconds|cost/peak_memory|train/samples_per_second|study/minutes|system/")
-"""Metrics that depend on the machine and the moment."""
+"""Metrics that depend on the machine and its load."""
 RANDOM = re.compile(r"timestamp\+\d+\+[0-9a-f-]{36}|-[0-9a-f]{6}(?=[ -]|$)")
-"""What is new in every run of a command: MLflow's names of images, and the digest of code in a study's name."""
+"""Text that differs between runs: MLflow's image names, and the code digest in a study's name."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="where to write the record; with --compare, two records")
     parser.add_argument("--compare", action="store_true", help="compare two records instead")
-    asked = parser.parse_args()
-    if asked.compare:
-        sys.exit(compare(*asked.files))
+    arguments = parser.parse_args()
+    if arguments.compare:
+        sys.exit(compare(*arguments.files))
     with tempfile.TemporaryDirectory() as folder:
-        asked.files[0].write_text(json.dumps(record(Path(folder)), indent=1, sort_keys=True), "utf-8")
+        arguments.files[0].write_text(json.dumps(record(Path(folder)), indent=1, sort_keys=True), "utf-8")
 
 
 def record(folder: Path) -> dict[str, Any]:
-    """Train all runs in ``folder``; experiment -> run name -> what it produced."""
+    """Train all runs in ``folder``; return experiment -> run name -> results."""
     uri = f"sqlite:///{folder}/mlflow.db"
-    found: dict[str, Any] = {}
-    for name, (entry_point, *words) in RUNS.items():
+    results: dict[str, Any] = {}
+    for name, (entry_point, *arguments) in RUNS.items():
         environment = {
             **os.environ,
             "MLFLOW_TRACKING_URI": uri,
@@ -67,29 +67,31 @@ def record(folder: Path) -> dict[str, Any]:
             "PYTHONPATH": str(ROOT),
         }
 
-        def run(entry_point: str, *words: str, environment: dict[str, str] = environment) -> None:
-            command = [sys.executable, "-m", f"entrypoints.{entry_point}", *words]
+        def run(entry_point: str, *arguments: str, environment: dict[str, str] = environment) -> None:
+            command = [sys.executable, "-m", f"entrypoints.{entry_point}", *arguments]
             subprocess.run(command, env=environment, cwd=folder, check=True, stdout=sys.stderr)
 
-        run(entry_point, *words)
+        run(entry_point, *arguments)
         if name == "resumed":
             run(*RESUME, next(run_id for run_id, _ in runs_of(uri, name)))
-        found[name] = {f"{run_name} #{place}": content for place, (run_name, content) in enumerate(contents(uri, name))}
-    return found
+        results[name] = {
+            f"{run_name} #{index}": content for index, (run_name, content) in enumerate(contents(uri, name))
+        }
+    return results
 
 
 def runs_of(uri: str, experiment: str) -> list[tuple[str, str]]:
-    """Ids and names of the runs of an experiment, oldest first."""
+    """Return ids and names of an experiment's runs, oldest first."""
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
-    known = client.get_experiment_by_name(experiment)
-    found = client.search_runs([known.experiment_id], order_by=["attributes.start_time ASC"])
-    return [(run.info.run_id, run.info.run_name) for run in found]
+    experiment_id = client.get_experiment_by_name(experiment).experiment_id
+    runs = client.search_runs([experiment_id], order_by=["attributes.start_time ASC"])
+    return [(run.info.run_id, run.info.run_name) for run in runs]
 
 
 def contents(uri: str, experiment: str) -> list[tuple[str, dict[str, Any]]]:
-    """Run name and what is recorded of it."""
+    """Return (run name, recorded results) of an experiment's runs."""
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
@@ -139,7 +141,7 @@ def _weights(path: str) -> str:
 
 
 def compare(before: Path, after: Path) -> int:
-    """Print every difference; 0 = there is none."""
+    """Print all differences; return 1 if there are any, else 0."""
     old, new = (json.loads(RANDOM.sub("*", path.read_text("utf-8"))) for path in (before, after))
     points = differences = 0
 

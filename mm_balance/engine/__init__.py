@@ -1,1 +1,1 @@
-"""Training: one loop, surveys, evaluation, checkpoints. Nothing here knows a method or a tracking server."""
+"""Training engine: loop, split predictions, evaluation, checkpoints. Independent of methods and tracking servers."""

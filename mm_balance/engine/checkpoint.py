@@ -1,4 +1,4 @@
-"""The state of a stage as tensors and primitives, on disk atomically, read back with ``weights_only=True``."""
+"""Checkpoints: the state of a stage as tensors and primitives, written atomically and read with ``weights_only=True``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mm_balance.functional.mixture import Mixture
 from mm_balance.types import GapFit
 
 FORMAT = 2
-"""1 had neither sample ids nor the run's configuration."""
+"""Checkpoint format; format 1 had neither sample ids nor the run's configuration."""
 
 
 def gap_fit_to_state(fit: GapFit) -> dict[str, Any]:
-    """A fit as tensors and primitives."""
+    """Convert a gap fit to tensors and primitives."""
     return {
         "epoch": fit.epoch,
         "samples_digest": fit.samples_digest,
@@ -34,12 +34,12 @@ def gap_fit_to_state(fit: GapFit) -> dict[str, Any]:
 
 
 def gap_fit_from_state(state: dict[str, Any]) -> GapFit:
-    """The inverse of ``gap_fit_to_state``."""
+    """Invert ``gap_fit_to_state``."""
     return GapFit(**{**state, "mixture": Mixture.from_json(state["mixture"])})
 
 
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write ``state`` so that ``path`` holds either the old or the new one, never a part (temporary file + rename)."""
+    """Write ``state`` atomically (temporary file + rename): ``path`` is either the old or the new checkpoint, never a partial one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
@@ -53,7 +53,7 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
         raise UserError(
-            f"cannot write the checkpoint {path}: {error.strerror}; the previous one is untouched"
+            f"cannot write the checkpoint {path}: {error.strerror}; the previous one is unchanged"
         ) from error
 
 
@@ -61,7 +61,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        UserError: missing, truncated, not a checkpoint, or of another format.
+        UserError: file missing, truncated, not a checkpoint, or of another format.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")

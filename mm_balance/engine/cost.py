@@ -1,4 +1,4 @@
-"""What a stage costs: seconds and memory."""
+"""Time and memory used by a stage."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class Stopwatch:
-    """Seconds since it was made or last read."""
+    """Measures seconds since its creation or last lap."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
 
     def lap(self) -> float:
-        """Seconds since the last reading; the next one counts from here."""
+        """Return the seconds since the last lap and start the next one."""
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
         return seconds
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """From here on ``peak_memory_bytes`` counts anew, on a GPU: the peak of a stage is not that of the stage before it."""
+    """Reset ``peak_memory_bytes`` on a GPU, so that each stage has its own peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most bytes in use: by tensors of a GPU since ``reset_peak_memory``; on a CPU by the whole process since it began."""
+    """Return the peak memory: of GPU tensors since ``reset_peak_memory``; on a CPU, of the process since it started."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT

@@ -1,4 +1,4 @@
-"""Numbers of a split: pairs of name and value; only the loop and evaluation write them."""
+"""Evaluation metrics of a split, yielded as (name, value)."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from mm_balance.functional.probe import linear_probe
 from mm_balance.types import SplitPredictions
 
 
-def split_metrics(seen: SplitPredictions, prefix: str) -> Iterator[tuple[str, float]]:
-    """The metrics of ``mm_balance.names.SPLIT_METRICS`` as ``prefix/name``, value."""
-    yield f"{prefix}/loss", float(functional.cross_entropy(seen.fused, seen.labels))
-    yield f"{prefix}/accuracy", accuracy(seen.fused, seen.labels)
-    for modality, logits in seen.unimodal.items():
-        yield f"{prefix}/accuracy_{modality}", accuracy(logits, seen.labels)
-    if seen.alone:
-        values = shapley_values({members: accuracy(logits, seen.labels) for members, logits in seen.alone.items()})
+def split_metrics(predictions: SplitPredictions, prefix: str) -> Iterator[tuple[str, float]]:
+    """Yield the metrics of ``mm_balance.names.SPLIT_METRICS`` as (``prefix/name``, value)."""
+    labels = predictions.labels
+    yield f"{prefix}/loss", float(functional.cross_entropy(predictions.fused, labels))
+    yield f"{prefix}/accuracy", accuracy(predictions.fused, labels)
+    for modality, logits in predictions.unimodal.items():
+        yield f"{prefix}/accuracy_{modality}", accuracy(logits, labels)
+    if predictions.alone:
+        values = shapley_values({members: accuracy(logits, labels) for members, logits in predictions.alone.items()})
         for modality, value in values.items():
             yield f"{prefix}/shapley_{modality}", value
         yield f"{prefix}/imbalance_degree", max(values.values()) - min(values.values())
-    yield f"{prefix}/macro_f1", macro_f1(seen.fused, seen.labels)
-    yield f"{prefix}/mean_average_precision", mean_average_precision(seen.fused, seen.labels)
-    gaps = modality_gap(seen.unimodal, seen.labels)
+    yield f"{prefix}/macro_f1", macro_f1(predictions.fused, labels)
+    yield f"{prefix}/mean_average_precision", mean_average_precision(predictions.fused, labels)
+    gaps = modality_gap(predictions.unimodal, labels)
     yield f"{prefix}/gap_mean", float(gaps.mean())
     yield f"{prefix}/gap_mean_abs", float(gaps.abs().mean())
 
 
-def probe_metrics(train: SplitPredictions, seen: SplitPredictions, prefix: str) -> Iterator[tuple[str, float]]:
-    """How much a linear classifier finds in each frozen encoder (``mm_balance.names.PROBE_METRICS``).
+def probe_metrics(train: SplitPredictions, predictions: SplitPredictions, prefix: str) -> Iterator[tuple[str, float]]:
+    """Yield the accuracy of a linear probe on each frozen encoder (``mm_balance.names.PROBE_METRICS``).
 
     Args:
-        train: a survey of the training split, with features.
-        seen: one of the split to score, with features.
-        prefix: its name.
+        train: predictions on the training split, with features.
+        predictions: predictions on the split to score, with features.
+        prefix: name of that split.
     """
     scores = {
-        modality: linear_probe(features, train.labels, seen.features[modality], seen.labels)
+        modality: linear_probe(features, train.labels, predictions.features[modality], predictions.labels)
         for modality, features in train.features.items()
     }
     for modality, score in scores.items():

@@ -1,4 +1,4 @@
-"""What the engine lets a method learn between two epochs: surveys, and copies of the network that are trained and thrown away."""
+"""The engine's ``Inspector``: lets a method predict splits and train temporary copies of the network between epochs."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from mm_balance.seeding import random_state, restore_random_state
 from mm_balance.types import Batch, Clock, GapFit, SplitPredictions
 
 COPY_EPOCHS = 1_000_000
-"""Epochs of copies are numbered from here, so that they see the samples in another order than training does."""
+"""First epoch number of copies, so that their sample order differs from that of training."""
 
 
 @dataclass
 class EngineInspector:
-    """``mm_balance.methods.base.Inspector`` on a stage.
+    """Implementation of ``mm_balance.methods.base.Inspector`` for a stage.
 
     Attributes:
         model: the network, or a copy of it.
-        gap_fit: the latest one.
-        method: whose predictions are surveyed.
-        data: training data are read, and the held-out part of it; nothing else.
-        device: where the network is.
-        batch_size: of copies.
-        seed: of the order in which copies see the samples.
+        gap_fit: the latest gap fit.
+        method: method that makes the predictions.
+        data: only the training split and its held-out part are read.
+        device: device of the network.
+        batch_size: batch size for copies.
+        seed: seed of the sample order for copies.
         new_optimizer_step: network -> a fresh optimizer.
-        learning_rate: the stage's rate at a time.
-        clock: when the method inspects.
-        stop_requested: asked after every batch of a copy.
+        learning_rate: the stage's schedule, clock -> learning rate.
+        clock: current time.
+        stop_requested: polled after every batch of a copy.
     """
 
     model: MultimodalNetwork
@@ -54,20 +54,20 @@ class EngineInspector:
     stop_requested: Callable[[], bool]
 
     def predict_split(self, part: str = "train") -> SplitPredictions:
-        """See ``Inspector.predict_split``."""
+        """Predict ``train`` or ``held_out`` in eval mode; features are included. Raises ValueError for any other split."""
         if part not in ("train", "held_out"):
-            raise ValueError(f"a method may look at train or held_out, not {part}")
+            raise ValueError(f"a method may only inspect train or held_out, not {part}")
         return predict_split(self.model, self.method, self.data.splits[part], self.device, features=True)
 
     def train_copy(
         self, loss: Callable[[MultimodalNetwork, Batch], Tensor], epochs: int, *, fresh: bool = False
     ) -> EngineInspector:
-        """See ``Inspector.train_copy``.
+        """Train a copy of the network with ``loss`` alone and return an inspector of it (see ``Inspector.train_copy``).
 
         Raises:
-            Interrupted: a stop was requested. The copy is lost; the stage's state is that of the last checkpoint.
+            Interrupted: a stop was requested. The copy is discarded; the stage's state is that of the last checkpoint.
         """
-        with _same_random_numbers_after():
+        with _preserved_random_state():
             network = copy.deepcopy(self.model)
             if fresh:
                 description = self.model.describe()
@@ -91,7 +91,7 @@ class EngineInspector:
 
 
 def _clock_of_copy(clock: Clock, epoch: int, epochs: int, *, fresh: bool) -> Clock:
-    """The time in a stage that belongs to ``epoch`` (from 0) of a copy, see ``Inspector.train_copy``."""
+    """Map ``epoch`` (from 0) of a copy to the clock that its learning rate follows, see ``Inspector.train_copy``."""
     if fresh:
         return Clock(epoch, epoch, epochs)
     ahead = min(epoch, clock.stage_epochs - 1 - clock.stage_epoch)
@@ -99,7 +99,7 @@ def _clock_of_copy(clock: Clock, epoch: int, epochs: int, *, fresh: bool) -> Clo
 
 
 @contextmanager
-def _same_random_numbers_after() -> Iterator[None]:
+def _preserved_random_state() -> Iterator[None]:
     before = random_state()
     try:
         yield

@@ -1,4 +1,4 @@
-"""The training loop of a stage. It names no method and writes nothing but through the recorder."""
+"""The training loop of a stage. Independent of concrete methods; all output goes through the recorder."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from mm_balance.types import Clock, EpochPlan, GapFit
 
 @dataclass
 class Stage:
-    """What a stage trains and how. Built once, not changed by the loop beyond model, method and optimizer state.
+    """What a stage trains and how. The loop changes only the state of model, method and optimizer.
 
     Attributes:
         epochs: length of the stage.
-        refit_every: epochs between two surveys; None = one survey, after the last epoch.
-        mixture: kind of mixture to fit at each survey.
-        learning_rate: the rate at a time.
-        title: what the progress bar says.
-        new_optimizer_step: network -> a fresh optimizer for it, at the stage's initial rate.
-        record: what the caller wants kept in every checkpoint: configuration and circumstances, as primitives.
+        refit_every: epochs between refits; None = a single refit, after the last epoch.
+        mixture: kind of mixture to fit.
+        learning_rate: schedule, clock -> learning rate.
+        title: label of the progress bar.
+        new_optimizer_step: network -> a fresh optimizer for it, at the stage's initial learning rate.
+        record: extra content of every checkpoint: configuration and environment, as primitives.
     """
 
     model: MultimodalNetwork
@@ -59,22 +59,24 @@ class Stage:
 
 @dataclass
 class Progress:
-    """Where a stage stands: everything that changes while it trains, beside model, method and optimizer.
+    """Progress of a stage: everything that changes during training, besides model, method and optimizer.
 
     Attributes:
         first_epoch: epochs finished before this stage.
         stage_epoch: epochs finished in this stage.
-        batch: batches finished in the epoch under way; not 0 only after an interruption.
-        sums: sums over the samples of the epoch under way, part of the loss -> scalar tensor.
-        seconds: training time of the epoch under way.
-        points: everything published so far.
-        gap_fit: the latest one.
-        plan: what the method asked for the epoch under way.
-        steps: updates made in this stage, and ``step_seconds`` the training time they took.
-        passes: through encoders in this stage, see ``PassCounter``.
-        training_seconds: spent on this stage by all processes that worked on it: training, validation, surveys, no tracking.
-        peak_memory: most bytes in use during this stage in any of these processes, see ``peak_memory_bytes``.
-        best_accuracy: best validation accuracy so far (-1 before the first), and its epoch.
+        batch: batches finished in the current epoch; after an interruption not 0.
+        sums: sums over the samples of the current epoch, loss part -> scalar tensor.
+        seconds: training time of the current epoch.
+        points: all metric points so far.
+        gap_fit: the latest gap fit.
+        plan: the method's plan for the current epoch.
+        steps: updates in this stage.
+        step_seconds: training time of these updates.
+        passes: passes through encoders in this stage, see ``PassCounter``.
+        training_seconds: time over all processes of this stage: training, validation and split predictions, without tracking.
+        peak_memory: peak memory of this stage over its processes in bytes, see ``peak_memory_bytes``.
+        best_accuracy: best validation accuracy so far (-1 before the first).
+        best_epoch: epoch of ``best_accuracy``.
     """
 
     first_epoch: int = 0
@@ -95,12 +97,12 @@ class Progress:
 
     @property
     def epoch(self) -> int:
-        """Epochs finished, over both stages."""
+        """Number of epochs finished, over both stages."""
         return self.first_epoch + self.stage_epoch
 
 
 def capture(stage: Stage, progress: Progress) -> dict[str, Any]:
-    """The whole state as tensors and primitives."""
+    """Return the full training state as tensors and primitives."""
     progress.passes = stage.model.passes.state_dict()
     progress.peak_memory = max(progress.peak_memory, peak_memory_bytes(stage.device))
     plain = {name: value for name, value in vars(progress).items() if name not in ("points", "gap_fit", "plan")}
@@ -119,10 +121,10 @@ def capture(stage: Stage, progress: Progress) -> dict[str, Any]:
 
 
 def restore(stage: Stage, state: dict[str, Any]) -> Progress:
-    """Put ``state`` back into the stage's model, method, optimizer and the global generators.
+    """Restore ``state`` into the stage's model, method, optimizer and the global random generators.
 
     Raises:
-        UserError: the state is of other training samples, or of the same in another order; nothing has been changed.
+        UserError: the state belongs to other training samples or another order of them; nothing is changed.
     """
     check_samples(stage.data, state["samples_digest"], "the checkpoint")
     stage.model.load_state_dict(state["model"])
@@ -141,33 +143,32 @@ def restore(stage: Stage, state: dict[str, Any]) -> Progress:
 
 
 def check_samples(data: MultimodalData, samples_digest: str, what: str) -> None:
-    """Tables by sample index belong to certain training samples in a certain order.
+    """Check that state indexed by sample belongs to the training samples of ``data``, in the same order.
 
     Args:
-        data: what is trained on now.
-        samples_digest: of the samples that ``what`` belongs to.
-        what: how the message calls it.
+        data: the current training data.
+        samples_digest: digest of the samples that the state belongs to.
+        what: name of the state in the error message.
 
     Raises:
-        UserError: it belongs to others.
+        UserError: it belongs to other samples or another order.
     """
-    found = data.splits["train"].samples_digest
-    if found != samples_digest:
+    current = data.splits["train"].samples_digest
+    if current != samples_digest:
         raise UserError(
-            f"{what} belongs to other training samples, or to the same in another order (sample ids {samples_digest[:12]}, those "
-            f"of {data.name} here {found[:12]}); give the data it was made with, or train it again"
+            f"{what} belongs to other training samples, or to the same in another order (digest of its sample ids "
+            f"{samples_digest[:12]}, of {data.name} {current[:12]}); use the data it was trained on, or train it again"
         )
 
 
 def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Callable[[], bool]) -> None:
     """Train until the stage's last epoch.
 
-    Per epoch: let the method plan, train, validate, survey and refit where due, save, publish. ``stop_requested`` is asked after every
-    batch.
+    Per epoch: let the method plan, train, validate, refit if due, save, publish. ``stop_requested`` is polled after every batch.
 
     Raises:
-        Interrupted: a stop was requested; the state is saved, in the middle of an epoch too.
-        Diverged: the loss, or a weight of the network, is no longer finite.
+        Interrupted: a stop was requested; the state is saved, even in the middle of an epoch.
+        Diverged: the loss or a weight of the network is no longer finite.
     """
     loader = BatchLoader(stage.data.splits["train"], stage.batch_size, seed=stage.seed)
     reset_peak_memory(stage.device)
@@ -190,8 +191,10 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
             progress.stage_epoch += 1
             progress.batch, progress.sums, progress.seconds = 0, {}, 0.0
             with stage.model.passes.paused():
-                seen = predict_split(stage.model, stage.method, stage.data.splits["val"], stage.device, coalitions=True)
-            metrics |= dict(split_metrics(seen, "val"))
+                predictions = predict_split(
+                    stage.model, stage.method, stage.data.splits["val"], stage.device, coalitions=True
+                )
+            metrics |= dict(split_metrics(predictions, "val"))
             fresh = None
             if _fit_due(stage, progress.stage_epoch):
                 fresh = progress.gap_fit = measure_gaps(stage, progress.epoch)
@@ -209,10 +212,10 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
 
 
 def best_state(stage: Stage, progress: Progress) -> dict[str, Any]:
-    """The weights of the epoch that has just ended, as the best so far.
+    """Return the weights of the epoch that just ended, as the best so far.
 
-    They are saved after the state that calls this epoch the best: a process that dies between the two can make them again from
-    that state, and no weights of an epoch that was lost can stay.
+    They are saved after the state that marks this epoch as best: if the process dies in between, they can be recovered from
+    that state, and weights of an epoch that was lost never remain.
     """
     return {"model": stage.model.state_dict(), "epoch": progress.epoch}
 
@@ -269,11 +272,11 @@ def _train_epoch(
             f"the training loss is no longer finite in epoch {clock.epoch + 1}: lower learning_rate "
             f"(now {learning_rate:g}) or the loss weights; the state before this epoch is in the checkpoint"
         )
-    bad = first_not_finite(stage.model)
-    if bad is not None:
-        # Running statistics do not enter the loss of training, nor do weights that only ever meet padding.
+    name = first_not_finite(stage.model)
+    if name is not None:
+        # The training loss depends neither on running statistics nor on weights that only ever see padding.
         raise Diverged(
-            f"{bad} of the network is no longer finite after epoch {clock.epoch + 1}, though the training loss is: lower "
+            f"{name} of the network is no longer finite after epoch {clock.epoch + 1}, although the training loss is: lower "
             f"learning_rate (now {learning_rate:g}) or give precision=float32; the state before this epoch is in the checkpoint"
         )
     return means | {
@@ -284,19 +287,19 @@ def _train_epoch(
 
 
 def first_not_finite(network: nn.Module) -> str | None:
-    """Name of the first parameter or buffer that is not finite; None = all are. One host sync."""
+    """Return the name of the first non-finite parameter or buffer, or None. One host sync."""
     weights = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
     finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
-    return next((name for name, good in zip(weights, finite, strict=True) if not good), None)
+    return next((name for name, is_finite in zip(weights, finite, strict=True) if not is_finite), None)
 
 
 def _accumulate(sums: dict[str, Tensor], total: Tensor, parts: dict[str, Tensor], samples: int) -> None:
-    for name, value in _named(total, parts):
+    for name, value in _loss_metrics(total, parts):
         weighted = value.detach() * samples
         sums[name] = sums[name] + weighted if name in sums else weighted
 
 
-def _named(total: Tensor, parts: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _loss_metrics(total: Tensor, parts: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     yield "train/loss", total
     for name, value in parts.items():
         yield f"train/loss_{name}", value
@@ -308,10 +311,10 @@ def _fit_due(stage: Stage, stage_epoch: int) -> bool:
 
 
 def measure_gaps(stage: Stage, epoch: int) -> GapFit:
-    """Measure every training sample's gap after ``epoch`` epochs and fit the mixture; counted as cost where the method needs it."""
+    """Measure the training samples' gaps after ``epoch`` epochs and fit the mixture; counted as cost if the method needs it."""
     with nullcontext() if stage.method.needs_warmup else stage.model.passes.paused():
-        seen = predict_split(stage.model, stage.method, stage.data.splits["train"], stage.device)
-    return fit_gaps(seen, epoch, stage.mixture)
+        predictions = predict_split(stage.model, stage.method, stage.data.splits["train"], stage.device)
+    return fit_gaps(predictions, epoch, stage.mixture)
 
 
 def _gap_fit_metrics(stage: Stage, fresh: GapFit) -> dict[str, float]:
@@ -322,7 +325,7 @@ def _gap_fit_metrics(stage: Stage, fresh: GapFit) -> dict[str, float]:
 
 
 def _publish_first_fit(stage: Stage, progress: Progress, recorder: Recorder) -> None:
-    """The fit that the stage starts from is its first point."""
+    """Publish the gap fit that the stage starts from as its first point."""
     assert progress.gap_fit is not None
     point = MetricPoint(progress.epoch, int(time.time() * 1000), _gap_fit_metrics(stage, progress.gap_fit))
     progress.points.append(point)

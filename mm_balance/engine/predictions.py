@@ -1,4 +1,4 @@
-"""One look at a whole split in eval mode, and the mixture fitted to what it shows."""
+"""Predictions on a whole split in eval mode, and the mixture fitted to their gaps."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def predict_split(
     features: bool = False,
     coalitions: bool = False,
 ) -> SplitPredictions:
-    """Predictions for every sample of ``split``, in index order, in eval mode, float32, on the CPU.
+    """Predict every sample of ``split`` in index order, in eval mode; results are float32 on the CPU.
 
-    The model's training mode is put back afterwards; no random number is drawn.
+    The model's training mode is restored afterwards; no random numbers are drawn.
 
     Args:
-        features: keep the features too.
-        coalitions: also predict from every subset of the modalities, the features of the others set to zero.
+        features: also return features.
+        coalitions: also predict from every subset of the modalities, with all other features set to zero.
     """
     was_training = model.training
     model.eval()
     batches = BatchLoader(split, EVALUATION_BATCH).ordered(device)
-    parts = [_seen(method.predict(model, batch), model, features, coalitions) for batch in batches]
+    parts = [_batch_tensors(method.predict(model, batch), model, features, coalitions) for batch in batches]
     model.train(was_training)
     joined = {name: torch.cat([part[name] for part in parts]).float().cpu() for name in parts[0]}
     return SplitPredictions(
@@ -53,29 +53,30 @@ def predict_split(
     )
 
 
-def _seen(output: Output, model: MultimodalNetwork, features: bool, coalitions: bool) -> dict[tuple, Tensor]:
-    found: dict[tuple, Tensor] = {("fused",): output.fused}
-    found |= {("unimodal", name): value for name, value in output.unimodal.items()}
+def _batch_tensors(output: Output, model: MultimodalNetwork, features: bool, coalitions: bool) -> dict[tuple, Tensor]:
+    tensors: dict[tuple, Tensor] = {("fused",): output.fused}
+    tensors |= {("unimodal", name): value for name, value in output.unimodal.items()}
     if features:
-        found |= {("features", name): value for name, value in output.features.items()}
+        tensors |= {("features", name): value for name, value in output.features.items()}
     for members in subsets(model.modalities) if coalitions else ():
-        shown = {name: value if name in members else torch.zeros_like(value) for name, value in output.features.items()}
-        found["alone", members] = model.fuse(shown).fused
-    return found
+        kept = {name: value if name in members else torch.zeros_like(value) for name, value in output.features.items()}
+        tensors["alone", members] = model.fuse(kept).fused
+    return tensors
 
 
-def fit_gaps(seen: SplitPredictions, epoch: int, kind: str) -> GapFit:
-    """Gap of every sample (Eq. 6), mixture (Eq. 8) and posterior (Eq. 9) of a survey."""
+def fit_gaps(predictions: SplitPredictions, epoch: int, kind: str) -> GapFit:
+    """Compute the gap of every sample (Eq. 6), fit the mixture (Eq. 8) and compute posteriors (Eq. 9)."""
     probabilities = {
-        name: true_class_probability(logits.double(), seen.labels) for name, logits in seen.unimodal.items()
+        name: true_class_probability(logits.double(), predictions.labels)
+        for name, logits in predictions.unimodal.items()
     }
     return fit_gaps_from_probabilities(
         probabilities,
-        true_class_probability(seen.fused.double(), seen.labels),
-        seen.labels,
+        true_class_probability(predictions.fused.double(), predictions.labels),
+        predictions.labels,
         epoch,
         kind,
-        samples_digest=seen.samples_digest,
+        samples_digest=predictions.samples_digest,
     )
 
 
@@ -88,7 +89,7 @@ def fit_gaps_from_probabilities(
     *,
     samples_digest: str,
 ) -> GapFit:
-    """The same from true-class probabilities, each ``(samples,)``: another mixture kind for an old survey."""
+    """Same as ``fit_gaps``, from true-class probabilities, each ``(samples,)``; fits another mixture kind to saved gaps."""
     gaps = gap_from_probabilities(probabilities)
     mixture = fit_mixture(gaps, kind=kind)
     return GapFit(
@@ -104,7 +105,7 @@ def fit_gaps_from_probabilities(
 
 
 def gap_fit_metrics(fit: GapFit) -> dict[str, float]:
-    """The numbers of a refit under their metric names (``mm_balance.names.REFIT_METRICS``)."""
+    """Return the metrics of a refit by name (``mm_balance.names.REFIT_METRICS``)."""
     mixture = fit.mixture
     values = {
         f"gmm/{side}_{quantity}": getattr(getattr(mixture, side), quantity)
@@ -127,15 +128,15 @@ def gap_fit_metrics(fit: GapFit) -> dict[str, float]:
 
 
 def truth_metrics(fit: GapFit, corrupted: Sequence[str]) -> dict[str, float]:
-    """How well gap, posterior and loss find the samples that were corrupted on purpose.
+    """Measure how well gap, posterior and loss detect deliberately corrupted samples.
 
     Args:
-        fit: the refit of the training split.
-        corrupted: per sample the modality corrupted on purpose, ``""`` = clean.
+        fit: the refit on the training split.
+        corrupted: per sample, the deliberately corrupted modality, ``""`` = clean.
 
     Returns:
-        Areas under the ROC curve, under the names of ``TRUTH_METRICS``. The signed score of a modality is how far it
-        lags behind the best other one; its positives are the samples corrupted in it, all others are negatives.
+        Areas under the ROC curve by name (``TRUTH_METRICS``). The signed score of a modality is how far it lags behind
+        the best other one; its positives are the samples corrupted in it, all others are negatives.
     """
     planted = torch.tensor([bool(name) for name in corrupted])
     if not planted.any():

@@ -1,4 +1,4 @@
-"""What the loop tells the outside world, and nothing more."""
+"""Interface between the training loop and whatever stores its state and metrics."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mm_balance.types import GapFit
 
 @dataclass
 class MetricPoint:
-    """Metrics of one step, with the time they were measured at.
+    """Metrics of one step and the time of their measurement.
 
     Attributes:
         step: epochs finished, over both stages.
-        time: milliseconds since 1970.
+        time: Unix time in milliseconds.
         metrics: name -> finite value.
     """
 
@@ -25,29 +25,29 @@ class MetricPoint:
 
 
 OnPoint = Callable[[MetricPoint], None]
-"""Called with every point of a stage once it is published, those of earlier processes of the run too."""
+"""Called with every published point of a stage, including those of earlier processes of the run."""
 
 
 def ignore_point(point: MetricPoint) -> None:
-    """The default of ``OnPoint``: does nothing."""
+    """Do nothing: the default ``OnPoint``."""
 
 
 class Recorder(Protocol):
-    """The loop first saves, then publishes: what was published can always be told from a saved state."""
+    """Stores the loop's output. The loop saves before it publishes, so a saved state covers everything published."""
 
     def save(self, state: dict[str, Any]) -> None:
-        """Persist the state after an epoch (or in the middle of one, when interrupted)."""
+        """Save the state after an epoch, or within one after an interruption."""
 
     def save_best(self, state: dict[str, Any]) -> None:
-        """Persist the weights of the best validation epoch so far."""
+        """Save the weights of the best validation epoch so far."""
 
     def publish(self, point: MetricPoint, refit: GapFit | None) -> None:
-        """Show a point, and the refit it belongs to, if any."""
+        """Publish a point, and the refit made at it, if any."""
 
 
 @dataclass
 class ListRecorder:
-    """Keeps everything in memory: for tests and for use without a tracking server."""
+    """Keeps everything in memory, for tests and for use without a tracking server."""
 
     points: list[MetricPoint] = field(default_factory=list)
     refits: list[GapFit] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Optimizer, mixed precision and one update."""
+"""Optimizer step with mixed precision."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 def build_optimizer(
     kind: str, parameters: Iterator[nn.Parameter], *, learning_rate: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """``sgd`` (with momentum) or ``adam`` (torch's defaults, L2 penalty in the gradient)."""
+    """Build ``sgd`` (with momentum) or ``adam`` (torch's defaults, L2 penalty in the gradient)."""
     if kind == "sgd":
         return torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
     return torch.optim.Adam(parameters, lr=learning_rate, weight_decay=weight_decay)
 
 
 class EngineOptimizerStep:
-    """One optimizer with its gradient scaler. It is what ``Method.update`` gets as ``step``.
+    """An optimizer with its gradient scaler, passed to ``Method.update`` as ``step``.
 
     Args:
-        optimizer: what to step.
-        device: where the model is.
+        optimizer: the optimizer to step.
+        device: device of the model.
         precision: ``float32``, ``bfloat16`` or ``float16`` (the last with loss scaling).
     """
 
@@ -37,11 +37,11 @@ class EngineOptimizerStep:
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context of every forward pass."""
+        """Return the autocast context for forward passes."""
         return torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32)
 
     def reset(self) -> None:
-        """Forget momentum and the like; the learning rate stays."""
+        """Clear the optimizer state (momentum etc.); the learning rate is kept."""
         self.optimizer.state.clear()
 
     def set_learning_rate(self, learning_rate: float) -> None:
@@ -52,30 +52,30 @@ class EngineOptimizerStep:
         self.optimizer.zero_grad(set_to_none=True)
 
     def backward(self, loss: Tensor) -> None:
-        """Backward pass; gradients are unscaled afterwards, so that methods may read and edit them."""
+        """Run the backward pass and unscale the gradients, so that methods can read and edit them."""
         self._scaler.scale(loss).backward()
         self.unscale()
 
     def gradients(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-        """Gradients of one loss, still scaled; zero where the loss does not depend on a parameter. The graph is kept."""
-        found = torch.autograd.grad(
+        """Compute gradients of one loss, still scaled; zero for parameters it does not depend on. The graph is kept."""
+        gradients = torch.autograd.grad(
             self._scaler.scale(loss), list(parameters), retain_graph=True, allow_unused=True, materialize_grads=True
         )
-        return list(found)
+        return list(gradients)
 
     def unscale(self) -> None:
-        """Undo the scaling of the gradients that the parameters hold now."""
+        """Undo the loss scaling of the parameters' current gradients."""
         if self._scaler.is_enabled():
             self._scaler.unscale_(self.optimizer)
 
     def finite(self) -> bool:
-        """Between ``unscale`` and ``step``: False under float16 where the gradients overflowed, so that ``step`` will skip them.
+        """Return False if gradients overflowed under float16, so that ``step`` will skip them; call between ``unscale`` and ``step``.
 
-        The scaler's own finding, so the two cannot disagree. Always True under other precisions, and nothing waits for the device.
+        Reads the scaler's own flag, so the two cannot disagree. Always True under other precisions, without a device sync.
         """
         if not self._scaler.is_enabled():
             return True
-        return not any(bool(found) for found in self._scaler._found_inf_per_device(self.optimizer).values())
+        return not any(bool(overflow) for overflow in self._scaler._found_inf_per_device(self.optimizer).values())
 
     def step(self) -> None:
         self._scaler.step(self.optimizer)
@@ -89,15 +89,17 @@ class EngineOptimizerStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over momentum and the like; learning rate, momentum's factor, weight decay stay this optimizer's own.
+        """Load optimizer state (momentum buffers etc.) but keep this optimizer's learning rate, momentum and weight decay.
 
-        torch's ``Optimizer.load_state_dict`` would take the saved settings too.
+        torch's ``Optimizer.load_state_dict`` would load the saved hyperparameters too.
 
         Raises:
-            ValueError: the state is another optimizer's (torch would take it silently).
+            ValueError: the state belongs to another optimizer class (torch would load it silently).
         """
         if state["kind"] != type(self.optimizer).__name__:
-            raise ValueError(f"the saved state is of {state['kind']}, this is {type(self.optimizer).__name__}")
+            raise ValueError(
+                f"the saved state is of {state['kind']}, but the optimizer is {type(self.optimizer).__name__}"
+            )
         own = [
             {name: value for name, value in group.items() if name != "params"} for group in self.optimizer.param_groups
         ]

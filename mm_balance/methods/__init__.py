@@ -1,4 +1,4 @@
-"""One method = one file behind one small interface. Adding one: a file, and a line in ``registry.BUILT_IN``.
+"""Balancing methods, one file each, behind a small interface. To add one: a file and a line in ``registry.BUILT_IN``.
 
 Importing this package loads neither PyTorch nor any method.
 """

@@ -1,7 +1,7 @@
-"""The interface of a method: hooks, each with a default. Override the weakest that suffices.
+"""The method interface: hooks with defaults. Override the least powerful hook that suffices.
 
-The engine makes model and optimizer and lends them; a method owns only its own state (buffers and modules), so that saving
-and resuming come for free.
+The engine owns the model and the optimizer and passes them in; a method owns only its own state (buffers and modules), so
+saving and resuming need no extra code.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from mm_balance.types import Batch, Clock, Cost, EpochPlan, GapFit, LossOutput, 
 
 
 class Step(Protocol):
-    """One optimizer update, with mixed precision where it is on.
+    """One optimizer update, in mixed precision if enabled.
 
-    ``backward`` leaves true gradients. ``gradients`` gives those of one loss alone, zero where it does not depend on a
-    parameter, and keeps the graph; under float16 they are scaled until, assigned, ``unscale`` puts them right. Between that and
-    ``step``, ``finite`` says whether ``step`` will move the weights: what a method remembers of gradients, or of a forward pass, it
-    takes from steps that do. It is False under float16 where gradients overflowed, and always True under other precisions.
+    ``backward`` leaves unscaled gradients on the parameters. ``gradients`` returns the gradients of a single loss (zero for
+    parameters that it does not depend on) and keeps the graph; under float16 they are still scaled: assign them, then call
+    ``unscale``. Between ``unscale`` and ``step``, ``finite`` tells whether ``step`` will update the weights: False if gradients
+    overflowed under float16, always True under other precisions. A method may only remember gradients or activations of steps
+    that update the weights.
     """
 
     def zero_grad(self) -> None: ...
@@ -45,56 +46,56 @@ class Step(Protocol):
 
 
 class Inspector(Protocol):
-    """What a method may learn between two epochs. Nothing here touches validation or test data.
+    """What a method can inspect between epochs. Validation and test data are never read.
 
     Attributes:
-        model: the network that is looked at.
-        gap_fit: the latest survey of gaps with its mixture; None = there is none yet.
+        model: the network under inspection.
+        gap_fit: the latest gaps and the mixture fitted to them; None = not fitted yet.
     """
 
     model: MultimodalNetwork
     gap_fit: GapFit | None
 
     def predict_split(self, part: str = "train") -> SplitPredictions:
-        """One pass in eval mode over ``train`` or ``held_out`` (see ``Method.held_out``), with features."""
+        """Predict ``train`` or ``held_out`` (see ``Method.held_out``) in eval mode; features are included."""
 
     def train_copy(
         self, loss: Callable[[MultimodalNetwork, Batch], Tensor], epochs: int, *, fresh: bool = False
     ) -> Inspector:
-        """A look at a copy of the network that was trained on for so many epochs with ``loss`` alone.
+        """Train a copy of the network with ``loss`` alone and return an inspector of that copy.
 
-        The network itself, its optimizer and the global random numbers stay as they are. The learning rate follows the stage's
-        schedule, epoch by epoch.
+        The network, its optimizer and the global random state are unchanged. The learning rate follows the stage's schedule,
+        epoch by epoch.
 
         Args:
-            loss: copy and batch -> scalar.
-            epochs: how long.
-            fresh: start from new weights, not from the network's. The rate is then that of a stage of its own, of so many epochs
-                and from epoch 0; otherwise that of the stage's coming epochs (beyond its end, of its last one).
+            loss: (copy, batch) -> scalar.
+            epochs: number of epochs to train.
+            fresh: start from new weights instead of the network's. The learning rate then follows the schedule of a separate
+                stage of ``epochs`` epochs; otherwise that of the stage's upcoming epochs (past its end, that of the last one).
         """
 
 
 class Method(nn.Module):
-    """Joint training with the fused cross-entropy; every method derives from it.
+    """Joint training with the fused cross-entropy; base class of all methods.
 
     Class attributes:
         name: key in ``METHODS``.
-        title: how tables and run descriptions call it.
-        citation: where it comes from.
-        Options: frozen dataclass of its options (``mm_balance.methods.options.option``).
-        fusions: those that the user may choose; where the method brings a head in their place, most often ``concat`` alone.
-        interaction: what joins the encoders, see ``MultimodalNetwork``.
-        held_out: share of the training split that is kept back for ``Inspector.predict_split("held_out")``.
-        needs_warmup: starts from a warm-up run, from whose refit it learns.
-        most_modalities: how many it can handle; None = any number.
+        title: name in tables and run descriptions.
+        citation: source.
+        Options: frozen dataclass of the method's options (``mm_balance.methods.options.option``).
+        fusions: values of ``fusion`` that the user may choose; usually only ``concat`` for a method with its own head.
+        interaction: what connects the encoders, see ``MultimodalNetwork``.
+        held_out: share of the training split reserved for ``Inspector.predict_split("held_out")``.
+        needs_warmup: whether the method starts from a warm-up run and learns from its gap fit.
+        most_modalities: maximum number of modalities; None = any number.
 
     Args:
         options: an instance of ``Options``.
-        modalities: their names; the first is the leading one of the gap.
-        train_samples: size of the training split, for tables by sample index.
+        modalities: modality names; the first one is the leading modality of the gap.
+        train_samples: size of the training split, for tables indexed by sample.
 
     Raises:
-        UserError: more modalities than it can handle.
+        UserError: too many modalities for this method.
     """
 
     name: ClassVar[str]
@@ -120,46 +121,44 @@ class Method(nn.Module):
 
     @final
     def head(self, fusion: str) -> HeadSpec:
-        """What ``choose_head`` says. Raises UserError where the method cannot use ``fusion``."""
+        """Return the head from ``choose_head``. Raises UserError if the method cannot use ``fusion``."""
         if fusion not in self.fusions:
-            raise UserError(
-                f"method {self.name} brings a head of its own; leave fusion={' or fusion='.join(self.fusions)}"
-            )
+            raise UserError(f"method {self.name} brings its own head; leave fusion={' or fusion='.join(self.fusions)}")
         return self.choose_head(fusion)
 
     def choose_head(self, fusion: str) -> HeadSpec:
-        """The head that is trained where the user chose ``fusion``, which is one of ``fusions``. Default: that fusion."""
+        """Return the head to train when the user chose ``fusion``, one of ``fusions``. Default: that fusion."""
         return HeadSpec.of_fusion(fusion)
 
     @classmethod
     def sees_others(cls) -> bool:
-        """Whether an encoder is given something of what the others see.
+        """Return whether an encoder receives information from the other modalities.
 
-        Its unimodal accuracies and losses, gaps, posteriors and Shapley values are then not those of a modality alone.
+        If so, its unimodal accuracies, losses, gaps, posteriors and Shapley values do not describe a single modality.
         """
         return cls.interaction != "none"
 
     def cost(self) -> Cost:
-        """What it costs with these options and modalities."""
+        """Return the method's cost with these options and modalities."""
         return Cost()
 
     def prepare(self, model: MultimodalNetwork) -> None:
-        """Called once, before the first update, with the weights that training starts from: keep a snapshot, set up buffers."""
+        """Prepare training: called once before the first update, with the initial weights (take a snapshot, create buffers)."""
 
     def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
-        """Called before every epoch: look at the data, change weights, plan the epoch."""
+        """Plan the epoch: called before each one; may inspect the training data and change weights."""
         return EpochPlan()
 
     def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
-        """The loss of a batch, one or more forward passes. Default: mean cross-entropy of the fused logits."""
+        """Compute the loss of a batch in one or more forward passes. Default: mean cross-entropy of the fused logits."""
         output = model(batch.inputs)
         return loss_output(output, fusion=cross_entropy(output.fused, batch.labels))
 
     def modulate(self, model: MultimodalNetwork, loss_output: LossOutput, batch: Batch, clock: Clock) -> None:
-        """Called after the backward pass, where its gradients are finite (``Step.finite``): may edit them in place, and remember."""
+        """Edit gradients in place, update method state: called after the backward pass if gradients are finite (``Step.finite``)."""
 
     def update(self, model: MultimodalNetwork, batch: Batch, step: Step, clock: Clock) -> LossOutput:
-        """One update: zero, loss, backward, modulate where the step counts, step. Override to replace the whole of it."""
+        """Perform one update: zero_grad, loss, backward, modulate if gradients are finite, step. Override to replace all of it."""
         step.zero_grad()
         with step.autocast():
             loss_output = self.loss(model, batch, clock)
@@ -170,55 +169,55 @@ class Method(nn.Module):
         return loss_output
 
     def predict(self, model: MultimodalNetwork, batch: Batch) -> Output:
-        """What the method predicts; ``softmax(output.fused)`` are its class probabilities.
+        """Predict a batch; ``softmax(output.fused)`` are the method's class probabilities.
 
-        The logged model is the network alone: a method that predicts otherwise than joint training brings its own head.
+        Only the network is logged as a model, so a method whose prediction differs from joint training needs its own head.
         """
         return model(batch.inputs)
 
     def anneal_coefficient(self, clock: Clock) -> float:
-        """The annealing coefficient of the epoch, for the record; 0 where the method has none."""
+        """Return the epoch's annealing coefficient, for logging; 0 if the method has none."""
         return 0.0
 
     def headline(self) -> str:
-        """How tables and run descriptions call training with it."""
+        """Return the name of this training in tables and run descriptions."""
         return self.title[:1].upper() + self.title[1:]
 
     def tags(self) -> dict[str, str]:
-        """What its runs are found by beside its name: tag -> value (``mm_balance.names.TAGS``)."""
+        """Return the tags of the method's runs besides its name: tag -> value (``mm_balance.names.TAGS``)."""
         return {"mm.loss_form": "none"}
 
     def notes(self) -> list[str]:
-        """Sentences (markdown) that a reader of its numbers must know."""
+        """Return caveats (markdown sentences) for readers of its results."""
         if not self.sees_others():
             return []
         return [
-            "Accuracies, gaps and Shapley values under a modality's name are those of a **branch that sees the others** too: they are "
-            "not of that modality alone, and do not compare with other methods'."
+            "Accuracies, gaps and Shapley values under a modality's name are those of a **branch that sees the others** too: they do "
+            "not describe that modality alone and are not comparable with those of other methods."
         ]
 
 
 @dataclass(frozen=True)
 class NoOptions:
-    """Options of a method that has none."""
+    """Empty options, for methods without any."""
 
 
 Method.Options = NoOptions
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of ``(batch, classes)`` logits, in float32 under autocast too."""
+    """Mean cross-entropy of ``(batch, classes)`` logits, in float32 even under autocast."""
     return functional.cross_entropy(logits.float(), labels)
 
 
 def loss_output(output: Output, **parts: Tensor) -> LossOutput:
-    """The sum of named scalars as the loss of a batch."""
+    """Sum named scalars to the loss of a batch."""
     total = torch.stack(list(parts.values())).sum()
     return LossOutput(total, {name: value.detach() for name, value in parts.items()}, output)
 
 
 def true_scores(output: Output, labels: Tensor) -> dict[str, Tensor]:
-    """Modality -> sum over the batch of its probability of the true class, a constant scalar: how strong it is now."""
+    """Modality -> true-class probability summed over the batch, a detached scalar: its current strength."""
     return {
         name: logits.detach().float().softmax(dim=1).gather(1, labels.unsqueeze(1)).sum()
         for name, logits in output.unimodal.items()
@@ -226,5 +225,5 @@ def true_scores(output: Output, labels: Tensor) -> dict[str, Tensor]:
 
 
 def encoder_gradients(model: MultimodalNetwork, modality: str) -> Iterator[Tensor]:
-    """The gradients of an encoder's parameters, to be edited in place; parameters without one are left out."""
+    """Yield the gradients of an encoder's parameters for in-place editing; parameters without a gradient are skipped."""
     return (parameter.grad for parameter in model.encoder_parameters(modality) if parameter.grad is not None)

@@ -1,14 +1,14 @@
 """Joint training: the fused cross-entropy alone.
 
-Source: arXiv 2510.21797v1, Eq. 5 (fused term) and Table 1, row "Baseline (Concat)". Despite the name, which is the
-field's, it follows whatever ``fusion`` is set to. Deviations: none.
+Source: arXiv 2510.21797v1, Eq. 5 (fused term) and Table 1, row "Baseline (Concat)". The name is the field's; the method
+works with any ``fusion``. Deviations: none.
 """
 
 from mm_balance.methods.base import Method
 
 
 class Concat(Method):
-    """Joint training with no help for the weaker modality."""
+    """Joint training without support for the weaker modality."""
 
     name = "concat"
     title = "joint training"

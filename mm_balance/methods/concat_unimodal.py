@@ -1,4 +1,4 @@
-"""Joint training with unimodal losses: the control every balancing method has to beat.
+"""Joint training with unimodal losses: the control that every balancing method must beat.
 
 Source: arXiv 2510.21797v1, Eq. 5 and 7; Eq. 7's form, mean(L_f + w_uni sum_m L_m), is **reconstructed** from the prose.
 The same loss is stage 1 of the paper's method, with ``warmup_unimodal_weight``.
@@ -15,7 +15,7 @@ from mm_balance.types import Batch, Clock, LossOutput
 
 @dataclass(frozen=True)
 class UnimodalOptions:
-    """Attributes: ``unimodal_weight`` (>= 0), the weight w_uni of the unimodal cross-entropies."""
+    """Options of joint training with unimodal losses: ``unimodal_weight`` (>= 0) is w_uni of Eq. 7."""
 
     unimodal_weight: float = parameter("unimodal_weight")
 

@@ -1,10 +1,10 @@
-"""Diagnosing & Re-learning: an encoder whose features separate train better than held-out data is pulled back to its start.
+"""Diagnosing & Re-learning: pull an encoder back to its initial weights if its features separate train better than held-out data.
 
 Source: Wei et al., Diagnosing and Re-learning for Balanced Multimodal Learning, ECCV 2024, arXiv 2407.09705;
 GeWu-Lab/Diagnosing_Relearning_ECCV2024@025085e, code/ours.py. The held-out part is a tenth of train, never validation or test.
-Deviations: training keeps its augmentation, which the official run loses by the name of a split; ten starts of k-means, as
-scikit-learn had then. ``reset_optimizer`` and ``blend_buffers`` are ours: the code keeps momentum and running statistics. A warm-up
-run is refused: it has trained on the tenth that is held out here.
+Deviations: training stays augmented (the official code turns augmentation off by the name of the split); k-means uses ten
+restarts, scikit-learn's default at the time. ``reset_optimizer`` and ``blend_buffers`` are ours: the code keeps momentum and running
+statistics. Warm-up runs are refused because they were trained on the tenth that is held out here.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ OFFICIAL = "Diagnosing_Relearning_ECCV2024@025085e"
 
 @dataclass(frozen=True)
 class DiagnoseRelearnOptions:
-    """See the fields' help."""
+    """Options of Diagnosing & Re-learning."""
 
-    every: int = option(20, "epochs between two diagnoses", minimum=1, source=OFFICIAL, search=(2, 20, "log"))
-    times: int = option(3, "how many at most", minimum=0, source=OFFICIAL)
+    every: int = option(20, "epochs between diagnoses", minimum=1, source=OFFICIAL, search=(2, 20, "log"))
+    times: int = option(3, "maximum number of diagnoses", minimum=0, source=OFFICIAL)
     strength: float = option(3.0, "lambda: pulled back by tanh(lambda gap)", minimum=0.0, source=OFFICIAL,
                              search=(1.0, 10.0, "log"))  # fmt: skip
-    reset_optimizer: bool = option(False, "forget momentum at a diagnosis")
-    blend_buffers: bool = option(False, "pull running statistics back too")
+    reset_optimizer: bool = option(False, "discard momentum at each diagnosis")
+    blend_buffers: bool = option(False, "also pull running statistics back")
 
 
 class DiagnoseRelearn(Method):
-    """Soft re-initialization of encoders, as strong as they overfit."""
+    """Soft re-initialization of encoders in proportion to their overfitting."""
 
     name = "diagnose_relearn"
     title = "Diagnosing & Re-learning"
@@ -45,7 +45,7 @@ class DiagnoseRelearn(Method):
     held_out = 0.1
 
     def cost(self) -> Cost:
-        return Cost(extra="one forward pass over train and held-out part, and 2 M k-means, at each diagnosis")
+        return Cost(extra="at each diagnosis, one forward pass over train and held-out part, and 2 M k-means runs")
 
     def prepare(self, model: MultimodalNetwork) -> None:
         for name in self.modalities:
@@ -59,10 +59,10 @@ class DiagnoseRelearn(Method):
         train, held_out = inspector.predict_split("train"), inspector.predict_split("held_out")
         notes = {}
         for name in self.modalities:
-            seen, unseen = (
+            train_purity, held_out_purity = (
                 feature_purity(part.features[name], part.labels, model.classes) for part in (train, held_out)
             )
-            weight = relearn_weight(seen, unseen, self.options.strength)
+            weight = relearn_weight(train_purity, held_out_purity, self.options.strength)
             notes[f"method/pulled_back_{name}"] = weight
             with torch.no_grad():
                 for number, value in enumerate(self._weights(model, name)):
@@ -71,12 +71,12 @@ class DiagnoseRelearn(Method):
 
     def _weights(self, model: MultimodalNetwork, name: str) -> list[torch.Tensor]:
         encoder = model.encoders[name]
-        found: list[torch.Tensor] = list(encoder.parameters())
+        weights: list[torch.Tensor] = list(encoder.parameters())
         if self.options.blend_buffers:
-            found += [value for value in encoder.buffers() if value.is_floating_point()]
-        return found
+            weights += [value for value in encoder.buffers() if value.is_floating_point()]
+        return weights
 
 
 def relearn_weight(train_purity: float, held_out_purity: float, strength: float) -> float:
-    """``tanh(strength abs(purity on train - purity on held-out data))``, 0 to 1: how far an encoder goes back."""
+    """``tanh(strength abs(purity on train - purity on held-out data))``, 0 to 1: how far an encoder is pulled back."""
     return math.tanh(strength * abs(train_purity - held_out_purity))

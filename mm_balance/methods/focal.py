@@ -1,7 +1,7 @@
-"""Focal loss on the fused prediction: a control that weighs samples without looking at modalities.
+"""Focal loss on the fused prediction: a control that weights samples regardless of modalities.
 
 Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, arXiv 1708.02002, in its softmax form. Deviations: no class
-weights. ``detach=true`` takes the weight as a constant, which changes gradients, not values.
+weights. ``detach=true`` treats the weight as a constant, which changes gradients but not values.
 """
 
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from mm_balance.types import Batch, Clock, LossOutput
 
 @dataclass(frozen=True)
 class FocalOptions:
-    """See the fields' help."""
+    """Options of the focal loss."""
 
     focus: float = option(
-        2.0, "gamma: how much less easy samples count; 0 = cross-entropy", minimum=0.0, source="Lin et al.",
+        2.0, "gamma: how strongly easy samples are down-weighted; 0 = cross-entropy", minimum=0.0, source="Lin et al.",
         search=(0.5, 4.0, "linear"),
     )  # fmt: skip
     detach: bool = option(False, "no gradient through the weight")
 
 
 class Focal(Method):
-    """Easy samples count less."""
+    """Cross-entropy that down-weights easy samples."""
 
     name = "focal"
     title = "focal loss (control)"
@@ -42,8 +42,8 @@ class Focal(Method):
 
 
 def focal_losses(logits: Tensor, labels: Tensor, focus: float, *, detach: bool = False) -> Tensor:
-    """``(1 - p_y)^focus (-log p_y)`` of each sample; logits ``(batch, classes)``, labels ``(batch,)``."""
+    """``(1 - p_y)^focus (-log p_y)`` per sample; logits ``(batch, classes)``, labels ``(batch,)``."""
     cross_entropy = functional.cross_entropy(logits.float(), labels, reduction="none")
-    # 1 - p_y from its logarithm, exact for small values; never 0, where the power of a focus below 1 has no derivative.
-    doubt = (-(-cross_entropy).expm1()).clamp_min(torch.finfo(torch.float32).tiny)
-    return (doubt.detach() if detach else doubt) ** focus * cross_entropy
+    # 1 - p_y from its logarithm, accurate for small values; never 0, where a power below 1 has no derivative.
+    complement = (-(-cross_entropy).expm1()).clamp_min(torch.finfo(torch.float32).tiny)
+    return (complement.detach() if detach else complement) ** focus * cross_entropy

@@ -1,12 +1,12 @@
-"""G-Blending: the losses of all modalities and of the joint head, weighted by generalization over overfitting squared.
+"""G-Blending: unimodal losses and the joint loss, weighted by generalization over squared overfitting.
 
 Source: Wang et al., What Makes Training Multi-modal Classification Networks Hard?, CVPR 2020, arXiv 1905.12681. The authors' code
-(facebookresearch/VMZ@4cc542d) has the weighted loss and example weights, **not their estimation**: that is from the paper as
-remembered, and from BalanceBenchmark@4c1482f. Estimation trains throw-away copies, one for each head, and compares their losses on
+(facebookresearch/VMZ@4cc542d) has the weighted loss and example weights, **not their estimation**: that follows the paper from
+memory, and BalanceBenchmark@4c1482f. Estimation trains a temporary copy of the network for each head and compares its losses on
 train and on a held-out tenth of it. Deviations: losses are means over samples, before any training (BalanceBenchmark: sums of batch
 means, after an epoch); gains below 0 count as 0, squared overfitting is at least 1e-6, and without any gain all weights are equal.
-A copy's learning rate follows the stage's schedule over the epochs that it looks ahead. A warm-up run is refused: it has trained on
-the tenth that is held out here.
+A copy's learning rate follows the stage's schedule over the epochs it is trained for. Warm-up runs are refused because they were
+trained on the tenth that is held out here.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ JOINT = "joint"
 
 @dataclass(frozen=True)
 class GBlendingOptions:
-    """See the fields' help."""
+    """Options of G-Blending."""
 
-    horizon: int = option(10, "epochs of a super-epoch, and of the copies that estimate its weights", minimum=1,
+    horizon: int = option(10, "epochs per super-epoch and per copy that estimates its weights", minimum=1,
                           source="BalanceBenchmark@4c1482f", search=(2, 10, "log"))  # fmt: skip
     mode: str = option(
         "online",
-        "estimate at each super-epoch, or once, before training, over all epochs",
+        "estimate weights at each super-epoch, or once before training over all epochs",
         choices=("online", "offline"),
     )
     heads: str = option(
-        "own", "classifiers of the unimodal losses: their own, or the joint head's slices", choices=("own", "shared")
+        "own",
+        "classifiers for the unimodal losses: separate ones, or slices of the joint head",
+        choices=("own", "shared"),
     )
 
 
@@ -59,7 +61,7 @@ class GBlending(Method):
 
     def cost(self) -> Cost:
         return Cost(
-            extra="for each super-epoch, as many epochs of M unimodal copies and of a joint one, and M + 2 surveys"
+            extra="per super-epoch, as many epochs of M unimodal copies and of a joint one, and M + 2 prediction passes"
         )
 
     def prepare(self, model: MultimodalNetwork) -> None:
@@ -71,6 +73,7 @@ class GBlending(Method):
         if clock.stage_epoch % horizon:
             return EpochPlan()
         epochs = min(horizon, clock.stage_epochs - clock.stage_epoch)
+        # How much each loss improves, on train and on held-out data, when a copy is trained with it alone.
         before, after = self._losses(inspector), {}
         for name in (*self.modalities, JOINT):
             after[name] = self._losses(inspector.train_copy(_loss_of(name), epochs))[name]
@@ -90,9 +93,9 @@ class GBlending(Method):
         return loss_output(output, **dict(zip(names, torch.stack(losses) * self.blend, strict=True)))
 
 
-def _mean_losses(seen: SplitPredictions) -> dict[str, float]:
-    logits = {**seen.unimodal, JOINT: seen.fused}
-    return {name: float(functional.cross_entropy(value, seen.labels)) for name, value in logits.items()}
+def _mean_losses(predictions: SplitPredictions) -> dict[str, float]:
+    logits = {**predictions.unimodal, JOINT: predictions.fused}
+    return {name: float(functional.cross_entropy(value, predictions.labels)) for name, value in logits.items()}
 
 
 def _loss_of(name: str) -> Callable[[MultimodalNetwork, Batch], Tensor]:

@@ -1,11 +1,11 @@
-"""The paper's method: an adaptive loss, weighted by each sample's posterior under the gap mixture.
+"""The paper's method: an adaptive loss weighted by each sample's posterior under the gap mixture.
 
 Source: arXiv 2510.21797v1, Sec. 3.3. Eq. 6, 8 and 9 as in the paper. **Eq. 10 is reconstructed**: its display was lost,
 so its form is a named choice (``loss_form``); see ``mm_balance.functional.adaptive``. No official code was found.
 
 Deviations and additions: ``posterior_source=current``, ``gap_gradient=weaker``, the mixture kinds ``two_absolute`` and
-``three`` and ``posterior_weighting=prior`` are ours. Under ``two_absolute`` the pull to the balanced center acts on the
-absolute gap, because that is what the mixture describes.
+``three`` and ``posterior_weighting=prior`` are ours. Under ``two_absolute`` the pull to the balanced mean acts on the
+absolute gap, because the mixture models absolute gaps.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMS = {
 
 
 class GapMixture(Method):
-    """Adaptive training. ``refresh`` must have been called once before the first loss."""
+    """Adaptive training. Call ``refresh`` at least once before the first loss."""
 
     name = "gap_mixture"
     title = "adaptive loss"
@@ -60,7 +60,7 @@ class GapMixture(Method):
 
     def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
         if inspector.gap_fit is None:
-            raise UserError("gap_mixture needs the fit of a warm-up run to start from: give warmup_run")
+            raise UserError("gap_mixture needs the gap fit of a warm-up run: give warmup_run")
         self.mixture = inspector.gap_fit.mixture
         self.posterior_table.copy_(inspector.gap_fit.posterior_imbalanced)
         return EpochPlan()

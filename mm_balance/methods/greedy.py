@@ -1,10 +1,10 @@
-"""Greedy: encoders joined by transfer modules; the branch that learns too fast from the others is cut off from them for a while.
+"""Greedy: encoders connected by transfer modules (MMTM); the fastest branch is temporarily isolated from them.
 
 Source: Wu et al., Characterizing and Overcoming the Greedy Nature of Learning in Multi-modal Deep Neural Networks, ICML 2022,
-arXiv 2202.05306; nyukat/greedy_multimodal_learning@a190e03. Its settings are for ModelNet40; no audio-visual ones exist. Deviations:
-each branch has the running mean of its own gates (the code feeds the second branch the first one's); running means move in training
-only; with more than two modalities the fastest is compared with the mean of the others (ours). The decision reads one number
-from the device at each step outside the mode.
+arXiv 2202.05306; nyukat/greedy_multimodal_learning@a190e03. Its settings are for ModelNet40; there are none for audio-visual data.
+Deviations: each branch uses the running mean of its own gates (the code feeds the second branch those of the first); running means
+are updated in training only; with more than two modalities the fastest is compared with the mean of the others (ours). The decision
+needs one host sync per step outside the balancing mode.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ OFFICIAL = "greedy_multimodal_learning@a190e03"
 
 @dataclass(frozen=True)
 class GreedyOptions:
-    """See the fields' help."""
+    """Options of Greedy."""
 
-    threshold: float = option(0.01, "epsilon: difference of the speeds (log10) that counts", minimum=0.0, source=OFFICIAL,
+    threshold: float = option(0.01, "epsilon: smallest difference in speed (log10) that counts", minimum=0.0, source=OFFICIAL,
                               search=(0.001, 0.3, "log"))  # fmt: skip
-    steps: int = option(5, "Q: updates in the balancing mode", minimum=1, source=OFFICIAL)
-    start_epoch: int = option(1, "epochs of the stage before it begins", minimum=0, source=OFFICIAL)
+    steps: int = option(5, "Q: updates per balancing phase", minimum=1, source=OFFICIAL)
+    start_epoch: int = option(1, "stage epochs before balancing starts", minimum=0, source=OFFICIAL)
 
 
 class Greedy(Method):
@@ -61,7 +61,7 @@ class Greedy(Method):
         assert model.interaction is not None
         model.interaction.cut_off(self.cut_off)
         output = model(batch.inputs)
-        model.interaction.cut_off(None)  # surveys and validation see the whole network
+        model.interaction.cut_off(None)  # predictions outside training use all connections
         losses = {f"unimodal_{name}": cross_entropy(value, batch.labels) for name, value in output.unimodal.items()}
         return loss_output(output, **losses)
 
@@ -73,9 +73,9 @@ class Greedy(Method):
                 self.cut_off = None
             return
         assert model.interaction is not None
-        for place, name in enumerate(self.modalities):
-            self.main[place] += speed([*model.encoder_parameters(name), *model.head_parameters(name)])
-            self.bypass[place] += speed(model.interaction.own_parameters(name))
+        for index, name in enumerate(self.modalities):
+            self.main[index] += speed([*model.encoder_parameters(name), *model.head_parameters(name)])
+            self.bypass[index] += speed(model.interaction.own_parameters(name))
         if clock.stage_epoch >= self.options.start_epoch:
             fastest, lead = fastest_branch(self.main, self.bypass)
             if lead > self.options.threshold:
@@ -90,22 +90,22 @@ class Greedy(Method):
 
 def speed(parameters: Iterable[nn.Parameter]) -> Tensor:
     """Sum of the squared gradients over the sum of the squared parameters."""
-    moved = [item for item in parameters if item.grad is not None]
-    gradients = torch.stack([item.grad.square().sum() for item in moved if item.grad is not None]).sum()
-    return gradients / torch.stack([item.square().sum() for item in moved]).sum()
+    trained = [item for item in parameters if item.grad is not None]
+    gradients = torch.stack([item.grad.square().sum() for item in trained if item.grad is not None]).sum()
+    return gradients / torch.stack([item.square().sum() for item in trained]).sum()
 
 
 def fastest_branch(main: Tensor, bypass: Tensor) -> tuple[int, float]:
-    """Which branch learns most from the others relative to its own input, and by how much: ``s_m = log10(bypass_m / main_m)``.
+    """Find the branch that learns most from the others relative to its own input, by ``s_m = log10(bypass_m / main_m)``.
 
     Args:
         main: ``(modalities,)`` accumulated speeds of encoders and classifiers.
-        bypass: ``(modalities,)`` those of the transfers.
+        bypass: ``(modalities,)`` accumulated speeds of the transfer modules.
 
     Returns:
-        Its place, and its lead over the mean of the others, >= 0.
+        Its index, and its lead over the mean of the others, >= 0.
     """
     speeds = (bypass / main).log10().tolist()
-    place = max(range(len(speeds)), key=lambda number: speeds[number])
-    others = [value for number, value in enumerate(speeds) if number != place]
-    return place, speeds[place] - sum(others) / len(others)
+    fastest = max(range(len(speeds)), key=lambda index: speeds[index])
+    others = [value for index, value in enumerate(speeds) if index != fastest]
+    return fastest, speeds[fastest] - sum(others) / len(others)

@@ -1,10 +1,10 @@
-"""LFM: from aligning the modalities' predictions to classifying, along a fixed schedule or one that is learned.
+"""LFM: shift from aligning the modalities' predictions to classification, along a fixed schedule.
 
 Source: Yang et al., Facilitating Multimodal Classification via Dynamically Learning Modality Gap, NeurIPS 2024;
-njustkmg/NeurIPS24-LFM@ad44fa0, Crema_epoch.py. A classifier per modality, fused logits are their mean. Deviations: the schedule is
-a polynomial for 200 epochs; here it is read at the same fraction of the stage (``stretch=false``: at the epoch's own number). The
-learned schedule of the paper (second derivatives, a weight moved by the first parameter tensor alone) is **not** here. The code
-aligns class distributions and has no contrastive term; with more than two modalities, the mean over pairs.
+njustkmg/NeurIPS24-LFM@ad44fa0, Crema_epoch.py. One classifier per modality; fused logits are their mean. Deviations: the schedule is
+a polynomial over 200 epochs, evaluated here at the same fraction of the stage (``stretch=false``: at the epoch number itself). The
+paper's learned schedule (second derivatives; a weight updated from the first parameter tensor alone) is **not** implemented. As in
+the code, class distributions are aligned and there is no contrastive term; more than two modalities: the mean over pairs.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ SCHEDULE_EPOCHS = 200
 
 @dataclass(frozen=True)
 class LfmOptions:
-    """See the fields' help."""
+    """Options of LFM."""
 
-    stretch: bool = option(True, "the schedule's 200 epochs are stretched over the stage", search=(True, False))
+    stretch: bool = option(True, "stretch the schedule's 200 epochs over the stage", search=(True, False))
     divergence: str = option(
-        "reversed", "between predictions: the code's (arguments the other way round), or Jensen-Shannon's",
+        "reversed", "divergence between predictions: the code's (swapped arguments), or Jensen-Shannon",
         choices=("reversed", "true"), source="NeurIPS24-LFM@ad44fa0", search=("reversed", "true"),
     )  # fmt: skip
 
@@ -64,12 +64,12 @@ class Lfm(Method):
 
 
 def classification_share(epoch: float) -> float:
-    """a(e), the weight of classification after ``epoch`` of 200 epochs, kept within [0, 1]."""
+    """a(e), the classification weight after ``epoch`` of 200 epochs, clipped to [0, 1]."""
     return min(max(sum(value * epoch**power for power, value in enumerate(COEFFICIENTS)), 0.0), 1.0)
 
 
 def alignment(first: Tensor, second: Tensor, divergence: str) -> Tensor:
-    """How far two predictions are apart, batch mean.
+    """Divergence between two predictions, averaged over the batch.
 
     Args:
         first: ``(batch, classes)`` logits.
@@ -77,7 +77,7 @@ def alignment(first: Tensor, second: Tensor, divergence: str) -> Tensor:
         divergence: ``true`` = Jensen-Shannon, half of KL(p || m) + KL(q || m), m their mean; ``reversed`` = half of
             KL(m || p) + KL(m || q).
     """
-    # In logarithms throughout: a class that both are sure it is not has probability 0, whose logarithm has no derivative.
+    # Stay in log space: a class that both rule out has probability 0, whose logarithm has no derivative.
     logarithms = torch.stack([value.log_softmax(dim=1) for value in (first, second)])
     middle = logarithms.logsumexp(dim=0) - math.log(2)
     pairs = [(value, middle) if divergence == "reversed" else (middle, value) for value in logarithms]

@@ -1,10 +1,10 @@
-"""MLA: modalities take turns through one shared head, whose gradient avoids what the turn before has used.
+"""MLA: modalities alternate on one shared head, whose gradient is projected away from the previous modality's features.
 
 Source: Zhang et al., Multimodal Representation Learning by Alternating Unimodal Adaptation, CVPR 2024, arXiv 2311.10707;
 Cecile-hi/Multimodal-Learning-with-Alternating-Unimodal-Adaptation@ab6c184, main.py and utils/utils.py. Deviations: the projection
-divides by a scalar (``rls_norm``), where the code has a slip of shapes (``projection=official``); the gate of the prediction is each
-sample's own (``gate=batch``: the code's, where predictions depend on the batch; ``gate=fixed``: 0.55 / 0.45, or equal shares); the
-mean feature is a constant, where the code lets its graph grow; an encoder out of turn does not move at all.
+divides by a scalar (``rls_norm``), where the code has a shape bug (``projection=official``); each sample has its own prediction
+gate (``gate=batch``: the code's, where predictions depend on the batch; ``gate=fixed``: 0.55 / 0.45, or equal shares); the mean
+feature is a constant, where the code lets its graph grow; only the encoder whose turn it is gets updated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FIXED_SHARES = {2: [0.55, 0.45], 3: [0.35, 0.25, 0.4]}
 
 @dataclass(frozen=True)
 class MlaOptions:
-    """See the fields' help."""
+    """Options of MLA."""
 
     projection: str = option(
         "rls_norm", "how the head's gradient is corrected", choices=("rls_norm", "official", "rls", "none"),
@@ -40,12 +40,12 @@ class MlaOptions:
 
 
 class SharedHead(Fusion):
-    """One linear classifier for all modalities, whose logits are mixed in the prediction (MLA).
+    """One linear classifier for all modalities; the prediction is a weighted sum of their logits (MLA).
 
     Args:
-        gate: weights of the mixture: ``entropy`` (softmax over modalities of minus each sample's entropy), ``fixed``
+        gate: weights of the sum: ``entropy`` (softmax over modalities of minus each sample's entropy), ``fixed``
             (``shares``), or ``batch`` (the official code's: one entropy per batch, of a softmax over the batch).
-        shares: of each modality, in order; None = equal ones.
+        shares: fixed weight of each modality, in order; None = equal weights.
     """
 
     exact_unimodal = False
@@ -60,22 +60,22 @@ class SharedHead(Fusion):
         self.register_buffer("shares", torch.tensor(shares or [1.0 / len(widths)] * len(widths)))
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """See ``Fusion.forward``."""
+        """Return the gated sum of the unimodal logits, and the unimodal logits."""
         unimodal = {name: self.output(features[name]) for name in self.modalities}
         logits = torch.stack(list(unimodal.values()))
         return (self._weights(logits).unsqueeze(2) * logits).sum(dim=0), unimodal
 
     def _weights(self, logits: Tensor) -> Tensor:
-        """``(modalities, batch, classes)`` -> ``(modalities, batch)`` that sum to 1 over modalities."""
+        """``(modalities, batch, classes)`` -> ``(modalities, batch)``, sums to 1 over modalities."""
         if self.gate == "fixed":
             return self.shares.unsqueeze(1).expand(-1, logits.shape[1])
         if self.gate == "entropy":
             return entropy(logits, dim=2).neg().softmax(dim=0)
-        of_batch = entropy(logits, dim=1).sum(dim=1, keepdim=True)
-        return of_batch.neg().softmax(dim=0).expand(-1, logits.shape[1])
+        batch_entropy = entropy(logits, dim=1).sum(dim=1, keepdim=True)
+        return batch_entropy.neg().softmax(dim=0).expand(-1, logits.shape[1])
 
     def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
-        """None: the classifier is shared."""
+        """Return no parameters: the classifier is shared."""
         return iter(())
 
 
@@ -122,7 +122,7 @@ class Mla(Method):
 
     @torch.no_grad()
     def _correct(self, weight: Tensor, features: Tensor, clock: Clock) -> None:
-        # The very first turn of a run is free. The count stays on the CPU: nothing waits for the device.
+        # The first turn of a run is not projected. The count stays on the CPU to avoid a device sync.
         if int(self.turns) > 0 and self.options.projection != "none" and weight.grad is not None:
             decay = 0.1 ** (1 + clock.batch / clock.batches)
             self.projection.copy_(

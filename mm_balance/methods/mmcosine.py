@@ -1,8 +1,8 @@
-"""MMCosine: features and class weights of every modality at length 1, so that none wins by its norm.
+"""MMCosine: normalize features and class weights per modality, so that none dominates by its norm.
 
 Source: Xu et al., MMCosine: Multi-Modal Cosine Loss Towards Balanced Audio-Visual Fine-Grained Learning, ICASSP 2023,
-arXiv 2303.05338; GeWu-Lab/MMCosine_ICASSP23@00ba0a9 (as released it does not start). Deviations: prediction uses the cosines, as
-training does; the released validation reads an untrained linear head. The optional contrastive term (weight 0 by default) is left out.
+arXiv 2303.05338; GeWu-Lab/MMCosine_ICASSP23@00ba0a9 (does not run as released). Deviations: prediction uses the cosines, as
+training does (the released validation uses an untrained linear head). The optional contrastive term (default weight 0) is omitted.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,10 +20,10 @@ from mm_balance.models.fusion import total_logits
 
 @dataclass(frozen=True)
 class MMCosineOptions:
-    """See the fields' help."""
+    """Options of MMCosine."""
 
     scale: float = option(
-        10.0, "s: logits are this times a cosine (BalanceBenchmark: 15)", minimum=0.0, exclusive=True,
+        10.0, "s: factor from cosine to logit (BalanceBenchmark: 15)", minimum=0.0, exclusive=True,
         source="MMCosine_ICASSP23@00ba0a9", search=(2.0, 40.0, "log"),
     )  # fmt: skip
 
@@ -44,7 +44,7 @@ class CosineHead(Fusion):
         self.register_buffer("scale", torch.tensor(scale))
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """See ``Fusion.forward``."""
+        """Return the sum of the scaled cosines, and the scaled cosines of each modality."""
         directions = {
             name: functional.normalize(self.own.get_submodule(name).get_parameter("weight")) for name in self.own
         }
@@ -54,12 +54,12 @@ class CosineHead(Fusion):
         return total_logits(unimodal), unimodal
 
     def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
-        """The modality's class directions."""
+        """Return the modality's class directions."""
         return self.own[modality].parameters()
 
 
 class MMCosine(Method):
-    """Cosines in place of products."""
+    """Cosine logits in place of dot products."""
 
     name = "mmcosine"
     title = "MMCosine"

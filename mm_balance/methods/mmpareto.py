@@ -1,8 +1,8 @@
-"""MMPareto: where the joint loss and a modality's own loss pull its encoder apart, they are combined with the least norm.
+"""MMPareto: where the gradients of the joint and the unimodal loss conflict in an encoder, use their minimum-norm combination.
 
 Source: Wei and Hu, MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistance, ICML 2024, arXiv 2405.17730;
-GeWu-Lab/MMPareto_ICML2024@a339db3, code/MMPareto.py. Deviations: three backward passes in place of four (the fourth follows from
-them); lengths are compared per tensor, as in the code (``scope=encoder``: the paper's natural reading).
+GeWu-Lab/MMPareto_ICML2024@a339db3, code/MMPareto.py. Deviations: three backward passes instead of four (the fourth follows from
+them); norms are compared per tensor, as in the code (``scope=encoder``: the natural reading of the paper).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from mm_balance.types import Batch, Clock, Cost, LossOutput
 
 @dataclass(frozen=True)
 class MMParetoOptions:
-    """See the fields' help."""
+    """Options of MMPareto."""
 
     gamma: float = option(
         1.5, "factor of the encoders' gradients", minimum=0.0, exclusive=True, source="MMPareto_ICML2024@a339db3",
         search=(1.0, 3.0, "linear"),
     )  # fmt: skip
-    scope: str = option("tensor", "where lengths are compared", choices=("tensor", "encoder"))
+    scope: str = option("tensor", "scope in which gradient norms are compared", choices=("tensor", "encoder"))
 
 
 class MMPareto(Method):
@@ -45,27 +45,29 @@ class MMPareto(Method):
         step.zero_grad()
         with step.autocast():
             output = model(batch.inputs)
-        joint = cross_entropy(output.fused, batch.labels)
-        own = {name: cross_entropy(value, batch.labels) for name, value in output.unimodal.items()}
+        joint_loss = cross_entropy(output.fused, batch.labels)
+        unimodal_losses = {name: cross_entropy(value, batch.labels) for name, value in output.unimodal.items()}
         encoders = {name: list(model.encoder_parameters(name)) for name in self.modalities}
         heads = list(model.fusion.parameters())
         everything = [*(item for part in encoders.values() for item in part), *heads]
-        found = dict(zip(everything, step.gradients(joint, everything), strict=True))
+        joint = dict(zip(everything, step.gradients(joint_loss, everything), strict=True))
         for name, parameters in encoders.items():
-            gradients = step.gradients(own[name], [*parameters, *heads])
-            alone = dict(zip([*parameters, *heads], gradients, strict=True))
-            mixed = pareto_gradients(
-                [found[item] for item in parameters],
-                [alone[item] for item in parameters],
+            gradients = step.gradients(unimodal_losses[name], [*parameters, *heads])
+            unimodal = dict(zip([*parameters, *heads], gradients, strict=True))
+            # Encoders get the Pareto combination, heads the plain sum of all gradients.
+            combined = pareto_gradients(
+                [joint[item] for item in parameters],
+                [unimodal[item] for item in parameters],
                 self.options.gamma,
                 scope=self.options.scope,
             )
-            for parameter, gradient in zip(parameters, mixed, strict=True):
+            for parameter, gradient in zip(parameters, combined, strict=True):
                 parameter.grad = gradient
             for parameter in heads:
-                found[parameter] = found[parameter] + alone[parameter]
+                joint[parameter] = joint[parameter] + unimodal[parameter]
         for parameter in heads:
-            parameter.grad = found[parameter]
+            parameter.grad = joint[parameter]
         step.unscale()
         step.step()
-        return loss_output(output, fusion=joint, **{f"unimodal_{name}": value for name, value in own.items()})
+        losses = {f"unimodal_{name}": value for name, value in unimodal_losses.items()}
+        return loss_output(output, fusion=joint_loss, **losses)

@@ -1,9 +1,9 @@
-"""OGM and OGM-GE: the encoder of the stronger modality learns with smaller gradients.
+"""OGM and OGM-GE: scale down the encoder gradients of the stronger modality.
 
 Source: Peng et al., Balanced Multimodal Learning via On-the-fly Gradient Modulation, CVPR 2022, arXiv 2203.15332;
-GeWu-Lab/OGM-GE_CVPR2022@343dc1d, main.py. Deviations: at a tie nobody is damped (``tie=official``: the first modality); the noise
-has one deviation per tensor, as in the code, where the paper has the covariance of the gradient; with more than two modalities
-each is compared with the mean of the others (ours). Adam cancels slowly varying factors: use SGD.
+GeWu-Lab/OGM-GE_CVPR2022@343dc1d, main.py. Deviations: at a tie neither modality is damped (``tie=official``: the first); the noise
+has one standard deviation per tensor, as in the code, where the paper uses the covariance of the gradient; with more than two
+modalities each is compared with the mean of the others (ours). Adam cancels slowly varying factors: use SGD.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ OFFICIAL = "OGM-GE_CVPR2022@343dc1d"
 
 @dataclass(frozen=True)
 class OgmOptions:
-    """See the fields' help."""
+    """Options of OGM and OGM-GE."""
 
     alpha: float = option(
         0.8, "strength", minimum=0.0, source=f"{OFFICIAL}, README: 0.8 CREMA-D, 0.1 VGGSound", search=(0.05, 2.0, "log")
     )
-    start_epoch: int = option(0, "first epoch of the stage, from 0, with modulation", minimum=0, source=OFFICIAL)
-    end_epoch: int = option(50, "last one", minimum=0, source=OFFICIAL)
+    start_epoch: int = option(0, "first stage epoch (from 0) with modulation", minimum=0, source=OFFICIAL)
+    end_epoch: int = option(50, "last stage epoch with modulation", minimum=0, source=OFFICIAL)
     min_dim: int = option(
-        4, "gradients of fewer dimensions stay: 4 = convolutions alone, 2 for transformers", minimum=1, source=OFFICIAL
+        4,
+        "leave gradients with fewer dimensions unchanged: 4 = convolutions only, 2 for transformers",
+        minimum=1,
+        source=OFFICIAL,
     )
-    tie: str = option("strict", "who is damped at equal scores: nobody, or the first", choices=("strict", "official"))
+    tie: str = option("strict", "modality damped at equal scores: none, or the first", choices=("strict", "official"))
 
 
 class Ogm(Method):
@@ -59,7 +62,7 @@ class Ogm(Method):
 
 
 class OgmGe(Ogm):
-    """The same with noise of the gradient's own size, which makes up for the generalization that damping costs."""
+    """OGM with noise at the scale of the gradient, which recovers the generalization that damping costs."""
 
     name = "ogm_ge"
     title = "OGM-GE"
@@ -67,7 +70,7 @@ class OgmGe(Ogm):
 
 
 def damp_encoders(model: MultimodalNetwork, coefficients: dict[str, Tensor], *, min_dim: int, noise: bool) -> None:
-    """Scale the gradients of the encoders in place, and add noise: also where the coefficient is 1."""
+    """Scale encoder gradients in place and add noise (even where the coefficient is 1)."""
     for modality, coefficient in coefficients.items():
         for gradient in encoder_gradients(model, modality):
             if gradient.dim() >= min_dim:

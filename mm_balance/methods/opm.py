@@ -1,8 +1,8 @@
-"""OPM, and OPM with OGM: features of the stronger modality are dropped, per sample, in the forward pass.
+"""OPM, and OPM with OGM: drop features of the stronger modality per sample in the forward pass.
 
-Source: Wei et al., On-the-fly Modulation for Balanced Multimodal Learning, IEEE TPAMI 2024; GeWu-Lab/BML_TPAMI2024@4b3aa4f (as
-released its classifier cannot be imported). Deviations: the hidden factor 4 on the weaker gradient is left out; with more than
-two modalities each is compared with the mean of the others (ours). Defaults of the code are for Kinetics-Sounds with AdamW.
+Source: Wei et al., On-the-fly Modulation for Balanced Multimodal Learning, IEEE TPAMI 2024; GeWu-Lab/BML_TPAMI2024@4b3aa4f (its
+classifier cannot be imported as released). Deviations: the undocumented factor 4 on the weaker gradient is omitted; with more than
+two modalities each is compared with the mean of the others (ours). The code's defaults are for Kinetics-Sounds with AdamW.
 """
 
 from __future__ import annotations
@@ -28,24 +28,26 @@ OFFICIAL = "BML_TPAMI2024@4b3aa4f"
 
 @dataclass(frozen=True)
 class OpmOptions:
-    """See the fields' help."""
+    """Options of OPM."""
 
     drop_base: float = option(
-        0.5, "q_base, drop probability of a modality that is just ahead", minimum=0.0, maximum=1.0, source=OFFICIAL,
+        0.5, "q_base, drop probability of a modality that is barely ahead", minimum=0.0, maximum=1.0, source=OFFICIAL,
         search=(0.1, 0.9, "linear"),
     )  # fmt: skip
-    drop_slope: float = option(0.5, "lambda, how it grows", minimum=0.0, source=OFFICIAL)
-    execute: float = option(0.7, "p_exe, share of steps that drop", minimum=0.0, maximum=1.0, source=OFFICIAL)
-    start_epoch: int = option(6, "epochs of the stage before it begins", minimum=0, source=OFFICIAL)
+    drop_slope: float = option(
+        0.5, "lambda, growth of the drop probability with the lead", minimum=0.0, source=OFFICIAL
+    )
+    execute: float = option(0.7, "p_exe, share of steps that drop features", minimum=0.0, maximum=1.0, source=OFFICIAL)
+    start_epoch: int = option(6, "stage epochs before modulation starts", minimum=0, source=OFFICIAL)
 
 
 @dataclass(frozen=True)
 class OpmOgmOptions(OpmOptions):
-    """OPM's, and those of OGM."""
+    """Options of OPM & OGM: those of both methods."""
 
     alpha: float = option(0.8, "strength of OGM", minimum=0.0, source=OFFICIAL, search=(0.05, 2.0, "log"))
-    end_epoch: int = option(60, "last epoch with OGM", minimum=0, source=OFFICIAL)
-    noise: bool = option(True, "OGM-GE's noise", source=OFFICIAL)
+    end_epoch: int = option(60, "last stage epoch with OGM", minimum=0, source=OFFICIAL)
+    noise: bool = option(True, "add OGM-GE's noise", source=OFFICIAL)
 
 
 class Opm(Method):
@@ -58,19 +60,19 @@ class Opm(Method):
 
     def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         features = model.encode(batch.inputs)
-        output = model.fuse(features)  # scores come from the whole features, also where some are dropped
-        shown = output
-        # One draw on the host, whatever the device: no waiting, and the same steps drop on every machine.
+        output = model.fuse(features)  # scores always use the full features
+        modulated = output
+        # Drawn on the host on every device: no device sync, and the same steps drop features on every machine.
         if clock.stage_epoch >= self.options.start_epoch and float(torch.rand(())) >= 1 - self.options.execute:
             ratios = discrepancy_ratios(true_scores(output, batch.labels))
             probabilities = drop_probabilities(ratios, self.options.drop_base, self.options.drop_slope)
             draws = {name: torch.rand(len(value), device=value.device) for name, value in features.items()}
-            shown = model.fuse(drop_features(output.features, probabilities, draws))
-        return loss_output(output, fusion=cross_entropy(shown.fused, batch.labels))
+            modulated = model.fuse(drop_features(output.features, probabilities, draws))
+        return loss_output(output, fusion=cross_entropy(modulated.fused, batch.labels))
 
 
 class OpmOgm(Opm):
-    """Both: features in the forward pass, gradients in the backward pass."""
+    """OPM in the forward pass and OGM in the backward pass."""
 
     name = "opm_ogm"
     title = "OPM & OGM"

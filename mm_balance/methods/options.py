@@ -1,4 +1,4 @@
-"""Options of methods: declared as fields of a frozen dataclass, written ``alpha=0.8,noise=true``, checked like parameters."""
+"""Method options: fields of a frozen dataclass, written ``alpha=0.8,noise=true`` and validated like parameters."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ __all__ = ["complete", "declared_options", "option", "option_lines", "parameter"
 
 
 def parameter(name: str) -> Any:
-    """A field that is the run's parameter of that name: same default, range and meaning."""
+    """Declare an option that mirrors the run parameter ``name``: same default, range and meaning."""
     declared = options()[name]
-    kept = ("choices", "minimum", "exclusive", "maximum", "source", "search")
-    return option(declared.default, declared.help, **{item: getattr(declared, item) for item in kept})
+    copied = ("choices", "minimum", "exclusive", "maximum", "source", "search")
+    return option(declared.default, declared.help, **{item: getattr(declared, item) for item in copied})
 
 
 def declared_options(declaring: type) -> dict[str, Option]:
-    """The fields of a method's ``Options`` as the parser knows parameters."""
+    """Return the fields of a method's ``Options`` in the form that the parser uses: name -> ``Option``."""
     return declared_in(declaring, "method")
 
 
 def parse_options(method: str, options: type, text: str | None) -> dict[str, Any]:
-    """Typed values of ``name=value,name=value``.
+    """Parse ``name=value,name=value`` into typed values.
 
     Raises:
-        UserError: an option that the method lacks, given twice, without a value, or with one that is not allowed.
+        UserError: an option that is unknown, repeated, lacks a value, or has an invalid one.
     """
     return parse_method_options(method, declared_options(options), text)
 
 
 def option_lines(options: type) -> list[str]:
-    """One line for each option: name, default, what is allowed, meaning, source."""
+    """Describe each option on one line: name, default, allowed values, meaning, source."""
     lines = []
     for item in declared_options(options).values():
         allowed = f" ({'|'.join(item.choices)})" if item.choices else ""
@@ -44,5 +44,5 @@ def option_lines(options: type) -> list[str]:
 
 
 def complete(options: type, settings: Mapping[str, Any]) -> Any:
-    """An instance of ``options`` with those of its fields that ``settings`` holds."""
+    """Build an ``options`` instance from ``settings``; other keys are ignored, missing fields take their defaults."""
     return options(**{item.name: settings[item.name] for item in dataclasses.fields(options) if item.name in settings})

@@ -1,11 +1,11 @@
-"""PMR: class prototypes rate the modalities, and the weaker one learns from its prototypes too.
+"""PMR: class prototypes measure the strength of each modality; the weaker one also learns from its prototypes.
 
 Source: Fan et al., PMR: Prototypical Modal Rebalance for Multimodal Learning, CVPR 2023, arXiv 2211.07089;
-fanyunfeng-bit/Modal-Imbalance-PMR@3615e48, main_Prototype_grad.py. The weights ``clip`` are the paper's from memory (its text was not
-re-read), ``binary`` the code's. Deviations: prototypes of the whole training split in eval mode, where the code takes the first
-tenth of a shuffled loader and can meet a class without samples (``fraction=0.1``; such a class keeps its prototype here); the
-entropy bonus of the paper is not in the code and is off by default; with more than two modalities each is compared with the
-strongest and the weakest (ours; the paper's rule for two).
+fanyunfeng-bit/Modal-Imbalance-PMR@3615e48, main_Prototype_grad.py. The weights ``clip`` follow the paper from memory (its text was
+not re-read), ``binary`` the code. Deviations: prototypes of the whole training split in eval mode, where the code uses the first
+tenth of a shuffled loader and can miss a class (``fraction=0.1``; a class without samples keeps its prototype here); the entropy
+bonus of the paper is not in the code and is off by default; with more than two modalities each is compared with the strongest and
+the weakest (ours; equals the paper's rule for two).
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ OFFICIAL = "Modal-Imbalance-PMR@3615e48"
 
 @dataclass(frozen=True)
 class PmrOptions:
-    """See the fields' help."""
+    """Options of PMR."""
 
     alpha: float = option(
         1.0, "weight of the prototype loss (authors' commands: mostly 2)", minimum=0.0, source=OFFICIAL,
         search=(0.25, 4.0, "log"),
     )  # fmt: skip
     momentum: float = option(0.2, "epsilon, share of the old prototypes", minimum=0.0, maximum=1.0, source=OFFICIAL)
-    weight: str = option("clip", "of each modality: the paper's, or the code's 0 and 1", choices=("clip", "binary"))
+    weight: str = option(
+        "clip", "weight of each modality: the paper's, or the code's 0 and 1", choices=("clip", "binary")
+    )
     entropy_weight: float = option(0.0, "mu, entropy bonus of the stronger modality (0.01: ours)", minimum=0.0)
-    entropy_epochs: int = option(20, "E_e, epochs with that bonus (ours)", minimum=0)
-    start_epoch: int = option(0, "first epoch of the stage with the prototype loss", minimum=0, source=OFFICIAL)
-    end_epoch: int = option(100, "last one", minimum=0, source=OFFICIAL)
+    entropy_epochs: int = option(20, "E_e, stage epochs with the entropy bonus (ours)", minimum=0)
+    start_epoch: int = option(0, "first stage epoch with the prototype loss", minimum=0, source=OFFICIAL)
+    end_epoch: int = option(100, "last stage epoch with the prototype loss", minimum=0, source=OFFICIAL)
     fraction: float = option(
-        1.0, "share of the training split behind the prototypes", minimum=0.0, exclusive=True, maximum=1.0
+        1.0, "share of the training split that prototypes are computed from", minimum=0.0, exclusive=True, maximum=1.0
     )
 
 
@@ -61,13 +63,14 @@ class Pmr(Method):
             self.register_buffer(f"prototypes_{name}", torch.zeros(model.classes, width, device=device))
 
     def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
-        seen = inspector.predict_split("train")
-        chosen = torch.randperm(len(seen.labels))[: max(1, round(self.options.fraction * len(seen.labels)))]
+        predictions = inspector.predict_split("train")
+        labels = predictions.labels
+        chosen = torch.randperm(len(labels))[: max(1, round(self.options.fraction * len(labels)))]
         # No momentum before training and after the first epoch: those prototypes are of an untrained network.
         momentum = self.options.momentum if clock.stage_epoch > 1 else 0.0
-        for name, features in seen.features.items():
+        for name, features in predictions.features.items():
             old = self.get_buffer(f"prototypes_{name}")
-            fresh, counts = class_means(features[chosen], seen.labels[chosen], model.classes)
+            fresh, counts = class_means(features[chosen], labels[chosen], model.classes)
             old.copy_(moved_prototypes(old, fresh.to(old.device), counts.to(old.device), momentum))
         return EpochPlan()
 
@@ -94,23 +97,23 @@ class Pmr(Method):
 def prototype_weights(
     logits: dict[str, Tensor], labels: Tensor, kind: str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """How much each modality lags behind the strongest, and is ahead of the weakest, both cut to [0, 1].
+    """Weight each modality by its lag behind the strongest and by its lead over the weakest, both clipped to [0, 1].
 
     Args:
-        logits: modality -> ``(batch, classes)`` of the prototypes.
+        logits: modality -> ``(batch, classes)`` prototype logits.
         labels: ``(batch,)``.
-        kind: ``clip`` = the ratio of scores minus 1; ``binary`` = whether.
+        kind: ``clip`` = ratio of scores minus 1; ``binary`` = 1 if it lags (leads) at all, else 0.
 
     Returns:
-        Two mappings modality -> constant scalar.
+        Two mappings modality -> constant scalar: lag, lead.
     """
     scores = {
         name: value.detach().softmax(dim=1).gather(1, labels.unsqueeze(1)).sum().clamp_min(SCORE_FLOOR)
         for name, value in logits.items()
     }
-    every = torch.stack(list(scores.values()))
-    lag = {name: every.max() / value - 1 for name, value in scores.items()}
-    lead = {name: value / every.min() - 1 for name, value in scores.items()}
+    stacked = torch.stack(list(scores.values()))
+    lag = {name: stacked.max() / value - 1 for name, value in scores.items()}
+    lead = {name: value / stacked.min() - 1 for name, value in scores.items()}
     if kind == "binary":
         lag = {name: value.sign() for name, value in lag.items()}
         lead = {name: value.sign() for name, value in lead.items()}
@@ -121,6 +124,6 @@ def prototype_weights(
 
 
 def mean_entropy(logits: Tensor) -> Tensor:
-    """Batch mean of the entropy of ``softmax(logits)``, nats."""
+    """Batch mean of the entropy of ``softmax(logits)``, in nats."""
     logarithms = logits.log_softmax(dim=1)
     return -(logarithms.exp() * logarithms).sum(dim=1).mean()

@@ -1,7 +1,7 @@
-"""Purification: after warm-up, train on with the samples alone that the mixture finds balanced, without the adaptive loss.
+"""Purification: after warm-up, continue training only on samples that the mixture rates as balanced, without the adaptive loss.
 
-Source: arXiv 2510.21797 in its third version, which fine-tunes on a balanced subset; the version that this project follows has no
-equation for it, so **threshold and loss are reconstructed**. A class that would be left without samples keeps its most balanced one.
+Source: arXiv 2510.21797v3, which fine-tunes on a balanced subset; the version that this project follows has no equation for it, so
+**threshold and loss are reconstructed**. A class that would lose all its samples keeps its most balanced one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mm_balance.types import Batch, Clock, Cost, EpochPlan, LossOutput
 
 @dataclass(frozen=True)
 class PurifiedOptions:
-    """See the fields' help."""
+    """Options of purification."""
 
-    threshold: float = option(0.5, "samples with a posterior of imbalance up to this stay", minimum=0.0, maximum=1.0,
+    threshold: float = option(0.5, "keep samples whose posterior of imbalance is at most this", minimum=0.0, maximum=1.0,
                               source="reconstructed", search=(0.1, 0.9, "linear"))  # fmt: skip
     unimodal_weight: float = parameter("unimodal_weight")
 
@@ -42,7 +42,7 @@ class Purified(Method):
 
     def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
         if inspector.gap_fit is None:
-            raise UserError("purified needs the fit of a warm-up run to start from: give warmup_run")
+            raise UserError("purified needs the gap fit of a warm-up run: give warmup_run")
         kept = balanced_samples(
             inspector.gap_fit.posterior_imbalanced, inspector.gap_fit.labels, self.options.threshold
         )
@@ -55,7 +55,7 @@ class Purified(Method):
 
 
 def balanced_samples(posterior_imbalanced: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    """Positions with a posterior up to ``threshold``, and the lowest of every class that has none; ascending.
+    """Ascending indices of samples with a posterior of at most ``threshold``, plus the lowest of every class without any.
 
     Args:
         posterior_imbalanced: ``(samples,)`` in [0, 1].
@@ -64,7 +64,7 @@ def balanced_samples(posterior_imbalanced: Tensor, labels: Tensor, threshold: fl
     """
     kept = posterior_imbalanced <= threshold
     for label in labels.unique():
-        places = (labels == label).nonzero().squeeze(1)
-        if not kept[places].any():
-            kept[places[posterior_imbalanced[places].argmin()]] = True
+        indices = (labels == label).nonzero().squeeze(1)
+        if not kept[indices].any():
+            kept[indices[posterior_imbalanced[indices].argmin()]] = True
     return torch.nonzero(kept).squeeze(1)

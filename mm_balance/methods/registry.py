@@ -1,6 +1,6 @@
-"""Methods by name: those of this package, of installed plug-ins, and any class by its import path. Free of PyTorch.
+"""Registry of methods: built-in ones, installed plug-ins, and any class by import path. Does not import PyTorch.
 
-A method's module is imported when the method is first used.
+A method's module is imported on first use.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ BUILT_IN = {
 """The methods of this package: one line each, name and import path."""
 
 PLUGIN_GROUP = "mm_balance.methods"
-"""The entry-point group in which an installed package offers methods: name = import path."""
+"""Entry-point group for methods of installed packages: name = import path."""
 
 
 class MethodRegistry(MutableMapping[str, "type[Method]"]):
-    """Name -> class of a method; one that is registered by import path is imported when it is first asked for.
+    """Name -> method class; a method registered by import path is imported on first access.
 
     Args:
         paths: name -> import path.
@@ -63,10 +63,10 @@ class MethodRegistry(MutableMapping[str, "type[Method]"]):
         self._methods: dict[str, str | type[Method]] = dict(paths)
 
     def __getitem__(self, name: str) -> type[Method]:
-        found = self._methods[name]
-        if isinstance(found, str):
-            found = self._methods[name] = _import_method(found, f"method={name}")
-        return found
+        method = self._methods[name]
+        if isinstance(method, str):
+            method = self._methods[name] = _import_method(method, f"method={name}")
+        return method
 
     def __setitem__(self, name: str, method: type[Method]) -> None:
         self._methods[name] = method
@@ -75,7 +75,7 @@ class MethodRegistry(MutableMapping[str, "type[Method]"]):
         del self._methods[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._methods  # Mapping's own would import the method
+        return name in self._methods  # Mapping.__contains__ would import the method
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._methods)
@@ -85,18 +85,18 @@ class MethodRegistry(MutableMapping[str, "type[Method]"]):
 
 
 METHODS = MethodRegistry(BUILT_IN)
-"""Name -> class of every method of this package, and of those that a program adds: ``METHODS["mine"] = Mine``."""
+"""Name -> class of all built-in methods and of those a program registers: ``METHODS["mine"] = Mine``."""
 
 
 def find_method(name: str) -> type[Method]:
-    """The class of a method.
+    """Return the class of a method.
 
     Args:
-        name: key of ``METHODS``, name of an installed plug-in, or ``package.module:Class``. With ``python -m``, modules in the
+        name: key of ``METHODS``, name of an installed plug-in, or ``package.module:Class``. Under ``python -m``, modules in the
             current folder can be imported.
 
     Raises:
-        UserError: no such method; several have that name; the class is no method, or has no name of its own.
+        UserError: no such method, an ambiguous name, or a class that is not a method or lacks a unique name.
     """
     if ":" in name:
         return _import_outside(name, f"method={name}")
@@ -106,7 +106,7 @@ def find_method(name: str) -> type[Method]:
         owners.insert(0, f"{BUILT_IN[name]} of MM-Balance")
     if len(owners) > 1:
         raise UserError(
-            f"method={name} is the name of {' and of '.join(owners)}; uninstall one, or give method=package.module:Class"
+            f"method={name} is ambiguous: {' and '.join(owners)}; uninstall one, or give method=package.module:Class"
         )
     if name in METHODS:
         return METHODS[name]
@@ -116,30 +116,30 @@ def find_method(name: str) -> type[Method]:
 
 
 def check_method_name(name: str) -> None:
-    """Raises UserError where there can be no method of that name; nothing is imported."""
+    """Raise UserError if no method has that name; nothing is imported."""
     known = method_names()
     if ":" not in name and name not in known:
         raise UserError(
             f"method={name} is not known{did_you_mean(name, known)}; give one of {', '.join(known)}, "
-            "or a class of your own as package.module:Class"
+            "or your own class as package.module:Class"
         )
 
 
 def plugins(name: str | None = None) -> list[EntryPoint]:
-    """What installed packages offer as methods; with ``name``, as the method of that name. Nothing is imported."""
+    """Return the entry points of methods in installed packages; with ``name``, only those of that name. Nothing is imported."""
     return [item for item in entry_points(group=PLUGIN_GROUP) if name in (None, item.name)]
 
 
 def method_names() -> list[str]:
-    """The names of all methods: those of ``METHODS``, then those of plug-ins."""
+    """Return the names of all methods: ``METHODS``, then plug-ins."""
     return list(dict.fromkeys([*METHODS, *sorted(item.name for item in plugins())]))
 
 
 def build_method(name: str, settings: Mapping[str, Any], modalities: Sequence[str], train_samples: int) -> Method:
-    """A method; ``settings`` gives its options by name, those it lacks have their defaults.
+    """Build a method; ``settings`` maps option names to values, missing options take their defaults.
 
     Raises:
-        UserError: as ``find_method``; or more modalities than the method can handle.
+        UserError: see ``find_method``; or too many modalities for the method.
     """
     method = find_method(name)
     return method(complete(method.Options, settings), modalities, train_samples)
@@ -152,7 +152,7 @@ def _import_method(path: str, what: str) -> type[Method]:
 
 
 def _import_outside(path: str, what: str) -> type[Method]:
-    """A method that is not in ``METHODS``: runs are found by its name, which must be its own."""
+    """Import a method that is not in ``METHODS``; runs are looked up by its name, so the name must be unique."""
     method = _import_method(path, what)
     for attribute in ("name", "title"):
         if not isinstance(getattr(method, attribute, None), str):

@@ -1,10 +1,10 @@
-"""UMT: encoders learn together and stay near encoders that were trained alone.
+"""UMT: joint training with distillation from unimodally trained encoders.
 
 Source: Du et al., On Uni-Modal Feature Learning in Supervised Multi-Modal Learning, ICML 2023, arXiv 2305.01233. No official code was
-found: from a description of the paper, and BalanceBenchmark@4c1482f, whose weight is the default. The teachers are trained here,
-before the first epoch, from fresh weights and by the stage's recipe: their learning rate runs through its whole schedule, from
-epoch 0 to the last of ``teacher_epochs``; they keep their last state. Deviations: they predict in eval mode (BalanceBenchmark leaves
-them in training mode, where batch statistics drift) and are not chosen on test data.
+found: based on a description of the paper and on BalanceBenchmark@4c1482f, whose weight is the default. The teachers are trained
+before the first epoch, from fresh weights and with the stage's settings: their learning rate follows its whole schedule, from epoch 0
+to the last of ``teacher_epochs``; the last state is used. Deviations: teachers predict in eval mode (BalanceBenchmark leaves
+them in training mode, where batch statistics drift) and are not selected on test data.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from mm_balance.types import Batch, Clock, Cost, EpochPlan, LossOutput
 
 @dataclass(frozen=True)
 class UmtOptions:
-    """See the fields' help."""
+    """Options of UMT."""
 
     distillation: float = option(10.0, "weight of the distance to the teachers' features", minimum=0.0,
                                  source="BalanceBenchmark@4c1482f", search=(0.1, 50.0, "log"))  # fmt: skip
-    teacher_epochs: int = option(0, "epochs of each teacher; 0 = as many as the stage has", minimum=0)
-    reduction: str = option("mean", "of squared distances over a feature", choices=("mean", "sum"))
+    teacher_epochs: int = option(0, "epochs per teacher; 0 = as many as the stage", minimum=0)
+    reduction: str = option("mean", "reduction of squared differences over the feature vector", choices=("mean", "sum"))
 
 
 class Umt(Method):
-    """Unimodal teachers."""
+    """Distillation from unimodal teachers."""
 
     name = "umt"
     title = "UMT"
@@ -41,7 +41,7 @@ class Umt(Method):
     Options = UmtOptions
 
     def cost(self) -> Cost:
-        return Cost(forward=2.0, extra="the training of one unimodal teacher per modality")
+        return Cost(forward=2.0, extra="training of one unimodal teacher per modality")
 
     def prepare(self, model: MultimodalNetwork) -> None:
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
@@ -50,27 +50,27 @@ class Umt(Method):
         if clock.stage_epoch == 0:
             epochs = self.options.teacher_epochs or clock.stage_epochs
             for name in self.modalities:
-                taught = inspector.train_copy(_alone(name), epochs, fresh=True).model
-                self.teacher.encoders[name].load_state_dict(taught.encoders[name].state_dict())
+                teacher = inspector.train_copy(_unimodal_loss(name), epochs, fresh=True).model
+                self.teacher.encoders[name].load_state_dict(teacher.encoders[name].state_dict())
         return EpochPlan()
 
     def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
         with torch.no_grad():
-            wanted = self.teacher.encode(batch.inputs, self.modalities)
+            targets = self.teacher.encode(batch.inputs, self.modalities)
         parts = {
             f"distillation_{name}": self.options.distillation
-            * feature_distance(output.features[name], wanted[name], self.options.reduction)
+            * feature_distance(output.features[name], targets[name], self.options.reduction)
             for name in self.modalities
         }
         return loss_output(output, fusion=cross_entropy(output.fused, batch.labels), **parts)
 
 
-def feature_distance(features: Tensor, wanted: Tensor, reduction: str) -> Tensor:
-    """Mean over the batch of the squared distances, over a feature their ``mean`` or ``sum``; both ``(batch, width)``."""
-    squares = (features.float() - wanted.float()).square()
+def feature_distance(features: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    """Batch mean of squared differences, reduced over the width by ``mean`` or ``sum``; inputs ``(batch, width)``."""
+    squares = (features.float() - targets.float()).square()
     return squares.mean() if reduction == "mean" else squares.sum(dim=1).mean()
 
 
-def _alone(name: str) -> Callable[[MultimodalNetwork, Batch], Tensor]:
+def _unimodal_loss(name: str) -> Callable[[MultimodalNetwork, Batch], Tensor]:
     return lambda network, batch: cross_entropy(network.alone(batch.inputs, name), batch.labels)

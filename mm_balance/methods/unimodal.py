@@ -1,9 +1,9 @@
 """Controls: each modality alone, and their late fusion.
 
-``audio_only`` and ``visual_only`` train one encoder with a linear head; the others are not even run. ``ensemble`` trains all of them
-side by side with losses that share nothing, which is the same as one after the other, and predicts with the mean of their
+``audio_only`` and ``visual_only`` train one encoder with a linear head; the other encoders are not run. ``ensemble`` trains all
+encoders side by side with independent losses, which is equivalent to training them separately, and predicts the mean of their
 probabilities: UME of Du et al., On Uni-Modal Feature Learning in Supervised Multi-Modal Learning, ICML 2023, arXiv 2305.01233
-(official code not found; from a description of the paper). Option ``mean_of=logits`` averages logits instead.
+(official code not found; based on a description of the paper). ``mean_of=logits`` averages logits instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mm_balance.types import Batch, Clock, Cost, LossOutput
 
 
 class OnlyHead(Fusion):
-    """One modality alone. The others are not encoded, and count as knowing nothing: their logits are all zero."""
+    """A head for one modality. The others are not encoded; their logits are all zero (uniform predictions)."""
 
     exact_unimodal = True
 
@@ -35,22 +35,22 @@ class OnlyHead(Fusion):
         self.output = nn.Linear(widths[modality], classes)
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """See ``Fusion.forward``; only the features of the one modality are read."""
+        """Return the modality's logits as fused logits, and zeros for the other modalities; only its features are read."""
         (modality,) = self.uses
         logits = self.output(features[modality])
-        unknown = torch.zeros_like(logits)
-        return logits, {name: logits if name == modality else unknown for name in self.modalities}
+        uniform = torch.zeros_like(logits)
+        return logits, {name: logits if name == modality else uniform for name in self.modalities}
 
     def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
-        """Everything, for the one modality."""
+        """Return all parameters for the modality in use, none for the others."""
         return self.output.parameters() if modality in self.uses else iter(())
 
 
 class OneModality(Method):
-    """One modality alone; whatever ``fusion`` is, there is nothing to fuse."""
+    """Training on one modality; ``fusion`` has no effect."""
 
     modality: ClassVar[str]
-    citation = "control of every comparison"
+    citation = "control for all comparisons"
 
     def __init__(self, options: Any, modalities: Sequence[str], train_samples: int) -> None:
         super().__init__(options, modalities, train_samples)
@@ -66,7 +66,7 @@ class OneModality(Method):
 
 
 class AudioOnly(OneModality):
-    """Sound alone."""
+    """Audio only."""
 
     name = "audio_only"
     title = "audio alone"
@@ -74,7 +74,7 @@ class AudioOnly(OneModality):
 
 
 class VisualOnly(OneModality):
-    """Pictures alone."""
+    """Visual only."""
 
     name = "visual_only"
     title = "visual alone"
@@ -83,15 +83,18 @@ class VisualOnly(OneModality):
 
 @dataclass(frozen=True)
 class EnsembleOptions:
-    """See the fields' help."""
+    """Options of the ensemble."""
 
     mean_of: str = option(
-        "probabilities", "what the prediction is the mean of", choices=("probabilities", "logits"), source="UME"
+        "probabilities",
+        "quantity that is averaged in the prediction",
+        choices=("probabilities", "logits"),
+        source="UME",
     )
 
 
 class Ensemble(Method):
-    """Every modality by itself, predictions averaged."""
+    """Independently trained modalities with averaged predictions."""
 
     name = "ensemble"
     title = "late fusion of unimodal models (UME)"

@@ -1,4 +1,4 @@
-"""Late-fusion networks: one encoder per modality, one fusion head that also says what each modality alone predicts."""
+"""Late-fusion networks: one encoder per modality and a fusion head that also returns unimodal predictions."""
 
 from mm_balance.models.encoders import ENCODERS, Encoder, build_encoder
 from mm_balance.models.fusion import FUSIONS, Fusion, build_fusion

@@ -1,7 +1,6 @@
-"""Encoders: one modality's samples -> features. From scratch, no pretrained weights.
+"""Encoders: samples of one modality -> features. No pretrained weights.
 
-Initialization, as in the official codes of the field (OGM-GE, PMR, MLA): convolutions Kaiming normal by fan-out, batch
-normalization 1 / 0.
+Initialization as in the official code of OGM-GE, PMR and MLA: convolutions Kaiming normal (fan-out), batch normalization 1 / 0.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ class Encoder(nn.Module):
 
     Attributes:
         width: features per sample.
-        stage_widths: channels of the maps after each stage but the last part.
+        stage_widths: channels of the feature maps after each stage.
     """
 
     width: int
     stage_widths: tuple[int, ...]
 
     def parts(self) -> list[Callable[[Tensor], Tensor]]:
-        """The encoder as one stage after the other; the last part turns maps into features. Together they are ``forward``."""
+        """Return the stages in order; the last part turns feature maps into features. Their composition equals ``forward``."""
         raise NotImplementedError
 
 
 class ResNet18(Encoder):
-    """torchvision's ResNet-18 without its classifier; the 7x7 stem takes the modality's number of channels."""
+    """torchvision's ResNet-18 without its classifier; the 7x7 stem takes the modality's channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -47,7 +46,7 @@ class ResNet18(Encoder):
         initialize(self.backbone)
 
     def parts(self) -> list[Callable[[Tensor], Tensor]]:
-        """See ``Encoder.parts``: four stages, the stem belongs to the first."""
+        """Return four stages (the stem is part of the first) and the pooling."""
         net = self.backbone
         first = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1)
         return [first, net.layer2, net.layer3, net.layer4, nn.Sequential(net.avgpool, nn.Flatten())]
@@ -58,10 +57,10 @@ class ResNet18(Encoder):
 
 
 class ResNetNarrow(Encoder):
-    """The layout of ResNet-18 at an eighth of its width, for inputs of about 32-64 pixels and for CPUs.
+    """ResNet-18 at an eighth of its width, for inputs of about 32-64 pixels and for CPUs.
 
-    The stem is a 3x3 convolution with stride 2 and no pooling follows it: the usual 7x7 stem with pooling leaves too
-    little of a small image (it costs the digits' visual branch 10 points).
+    The stem is a 3x3 convolution with stride 2 without pooling: the usual 7x7 stem with pooling shrinks small images too
+    much (it costs the visual branch of ``digits`` 10 points).
     """
 
     def __init__(self, channels: int) -> None:
@@ -82,7 +81,7 @@ class ResNetNarrow(Encoder):
         initialize(self.backbone)
 
     def parts(self) -> list[Callable[[Tensor], Tensor]]:
-        """See ``Encoder.parts``: four stages of two blocks, the stem belongs to the first."""
+        """Return four stages of two blocks (the stem is part of the first) and the pooling."""
         return [self.backbone[:5], self.backbone[5:7], self.backbone[7:9], self.backbone[9:11], self.backbone[11:]]
 
     def forward(self, samples: Tensor) -> Tensor:
@@ -91,7 +90,7 @@ class ResNetNarrow(Encoder):
 
 
 def _first_block(incoming: int, outgoing: int) -> BasicBlock:
-    """First block of a stage: where the width grows, it halves the resolution and projects its shortcut."""
+    """First block of a stage; if the width grows, it halves the resolution and projects the shortcut."""
     if incoming == outgoing:
         return BasicBlock(incoming, outgoing)
     shortcut = nn.Sequential(EverySecondPixel(incoming, outgoing), nn.BatchNorm2d(outgoing))
@@ -99,10 +98,10 @@ def _first_block(incoming: int, outgoing: int) -> BasicBlock:
 
 
 class EverySecondPixel(nn.Conv2d):
-    """A 1x1 convolution with stride 2, as every second pixel and then stride 1.
+    """A 1x1 convolution with stride 2, implemented as pixel subsampling followed by stride 1.
 
-    The same numbers; but oneDNN 3.13 (torch 2.15) writes past its memory in the backward pass of the strided one where fewer
-    than 16 channels come in with channels last, and some batch sizes crash (uxlfoundation/oneDNN#6035).
+    The result is identical, but oneDNN 3.13 (torch 2.15) writes out of bounds in the backward pass of the strided convolution
+    for fewer than 16 input channels in channels-last format, and some batch sizes crash (uxlfoundation/oneDNN#6035).
     """
 
     def __init__(self, incoming: int, outgoing: int) -> None:
@@ -115,7 +114,7 @@ class EverySecondPixel(nn.Conv2d):
 
 
 def initialize(module: nn.Module) -> None:
-    """Kaiming normal (fan-out, ReLU) for every convolution, 1 / 0 for every batch normalization, in place."""
+    """Initialize in place: Kaiming normal (fan-out, ReLU) for convolutions, 1 / 0 for batch normalization."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -125,9 +124,9 @@ def initialize(module: nn.Module) -> None:
 
 
 def average_over_frames(backbone: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:
-    """Features of ``backbone``; frames are folded into the batch and their features averaged.
+    """Compute features with ``backbone``; frames are folded into the batch and their features averaged.
 
-    All frames have one size, so this is OGM-GE's three-dimensional average over time and space.
+    All frames have the same size, so this equals OGM-GE's three-dimensional average over time and space.
 
     Args:
         backbone: ``(images, channels, height, width)`` -> ``(images, width)``.
@@ -149,11 +148,11 @@ ENCODERS: dict[str, Callable[[int], Encoder]] = {
 
 
 def build_encoder(name: str, spec: InputSpec) -> Encoder:
-    """A new encoder for one modality; its attribute ``width`` is the number of features.
+    """Build an encoder for one modality; its attribute ``width`` is the number of features.
 
     Args:
         name: key of ``ENCODERS``.
-        spec: what the modality looks like; only the number of channels matters here.
+        spec: input spec of the modality; only the number of channels is used.
 
     Raises:
         UserError: unknown ``name``.

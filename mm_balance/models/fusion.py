@@ -1,6 +1,6 @@
-"""Fusion heads: features of all modalities -> fused logits, and the logits of each modality alone.
+"""Fusion heads: features of all modalities -> fused logits and unimodal logits.
 
-Late fusions as in OGM-GE (models/fusion_modules.py of GeWu-Lab/OGM-GE_CVPR2022), written anew for M modalities.
+Late fusions as in OGM-GE (models/fusion_modules.py of GeWu-Lab/OGM-GE_CVPR2022), rewritten for M modalities.
 Linear layers keep torch's default initialization.
 """
 
@@ -18,15 +18,15 @@ class Fusion(nn.Module):
     """Base of all heads.
 
     Attributes:
-        exact_unimodal: whether the fused logits are exactly the sum of the unimodal ones (Eq. 2-3). Where they are
-            not, the unimodal logits of a modality are the head's with every other modality's features set to zero.
-        uses: modalities whose features it reads; the others need not be encoded.
+        exact_unimodal: whether the fused logits are exactly the sum of the unimodal ones (Eq. 2-3). If not, the unimodal
+            logits of a modality are those of the head with the features of all other modalities set to zero.
+        uses: modalities whose features the head reads; the others need not be encoded.
 
-    A head of one's own derives from it. It stands at the top of a module, and its constructor takes, beside these, keyword arguments
-    of primitives: so a saved model can name it (``HeadSpec``).
+    Custom heads derive from this class. They must be defined at module level, and their constructor may take additional keyword
+    arguments of primitive types, so that a saved model can refer to them (``HeadSpec``).
 
     Args:
-        widths: modality -> number of features; the order is that of the mapping.
+        widths: modality -> number of features, in the order of the modalities.
         classes: number of classes.
     """
 
@@ -40,7 +40,7 @@ class Fusion(nn.Module):
         self.classes = classes
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits.
+        """Compute fused and unimodal logits.
 
         Args:
             features: modality -> ``(batch, width)``.
@@ -51,30 +51,30 @@ class Fusion(nn.Module):
         raise NotImplementedError
 
     def alone(self, features: Tensor, modality: str) -> Tensor:
-        """Unimodal logits of ``modality`` from its features ``(batch, width)``, where no other modality was encoded."""
+        """Compute the unimodal logits of ``modality`` from its features ``(batch, width)``; no others are needed."""
         others = {name: features.new_zeros(len(features), width) for name, width in self.widths.items()}
         _, unimodal = self(others | {modality: features})
         return unimodal[modality]
 
     def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
-        """The parameters that belong to ``modality`` alone; none for some."""
+        """Return the parameters that belong to ``modality`` alone; may be empty."""
         raise NotImplementedError
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that belong to no single modality: all but the ``head_parameters``."""
+        """Return the parameters shared between modalities: all but the ``head_parameters``."""
         owned = {id(parameter) for modality in self.modalities for parameter in self.head_parameters(modality)}
         return (parameter for parameter in self.parameters() if id(parameter) not in owned)
 
     def warmup_name(self, name: str) -> str:
-        """What a warm-up's head, which is the fusion that the user chose, calls the parameter that this head calls ``name``."""
+        """Return the name that parameter ``name`` has in a warm-up's head, which is the plain fusion that the user chose."""
         return name
 
 
 class ConcatFusion(Fusion):
     """One linear layer on the concatenated features, split by modality (Eq. 2-3).
 
-    ``f_m = W_m phi_m + b / M``, ``f = sum of f_m = W [phi_1; ...; phi_M] + b``. The blocks ``W_m`` and ``b`` are cut
-    from one ``nn.Linear`` over the concatenated width, so that they start as that layer would: each entry uniform
+    ``f_m = W_m phi_m + b / M``, ``f = sum of f_m = W [phi_1; ...; phi_M] + b``. The blocks ``W_m`` and ``b`` are sliced
+    from one ``nn.Linear`` over the concatenated width, so that they are initialized like that layer: each entry uniform
     within ``1 / sqrt(sum of widths)``, not within ``1 / sqrt(width)`` of its block.
     """
 
@@ -90,13 +90,13 @@ class ConcatFusion(Fusion):
         self.bias = nn.Parameter(joint.bias.detach().clone())
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """See ``Fusion.forward``."""
+        """Return the sum of the unimodal logits, and the unimodal logits."""
         share = self.bias / len(self.modalities)
         unimodal = {name: self.blocks[name](features[name]) + share for name in self.modalities}
         return total_logits(unimodal), unimodal
 
     def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
-        """The block of ``modality``; the bias is shared."""
+        """Return the block of ``modality``; the bias is shared."""
         return self.blocks[modality].parameters()
 
 
@@ -110,19 +110,19 @@ class SumFusion(Fusion):
         self.layers = nn.ModuleDict({name: nn.Linear(width, classes) for name, width in widths.items()})
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """See ``Fusion.forward``."""
+        """Return the sum of the unimodal logits, and the unimodal logits."""
         unimodal = {name: self.layers[name](features[name]) for name in self.modalities}
         return total_logits(unimodal), unimodal
 
     def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
-        """The layer of ``modality``; nothing is shared."""
+        """Return the layer of ``modality``; nothing is shared."""
         return self.layers[modality].parameters()
 
 
 class PairFusion(Fusion):
-    """Base of the fusions in which one of two modalities acts on the other, so that logits do not split exactly.
+    """Base of fusions in which the first of two modalities modulates the second, so logits do not decompose exactly.
 
-    Unimodal logits are the fallback that ``Fusion.exact_unimodal`` describes. The first modality acts on the second.
+    Unimodal logits are the fallback described under ``Fusion.exact_unimodal``.
 
     Raises:
         UserError: not exactly two modalities.
@@ -135,15 +135,15 @@ class PairFusion(Fusion):
         if len(widths) != 2:
             raise UserError(
                 f"this fusion needs exactly two modalities, there are {len(widths)} ({', '.join(widths)}): "
-                "take fusion=concat or fusion=sum"
+                "use fusion=concat or fusion=sum"
             )
 
     def joint_logits(self, first: Tensor, second: Tensor) -> Tensor:
-        """Logits ``(batch, classes)`` from the features of both modalities, each ``(batch, width)``."""
+        """Compute logits ``(batch, classes)`` from the features of both modalities, each ``(batch, width)``."""
         raise NotImplementedError
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """See ``Fusion.forward``."""
+        """Return the joint logits, and those with the other modality's features set to zero."""
         first, second = (features[name] for name in self.modalities)
         alone = (
             self.joint_logits(first, torch.zeros_like(second)),
@@ -165,12 +165,12 @@ class FilmFusion(PairFusion):
         self.output = nn.Linear(second, classes)
 
     def joint_logits(self, first: Tensor, second: Tensor) -> Tensor:
-        """See ``PairFusion.joint_logits``."""
+        """Return the logits of the modulated second features, all ``(batch, ...)``."""
         gamma, beta = self.modulation(first).chunk(2, dim=1)
         return self.output(gamma * second + beta)
 
     def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
-        """The modulation for the first modality, nothing for the second; the output layer is shared."""
+        """Return the modulation layer for the first modality, nothing for the second; the output layer is shared."""
         return self.modulation.parameters() if modality == self.modalities[0] else iter(())
 
 
@@ -187,12 +187,12 @@ class GatedFusion(PairFusion):
         self.output = nn.Linear(hidden, classes)
 
     def joint_logits(self, first: Tensor, second: Tensor) -> Tensor:
-        """See ``PairFusion.joint_logits``."""
+        """Return the logits of the gated second features."""
         gating, gated = self.modalities
         return self.output(torch.sigmoid(self.layers[gating](first)) * self.layers[gated](second))
 
     def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
-        """The layer of ``modality``; the output layer is shared."""
+        """Return the layer of ``modality``; the output layer is shared."""
         return self.layers[modality].parameters()
 
 
@@ -210,14 +210,14 @@ FUSIONS: dict[str, type[Fusion]] = {
 
 
 def find_fusion(name: str) -> type[Fusion]:
-    """The class of the fusion called ``name``. Raises UserError for an unknown one."""
+    """Return the class of the fusion ``name``. Raises UserError if it is unknown."""
     if name not in FUSIONS:
         raise UserError(f"fusion={name} is not known; give one of {', '.join(FUSIONS)}")
     return FUSIONS[name]
 
 
 def build_fusion(name: str, widths: Mapping[str, int], classes: int) -> Fusion:
-    """A new fusion head.
+    """Build a fusion head.
 
     Args:
         name: key of ``FUSIONS``.
@@ -225,6 +225,6 @@ def build_fusion(name: str, widths: Mapping[str, int], classes: int) -> Fusion:
         classes: number of classes.
 
     Raises:
-        UserError: unknown ``name``, or a number of modalities that the fusion cannot join.
+        UserError: unknown ``name``, or a number of modalities that the fusion does not support.
     """
     return find_fusion(name)(widths, classes)

@@ -1,4 +1,4 @@
-"""Which head a network has: a class and its arguments, in code and in saved descriptions."""
+"""Specification of a network's head: class and constructor arguments, in code and in saved descriptions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mm_balance.models.fusion import FUSIONS, Fusion, find_fusion
 
 _HEADS = "mm_balance.models.heads"
 _METHODS = "mm_balance.methods"
-WORDS: dict[str, tuple[str, dict[str, Any]]] = {
+LEGACY_HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{name}+own": (f"{_HEADS}:OwnHeads", {"joint": name}) for name in FUSIONS},
     "late_logits": (f"{_HEADS}:LateFusion", {"mean_of": "logits"}),
     "late_probabilities": (f"{_HEADS}:LateFusion", {"mean_of": "probabilities"}),
@@ -24,16 +24,16 @@ WORDS: dict[str, tuple[str, dict[str, Any]]] = {
     "shared_batch": (f"{_METHODS}.mla:SharedHead", {"gate": "batch"}),
     "boosted": (f"{_METHODS}.reconboost:BoostedHead", {}),
 }
-"""What descriptions of models that were logged before heads had import paths call them. Their buffers are among the weights."""
+"""Names of heads in descriptions of older logged models, from before import paths. Buffer values come from the weights."""
 
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """A head that is still to be built, for features whose widths only the network knows.
+    """A head to be built once the network knows its feature widths.
 
     Attributes:
-        head: its class, at the top of a module: a description names it by import path.
-        arguments: what its constructor takes beside ``widths`` and ``classes``, by name: primitives, and lists and mappings of them.
+        head: class at module level; descriptions refer to it by import path.
+        arguments: keyword arguments of its constructor besides ``widths`` and ``classes``: primitives, lists and mappings of them.
     """
 
     head: type[Fusion]
@@ -41,46 +41,46 @@ class HeadSpec:
 
     @classmethod
     def of_fusion(cls, name: str) -> HeadSpec:
-        """Of the fusion that is called ``name`` (key of ``FUSIONS``). Raises UserError for an unknown one."""
+        """Return the spec of the fusion ``name`` (key of ``FUSIONS``). Raises UserError if it is unknown."""
         return cls(find_fusion(name))
 
     def build(self, widths: Mapping[str, int], classes: int) -> Fusion:
-        """A new head.
+        """Build the head.
 
         Args:
             widths: modality -> number of features.
             classes: number of classes.
 
         Raises:
-            UserError: modalities that it cannot join.
+            UserError: unsupported modalities.
         """
         return self.head(widths, classes, **self.arguments)
 
     def describe(self) -> dict[str, Any]:
-        """What ``from_description`` reads, as JSON-ready primitives.
+        """Return a JSON-ready description for ``from_description``.
 
         Raises:
-            UserError: the class is in a script or a function, where nobody can import it from.
+            UserError: the class is defined in a script or a function and cannot be imported.
         """
         path = import_path(self.head)
         if path.startswith("__main__:") or "<locals>" in path:
             raise UserError(
-                f"the head {path} cannot be imported where a saved model is loaded: move it to the top of a module, "
-                "and name its method by import path: method=package.module:Class"
+                f"the head {path} cannot be imported when a saved model is loaded: move it to module level "
+                "and give its method by import path: method=package.module:Class"
             )
         return {"class": path, "arguments": dict(self.arguments)}
 
     @classmethod
     def from_description(cls, description: str | Mapping[str, Any]) -> HeadSpec:
-        """The inverse of ``describe``; also reads a word, as descriptions had before: a fusion's name, or a key of ``WORDS``.
+        """Invert ``describe``; also accepts the older form, a fusion's name or a key of ``LEGACY_HEADS``.
 
         Raises:
-            UserError: an unknown word; no such class, or one that is no head.
+            UserError: unknown name or class, or a class that is not a head.
         """
         if isinstance(description, str):
-            if description not in WORDS:
+            if description not in LEGACY_HEADS:
                 return cls.of_fusion(description)
-            path, arguments = WORDS[description]
+            path, arguments = LEGACY_HEADS[description]
         else:
             path, arguments = description["class"], description["arguments"]
         return cls(import_class(path, Fusion, f"the model's head {path}"), arguments)

@@ -1,8 +1,8 @@
-"""What joins encoders between their stages: multimodal transfer modules (MMTM).
+"""Interaction between encoder stages: multimodal transfer modules (MMTM).
 
-Joze et al., MMTM: Multimodal Transfer Module for CNN Fusion, CVPR 2020, arXiv 1911.08670; here as nyukat/greedy_multimodal_learning
-@a190e03 uses it: after the second, third and fourth stage, a joint layer that halves the joined widths. Its own is the running
-mean of each modality's gates, which stands in for them where a modality is cut off from the others.
+Joze et al., MMTM: Multimodal Transfer Module for CNN Fusion, CVPR 2020, arXiv 1911.08670; used here as in
+nyukat/greedy_multimodal_learning@a190e03: after the second, third and fourth stage, a joint layer that halves the concatenated
+width. That code adds a running mean of each modality's gates, which replaces them while the modality is cut off from the others.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from mm_balance.errors import UserError
 from mm_balance.models.encoders import Encoder
 
 FIRST_STAGE = 1
-"""The first stage (from 0) that a transfer follows."""
+"""The first stage (from 0) that is followed by a transfer module."""
 
 
 class Transfer(nn.Module):
-    """Gates for the maps of every modality from the averages of all.
+    """Gates for the feature maps of each modality, computed from the averages of all modalities.
 
     Attributes:
         cut_off: the modality whose gates are replaced by their running mean; None = none.
@@ -42,10 +42,10 @@ class Transfer(nn.Module):
             self.register_buffer(f"mean_{name}", torch.zeros(width))
 
     def gates(self, averages: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Factors of the maps.
+        """Compute the factors of the feature maps.
 
-        In training, the running mean takes up the gates of the batch, with equal weight for every batch so far. It leaves out a
-        batch that overflowed under float16, which would stay in it for ever.
+        In training, the running mean is updated with the gates of the batch, with equal weight for all batches so far. Batches that
+        overflowed under float16 are skipped: they would corrupt the mean permanently.
 
         Args:
             averages: modality -> ``(batch, channels)``.
@@ -54,45 +54,45 @@ class Transfer(nn.Module):
             modality -> ``(batch, channels)`` in (0, 1).
         """
         joint = torch.relu(self.shared(torch.cat([averages[name] for name in self.own], dim=1)))
-        found = {name: torch.sigmoid(layer(joint)) for name, layer in self.own.items()}
+        gates = {name: torch.sigmoid(layer(joint)) for name, layer in self.own.items()}
         if self.training:
             with torch.no_grad():
-                fresh = {name: value.mean(dim=0) for name, value in found.items()}
-                counts = torch.cat(list(fresh.values())).isfinite().all()
+                fresh = {name: value.mean(dim=0) for name, value in gates.items()}
+                finite = torch.cat(list(fresh.values())).isfinite().all()
                 for name, value in fresh.items():
                     mean = self.get_buffer(f"mean_{name}")
-                    mean.copy_(torch.where(counts, (value + mean * self.steps) / (self.steps + 1), mean))
-                self.steps += counts
+                    mean.copy_(torch.where(finite, (value + mean * self.steps) / (self.steps + 1), mean))
+                self.steps += finite
         if self.cut_off is not None:
             constant = self.get_buffer(f"mean_{self.cut_off}")
-            found[self.cut_off] = constant.expand_as(found[self.cut_off])
-        return found
+            gates[self.cut_off] = constant.expand_as(gates[self.cut_off])
+        return gates
 
 
 class Interaction(nn.Module):
-    """Runs encoders side by side, with a transfer after their second, third and fourth stage.
+    """Runs encoders side by side, with a transfer module after their second, third and fourth stage.
 
     Args:
-        encoders: modality -> encoder; all of one layout.
+        encoders: modality -> encoder; all of the same architecture.
     """
 
     def __init__(self, encoders: Mapping[str, Encoder]) -> None:
         super().__init__()
         stages = len(next(iter(encoders.values())).stage_widths)
-        made = [
+        transfers = [
             Transfer({name: encoder.stage_widths[stage] for name, encoder in encoders.items()})
             for stage in range(FIRST_STAGE, stages)
         ]
-        self.transfers: list[Transfer] = made
-        self._registered = nn.ModuleList(made)
+        self.transfers: list[Transfer] = transfers
+        self._registered = nn.ModuleList(transfers)
 
     def cut_off(self, modality: str | None) -> None:
-        """Replace the gates of ``modality`` by their running means; None = none."""
+        """Replace the gates of ``modality`` by their running means; None = use all gates."""
         for transfer in self.transfers:
             transfer.cut_off = modality
 
     def own_parameters(self, modality: str) -> list[nn.Parameter]:
-        """The parameters through which other modalities reach ``modality``: its gates, and the shared layers."""
+        """Return the parameters through which other modalities influence ``modality``: its gates and the shared layers."""
         return [
             parameter
             for transfer in self.transfers
@@ -101,7 +101,7 @@ class Interaction(nn.Module):
         ]
 
     def forward(self, encoders: nn.ModuleDict, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Features of all modalities, ``(batch, width)`` each, from normalized samples as ``Encoder`` takes them."""
+        """Compute the features of all modalities, ``(batch, width)`` each, from normalized encoder inputs."""
         batch = {name: len(value) for name, value in samples.items()}
         maps = {name: value.flatten(0, 1) if value.dim() == 5 else value for name, value in samples.items()}
         parts = {name: _parts(encoders[name]) for name in samples}
@@ -123,12 +123,12 @@ def _parts(encoder: nn.Module) -> list[Callable[[Tensor], Tensor]]:
 
 
 def _per_sample(frames: Tensor, batch: int) -> Tensor:
-    """``(batch * frames, width)`` -> their average per sample, ``(batch, width)``."""
+    """``(batch * frames, width)`` -> average over frames, ``(batch, width)``."""
     return frames if len(frames) == batch else frames.unflatten(0, (batch, -1)).mean(dim=1)
 
 
 def build_interaction(name: str, encoders: Mapping[str, Encoder]) -> Interaction | None:
-    """The interaction called ``name``. Raises UserError for another name than ``none`` and ``mmtm``."""
+    """Build the interaction ``name``, ``none`` or ``mmtm``. Raises UserError for any other name."""
     if name == "none":
         return None
     if name != "mmtm":

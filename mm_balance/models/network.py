@@ -1,4 +1,4 @@
-"""The whole network: normalize, encode each modality, fuse."""
+"""The full network: normalize, encode each modality, fuse."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class MultimodalNetwork(nn.Module):
     """One encoder per modality and a fusion head.
 
     Args:
-        specs: modality -> what its samples look like. The order of the mapping is the order of the modalities; the
-            first one leads the gap.
+        specs: modality -> input spec. The order of the mapping is the order of the modalities; the first one is the
+            leading modality of the gap.
         classes: number of classes.
         encoder: key of ``ENCODERS``, the same for every modality.
-        fusion: the head: key of ``FUSIONS``, or any other as a ``HeadSpec``.
-        interaction: ``none``, or ``mmtm``: what joins the encoders between their stages.
+        fusion: the head: key of ``FUSIONS``, or a ``HeadSpec``.
+        interaction: ``none``, or ``mmtm``: what connects the encoders between their stages.
 
     Attributes:
         modalities: names in order.
         widths: modality -> features per sample.
-        head: what ``fusion`` was built from.
-        passes: how often samples went through the encoders.
+        head: spec that ``fusion`` was built from.
+        passes: counter of samples through the encoders.
         exact_unimodal: whether fused logits are exactly the sum of the unimodal ones (see ``Fusion``).
 
     Raises:
-        UserError: unknown encoder or fusion, a name that no modality can have, or modalities the fusion cannot join.
-        ValueError: a spec that contradicts itself.
+        UserError: unknown encoder or fusion, invalid modality name, or modalities that the fusion does not support.
+        ValueError: inconsistent spec.
     """
 
     def __init__(
@@ -66,21 +66,21 @@ class MultimodalNetwork(nn.Module):
         self.passes = PassCounter()
         self.exact_unimodal = self.fusion.exact_unimodal
         for name, spec in specs.items():
-            # Not part of the state dict: the description carries them, and one place is enough.
+            # Not in the state dict: the description already stores them.
             self.register_buffer(f"mean_{name}", torch.tensor(spec.mean).view(-1, 1, 1), persistent=False)
             self.register_buffer(f"std_{name}", torch.tensor(spec.std).view(-1, 1, 1), persistent=False)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
-        """Logits and features of a batch.
+        """Compute logits and features of a batch.
 
         Args:
             inputs: modality -> ``(batch, *spec.shape)``, floating point, or uint8 (scaled to 0-1 here).
 
         Returns:
-            See ``Output``. Logits and features have the parameters' precision (float32) under autocast too.
+            Fused logits, unimodal logits and features, in the parameters' precision (float32) even under autocast.
 
         Raises:
-            ValueError: a modality is missing or has another shape, type or batch size.
+            ValueError: a modality is missing or has the wrong shape, type or batch size.
         """
         return self.fuse(self.encode(inputs))
 
@@ -91,85 +91,85 @@ class MultimodalNetwork(nn.Module):
         *,
         blank: Collection[str] = (),
     ) -> dict[str, Tensor]:
-        """Features of a batch, modality -> ``(batch, width)``.
+        """Encode a batch: modality -> ``(batch, width)`` features.
 
         Args:
             inputs: as for ``forward``.
-            modalities: which to encode; None = those that the head reads.
-            blank: of these, encode zeros in place of the normalized input.
+            modalities: modalities to encode; None = those that the head reads.
+            blank: modalities for which zeros replace the normalized input.
 
         Raises:
-            ValueError: as ``forward``.
+            ValueError: as for ``forward``.
         """
         self._check(inputs)
-        wanted = self.fusion.uses if modalities is None else modalities
-        normalized = {name: self._normalize(name, inputs[name]) for name in wanted}
+        selected = self.fusion.uses if modalities is None else modalities
+        normalized = {name: self._normalize(name, inputs[name]) for name in selected}
         normalized |= {name: torch.zeros_like(normalized[name]) for name in blank}
         if self.interaction is None:
-            features = {name: self.encoders[name](normalized[name]) for name in wanted}
+            features = {name: self.encoders[name](normalized[name]) for name in selected}
         else:
             features = self.interaction(self.encoders, normalized)
-        for name in wanted:
+        for name in selected:
             self.passes.watch(name, features[name])
         return features
 
     def alone(self, inputs: Mapping[str, Tensor], modality: str) -> Tensor:
-        """Unimodal logits of one modality, ``(batch, classes)``; no other encoder runs."""
+        """Compute the unimodal logits of one modality, ``(batch, classes)``; no other encoder runs."""
         features = self.encode(inputs, (modality,))
         with torch.autocast(features[modality].device.type, enabled=False):
             return self.fusion.alone(features[modality].to(self._mean(modality).dtype), modality)
 
     def fuse(self, features: Mapping[str, Tensor]) -> Output:
-        """Logits from features, modality -> ``(batch, width)``."""
+        """Compute logits from features, modality -> ``(batch, width)``."""
         dtype = self._mean(self.modalities[0]).dtype
-        # The head is tiny and its logits feed a softmax and a difference of probabilities: never in half precision,
-        # where the fused logits would differ from the sum of the unimodal ones.
+        # The head is tiny and its logits feed a softmax and a difference of probabilities. In half precision,
+        # the fused logits would differ from the sum of the unimodal ones.
         with torch.autocast(next(iter(features.values())).device.type, enabled=False):
             features = {name: value.to(dtype) for name, value in features.items()}
             fused, unimodal = self.fusion(features)
         return Output(fused, unimodal, features)
 
-    def begin_from(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Take the weights of a network with the same encoders, and of its head what this one has too.
+    def initialize_from(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Load the weights of a network with the same encoders; of its head, load all matching tensors.
 
         Args:
-            state: its state dict.
+            state: state dict of that network.
 
         Returns:
-            Names of the parameters and buffers that keep their fresh values.
+            Names of the parameters and buffers that keep their initial values.
         """
         own = self.state_dict()
-        taken = {}
+        loaded = {}
         for name in own:
             part, _, rest = name.partition(".")
             source = f"fusion.{self.fusion.warmup_name(rest)}" if part == "fusion" and name not in state else name
             if source in state and state[source].shape == own[name].shape:
-                taken[name] = state[source]
-        self.load_state_dict({**own, **taken})
-        return [name for name in own if name not in taken]
+                loaded[name] = state[source]
+        self.load_state_dict({**own, **loaded})
+        return [name for name in own if name not in loaded]
 
     def encoder_parameters(self, modality: str) -> Iterator[nn.Parameter]:
-        """All parameters of the encoder of ``modality``."""
+        """Return all parameters of the encoder of ``modality``."""
         return self.encoders[modality].parameters()
 
     def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
-        """The parameters of the fusion that belong to ``modality`` alone; none for some fusions."""
+        """Return the parameters of the fusion that belong to ``modality`` alone; may be empty."""
         return self.fusion.head_parameters(modality)
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of the fusion that belong to no single modality (concat: the bias).
+        """Return the parameters of the fusion shared between modalities (concat: the bias).
 
-        Encoder, head and shared parameters together are all parameters, each once.
+        Encoder, head and shared parameters partition all parameters.
         """
         return self.fusion.shared_parameters()
 
     def describe(self) -> dict[str, Any]:
-        """What ``from_description`` needs to build the same network (with new weights), as JSON-ready primitives.
+        """Return a JSON-ready description from which ``from_description`` builds the same network with new weights.
 
-        The specs are a list, so that the order of the modalities survives JSON written with sorted keys.
+        The specs are a list, so that the order of the modalities survives JSON with sorted keys.
 
         Raises:
-            UserError: a head that cannot be imported elsewhere.
+            UserError: the head's class cannot be imported.
         """
         return {
             "specs": [{"modality": name, **_plain(spec)} for name, spec in self.specs.items()],
@@ -181,10 +181,10 @@ class MultimodalNetwork(nn.Module):
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> MultimodalNetwork:
-        """A new network from what ``describe`` gave.
+        """Build a new network from the result of ``describe``.
 
         Raises:
-            UserError: the head that it names cannot be imported, or is none.
+            UserError: the head's class cannot be imported, or is not a head.
         """
         specs = {
             item["modality"]: InputSpec(item["kind"], tuple(item["shape"]), tuple(item["mean"]), tuple(item["std"]))
@@ -207,11 +207,11 @@ class MultimodalNetwork(nn.Module):
             return (value.to(mean.dtype) - mean) / std
         scale, shift = 1 / (255 * std), -mean / std
         if value.device.type == "cpu" and value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last):
-            # On a CPU, numbers that repeat every third byte are slow; a whole line of them is fast.
-            lines = value.permute(0, 2, 3, 1).flatten(2).to(mean.dtype)
+            # On a CPU, broadcasting a scale and shift per channel over channels-last data is slow; over whole rows it is fast.
+            rows = value.permute(0, 2, 3, 1).flatten(2).to(mean.dtype)
             width = value.shape[3]
-            torch.addcmul(shift.flatten().repeat(width), lines, scale.flatten().repeat(width), out=lines)
-            return lines.unflatten(2, (width, -1)).permute(0, 3, 1, 2)
+            torch.addcmul(shift.flatten().repeat(width), rows, scale.flatten().repeat(width), out=rows)
+            return rows.unflatten(2, (width, -1)).permute(0, 3, 1, 2)
         return value.to(mean.dtype).mul_(scale).add_(shift)
 
     def _check(self, inputs: Mapping[str, Tensor]) -> None:
@@ -232,9 +232,9 @@ class MultimodalNetwork(nn.Module):
 
 
 def _check_spec(name: str, spec: InputSpec) -> None:
-    # torch keeps sub-modules by name: dots and the names of its own attributes cannot be used.
+    # torch stores submodules by name, so dots and names of its own attributes are not allowed.
     if not name or "." in name or name == "fused" or hasattr(nn.ModuleDict(), name):
-        raise UserError(f"a modality cannot be called {name!r}: rename it")
+        raise UserError(f"{name!r} is not a valid modality name: rename it")
     if len(spec.shape) not in (3, 4):
         raise ValueError(f"modality {name!r}: shape must be ([frames,] channels, height, width), got {spec.shape}")
     if not len(spec.mean) == len(spec.std) == spec.shape[-3]:

@@ -1,4 +1,4 @@
-"""How often samples go through encoders: what methods cost, counted where it happens."""
+"""Counts samples that pass through encoders, to measure what methods cost."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 class PassCounter:
-    """Samples that went through encoders, forward and backward, per modality. Host numbers: counting never waits for a GPU.
+    """Number of samples through the encoders, forward and backward, per modality. Counted on the host, without device syncs.
 
-    A network that is copied counts with its copies.
+    Copies of a network share its counter.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class PassCounter:
         return self
 
     def watch(self, modality: str, features: Tensor) -> None:
-        """Count a forward pass of ``modality`` that gave ``features``, and each backward pass that will reach them."""
+        """Count the forward pass of ``modality`` that produced ``features``, and every backward pass through them."""
         if not self._on:
             return
         samples = len(features)
@@ -37,7 +37,7 @@ class PassCounter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What only measures is not counted."""
+        """Suspend counting, for passes that only measure."""
         before, self._on = self._on, False
         try:
             yield
@@ -45,7 +45,7 @@ class PassCounter:
             self._on = before
 
     def totals(self) -> tuple[int, int]:
-        """All forward and all backward passes, summed over modalities."""
+        """Return the numbers of forward and backward passes, summed over modalities."""
         return sum(self.forward.values()), sum(self.backward.values())
 
     def state_dict(self) -> dict[str, dict[str, int]]:

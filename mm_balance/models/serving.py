@@ -1,4 +1,4 @@
-"""A finished model as a folder (safetensors + JSON) and as a predictor of arrays. No pickle, no MLflow import.
+"""Save and load trained models (safetensors + JSON) and predict NumPy arrays. No pickle, no MLflow import.
 
 MLflow calls ``_load_pyfunc`` of this module when it loads a logged model.
 """
@@ -22,7 +22,7 @@ BATCH = 256
 
 
 def save_model(model: MultimodalNetwork, classes: tuple[str, ...], folder: Path) -> None:
-    """Write weights and description of ``model`` into ``folder`` (made if missing)."""
+    """Write weights and description of ``model`` into ``folder`` (created if missing)."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS_FILE)
@@ -31,7 +31,7 @@ def save_model(model: MultimodalNetwork, classes: tuple[str, ...], folder: Path)
 
 
 class Predictor:
-    """The model for people who have arrays.
+    """Predict NumPy arrays with a trained network.
 
     Attributes:
         classes: class names in the order of the probabilities.
@@ -45,40 +45,40 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:
-        """Read what ``save_model`` wrote."""
+        """Load a model written by ``save_model``."""
         description = json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))
         model = MultimodalNetwork.from_description(description["network"])
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        # As in training: another memory format means other kernels, and sums that differ in their last bits.
+        # As in training: a different memory format selects different kernels, and sums differ in their last bits.
         return cls(model.to(memory_format=torch.channels_last), tuple(description["classes"]))
 
     def get_raw_model(self) -> MultimodalNetwork:
-        """The network itself; MLflow's loaded model hands it out under this name."""
+        """Return the network; MLflow's loaded model calls this method."""
         return self.model
 
     @torch.no_grad()
     def predict(
         self, inputs: Mapping[str, np.ndarray], params: Mapping[str, Any] | None = None
     ) -> dict[str, np.ndarray]:
-        """Class probabilities of a batch.
+        """Predict class probabilities of a batch.
 
         Args:
             inputs: modality -> ``(batch, *shape)``, in the recipe's units (spectrogram values; images uint8 0-255 or
                 float 0-1).
-            params: MLflow's inference parameters; there are none.
+            params: MLflow's inference parameters; unused.
 
         Returns:
             ``fused`` and one entry per modality: ``(batch, classes)`` float32, rows sum to 1.
 
         Raises:
-            ValueError: a modality is missing, has another shape, or another batch size.
+            ValueError: a modality is missing or has the wrong shape or batch size.
         """
         tensors = {
             name: torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in self.modalities if name in inputs
         }
         sizes = {name: len(value) for name, value in tensors.items()}
         if set(tensors) != set(self.modalities) or len(set(sizes.values())) != 1:
-            raise ValueError(f"give one array per modality {list(self.modalities)}, all of one batch size; got {sizes}")
+            raise ValueError(f"give one array per modality {list(self.modalities)} with equal batch sizes; got {sizes}")
         parts: dict[str, list[np.ndarray]] = {name: [] for name in ("fused", *self.modalities)}
         for start in range(0, next(iter(sizes.values())), BATCH):
             output = self.model({name: value[start : start + BATCH] for name, value in tensors.items()})

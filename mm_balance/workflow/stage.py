@@ -183,7 +183,7 @@ def _begin(plan: StagePlan, stage: loop.Stage, run: TrackedRun, warmup: TrackedR
     if state is None:
         raise UserError(f"the warm-up run {warmup.run_id} has no checkpoint; run the warm-up again")
     loop.check_samples(stage.data, state["samples_digest"], f"the warm-up run {warmup.run_id}")
-    fresh = stage.model.begin_from(state["model"])
+    fresh = stage.model.initialize_from(state["model"])
     if fresh:
         run.set_tags({"mm.fresh_weights": ", ".join(fresh)[:500]})
     if plan.config.stage.optimizer_state == "keep":

@@ -33,8 +33,8 @@ def train_row(task, trained, error=Diverged):
 
 
 def test_a_trial_that_diverges_scores_nothing_and_is_not_trained_again(trained):
-    assert train_row(TASK, trained) == campaign.Done("diverged", SETTINGS)
-    assert train_row(TASK, trained) == campaign.Done("already there", SETTINGS)
+    assert train_row(TASK, trained) == campaign.TaskResult("diverged", SETTINGS)
+    assert train_row(TASK, trained) == campaign.TaskResult("already there", SETTINGS)
     assert [run.read().info.status for run in trained] == ["FAILED"]
     assert campaign.score_of(TASK.row, SETTINGS) == 0.0
 
@@ -55,18 +55,18 @@ def test_a_row_of_the_table_that_diverges_ends_the_command_and_so_does_a_mistake
 
 def test_where_there_is_no_warm_up_it_has_diverged(trained, tiny_data):
     with pytest.raises(Diverged, match="warm-up"):
-        campaign.started_warmup(configuration(TASK), tiny_data)
+        campaign.existing_warmup(configuration(TASK), tiny_data)
 
 
 def test_a_run_of_other_settings_is_none_of_the_row(trained):
     """Same row and seed, but another learning rate, say, or other code: it is trained again, and has a score of its own."""
-    assert train_row(TASK, trained).said == "diverged"
+    assert train_row(TASK, trained).message == "diverged"
 
     def train(run):
         run.set_tags({"mm.settings": "other settings"})
         raise Diverged("again")
 
-    assert campaign.train_row(TASK, None, "other settings", train, test=False).said == "diverged"
+    assert campaign.train_row(TASK, None, "other settings", train, test=False).message == "diverged"
     with pytest.raises(AssertionError, match="was not trained"):
         campaign.score_of(TASK.row, "settings that nobody trained")
 
@@ -80,7 +80,7 @@ def test_what_was_trained_must_be_what_was_asked_for(trained):
         run.set_tags({"mm.settings": "something else"})
         return Result
 
-    with pytest.raises(UserError, match="was trained with other settings than were asked for"):
+    with pytest.raises(UserError, match="was trained with settings other than requested"):
         campaign.train_row(TASK, None, SETTINGS, train, test=False)
 
 
@@ -92,15 +92,15 @@ def test_rows_are_used_again_only_where_settings_and_code_are_the_same(store, mo
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "small")
     task = Task(0, str(preset), 0.01, "concat_unimodal", "unimodal_weight=1.0", "concat_unimodal", test=True)
     done = [run_task(task) for _ in range(2)]
-    assert [item.said == "already there" for item in done] == [False, True]
+    assert [item.message == "already there" for item in done] == [False, True]
     assert done[0].settings == done[1].settings
     for other in (replace(task, options="unimodal_weight=4.0"), replace(task, rate=0.02)):
-        assert run_task(other).said != "already there"
+        assert run_task(other).message != "already there"
     preset.write_text(preset.read_text().replace("refit_every: 1", "refit_every: 2"))
-    assert run_task(task).said != "already there"
+    assert run_task(task).message != "already there"
     monkeypatch.setattr(provenance, "code_digest", lambda: "changed")
     last = run_task(task)
-    assert last.said != "already there"
+    assert last.message != "already there"
     (row,) = table_runs("small", {(task.row, 0): last.settings})  # the table takes the run it asked for
     assert row[1].tags["mm.code"] == "changed"
     with pytest.raises(UserError, match="no finished run with test accuracy of concat_unimodal seed 0"):
@@ -114,9 +114,9 @@ def test_a_warm_up_of_another_experiment_serves_and_the_table_finds_it(store, mo
     preset.write_text("warmup_epochs: 1\nadaptive_epochs: 1\nepochs: 2\nrefit_every: 1\ntrain_fraction: 0.05\n")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "demo")
     settings = (("preset", str(preset)),)
-    assert first_result.run_task(first_result.Task(0, settings)).said.startswith("gap")
+    assert first_result.run_task(first_result.Task(0, settings)).message.startswith("gap")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "campaign")
-    assert first_result.run_task(first_result.Task(0, settings)).said == "already there"
+    assert first_result.run_task(first_result.Task(0, settings)).message == "already there"
     tasks = [
         first_result.Task(0, settings, "joint", "concat"),
         first_result.Task(0, (*settings, ("unimodal_weight", 2.0)), "control", "concat_unimodal"),

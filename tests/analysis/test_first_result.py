@@ -142,7 +142,7 @@ def test_detection_is_judged_at_the_refits_that_train():
     posterior, gap = found.values()
     assert (posterior.verdict, posterior.number) == ("does not hold: the opposite", "-0.20 AUC [-0.20, -0.20], n = 3")
     assert (gap.verdict, gap.number) == ("holds", "+0.10 AUC [+0.10, +0.10], n = 3")
-    assert {item.measured_at for item in found.values()} == {"train, mean of the refits that train"}
+    assert {item.measured_at for item in found.values()} == {"train, mean of the training refits"}
 
 
 def test_tables_are_markdown_of_equal_width():
@@ -170,8 +170,8 @@ def test_the_detection_table_tells_refits_that_train_from_the_one_that_does_not(
     told = [line.split(" | ") for line in table]
     assert [cells[1] for cells in told[::3]] == [
         "train, epoch 6 (the warm-up's refit)",
-        "train, mean of epochs 6, 9, 12, 15 (the refits that train)",
-        "train, epoch 18 (trains nothing)",
+        "train, mean of epochs 6, 9, 12, 15 (training refits)",
+        "train, epoch 18 (not used in training)",
     ]
     assert [cells[2] for cells in told[:3]] == ["all", "audio", "visual"]
     assert [cells[5] for cells in told[::3]] == ["0.401 ± 0.001", "0.601 ± 0.001", "0.901 ± 0.001"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.campaign import never
+from analysis.campaign import never_stop
 from analysis.leaderboard import (
     FIXED,
     SPACES,
@@ -50,9 +50,11 @@ def rates_of(method, data, monkeypatch, preset="auto"):
         patch.setattr(stages, "build_stage", built)
         if METHODS[method].needs_warmup:
             with pytest.raises(Built):
-                stages.train_stage(warmup_plan(configuration(Task(0, preset, 0.04))), data, None, never)
+                stages.train_stage(warmup_plan(configuration(Task(0, preset, 0.04))), data, None, never_stop)
         with pytest.raises(Built):
-            stages.train_stage(train_plan(configuration(Task(0, preset, 0.04, method, options))), data, None, never)
+            stages.train_stage(
+                train_plan(configuration(Task(0, preset, 0.04, method, options))), data, None, never_stop
+            )
     return found
 
 
@@ -188,7 +190,7 @@ def test_runs_of_a_method_from_scratch_and_of_one_after_a_warm_up_log_the_same_r
     rows = [replace(warmup, method=name, row=name, test=True) for name in ("concat", "gap_mixture")]
     run_task(warmup)
     done = {task: run_task(task) for task in rows}
-    assert [run_task(task).said for task in rows] == ["already there"] * 2
+    assert [run_task(task).message for task in rows] == ["already there"] * 2
     frame = collect("small", {(task.row, 0): item.settings for task, item in done.items()})
     assert list(frame["method"]) == ["concat", "gap_mixture"]
     assert list(frame["epoch"]) == [4, 4]

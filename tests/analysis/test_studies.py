@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.studies import best_and_start, page, study_words
+from analysis.studies import best_and_start, page, study_arguments
 
 ROOT = Path(__file__).parents[2]
 METRICS = {
@@ -108,7 +108,7 @@ def test_a_study_without_a_complete_trial_has_a_row_all_the_same():
 
 
 def test_every_study_is_one_ordinary_command():
-    words = study_words("form", 40, 5, "auto", 2)
+    words = study_arguments("form", 40, 5, "auto", 2)
     assert words[words.index("--search") + 1] == "form"
     assert words[words.index("--confirm_seeds") + 1] == "5"
 

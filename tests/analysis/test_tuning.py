@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.tuning import OPTION_ROUNDS, RATE_ROUNDS, Grid, Trial, Tuning, Words, best, refinements, tune
+from analysis.tuning import OPTION_ROUNDS, RATE_ROUNDS, Choices, Grid, Trial, Tuning, best, refinements, tune
 from mm_balance.config import Option, options
 
 RATES = Grid(options()["learning_rate"], (0.01, 0.02, 0.04))
@@ -60,7 +60,7 @@ def test_where_no_best_lies_at_an_edge_there_are_five_trials():
 def test_a_best_at_the_edge_widens_the_grid_for_all_who_share_it_and_nobody_has_fewer_trials():
     """What happened: the control had {.5, 1, 2}, ours {1, 2, 4}, and ours won at 4."""
     shared, other = grid(), grid(option=SHARE, values=(0.3, 0.5, 0.7), even=True)
-    spaces = {"control": shared, "ours": shared, "other": other, "words": Words(("a=1", "a=2")), "plain": None}
+    spaces = {"control": shared, "ours": shared, "other": other, "words": Choices(("a=1", "a=2")), "plain": None}
     scores = {
         "control": peak(0.02, 1.0), "ours": peak(0.02, 4.0), "other": peak(0.02, 0.5),
         "words": lambda trial: float(trial.setting == "a=2"), "plain": peak(0.02),
@@ -124,7 +124,7 @@ def test_whatever_the_scores_all_have_as_many_trials_and_no_trial_twice(seed):
     shared = grid()
     spaces = {
         "control": shared, "ours": shared, "whole": grid(EPOCHS, (1, 2, 4)), "even": grid(SHARE, (0.3, 0.5, 0.7), True),
-        "words": Words(("a=1", "a=2", "a=3")), "two words": Words(("a=1", "a=2")), "plain": None, "plain too": None,
+        "words": Choices(("a=1", "a=2", "a=3")), "two words": Choices(("a=1", "a=2")), "plain": None, "plain too": None,
     }  # fmt: skip
     asked = []
 

@@ -308,7 +308,7 @@ def test_gradient_scaler_state_is_kept():
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
     optimizer_step = EngineOptimizerStep(optimizer, CPU, "bfloat16")
     optimizer_step.load_state_dict(optimizer_step.state_dict())
-    with pytest.raises(ValueError, match="SGD, this is Adam"):
+    with pytest.raises(ValueError, match="SGD, but the optimizer is Adam"):
         EngineOptimizerStep(torch.optim.Adam(nn.Linear(2, 2).parameters()), CPU, "float32").load_state_dict(
             optimizer_step.state_dict()
         )

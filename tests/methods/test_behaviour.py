@@ -393,7 +393,7 @@ def test_method_options_are_typed():
 
 
 def test_a_head_of_its_own_needs_the_default_fusion():
-    with pytest.raises(UserError, match="mmcosine brings a head of its own; leave fusion=concat"):
+    with pytest.raises(UserError, match="mmcosine brings its own head; leave fusion=concat"):
         stage_of("mmcosine", fusion="film")
 
 
@@ -401,7 +401,7 @@ def test_a_head_of_its_own_needs_the_default_fusion():
 def test_every_method_begins_from_a_warm_up_of_the_concat_network(name):
     warm = stage_of("concat_unimodal")
     stage = stage_of(name)
-    fresh = stage.model.begin_from(warm.model.state_dict())
+    fresh = stage.model.initialize_from(warm.model.state_dict())
     assert all(item.startswith(("fusion.", "interaction.")) for item in fresh)
     for modality in KEPT:
         for one, other in zip(

@@ -8,12 +8,12 @@ from mm_balance.functional.gap import true_class_probability
 from mm_balance.methods import METHODS, build_method
 from mm_balance.testing import (
     MethodConformance,
+    boundary_settings,
     clock_of,
     first_batch,
     planned,
     relabeled,
     saturate,
-    settings_at_the_ends,
     update,
 )
 from tests.helpers.stages import make_stage
@@ -34,7 +34,7 @@ STILL = {"reconboost": ("encoders.visual.", "fusion.beta")}
 """What does not learn in the first epoch."""
 
 for _name, _method in METHODS.items():
-    _facts = {"method": _method, "settings": EARLY.get(_name, {}), "still": STILL.get(_name, ())}
+    _facts = {"method": _method, "settings": EARLY.get(_name, {}), "frozen_prefixes": STILL.get(_name, ())}
     _class = type(f"Test_{_name}", (MethodConformance,), _facts)
     globals()[_class.__name__] = _class
 del MethodConformance, _class
@@ -61,13 +61,13 @@ def test_what_the_suite_calls_certain_has_probabilities_of_exactly_0_and_1():
 
 
 def test_the_suite_runs_options_at_the_ends_of_what_is_searched_and_of_what_is_allowed():
-    found = list(settings_at_the_ends(METHODS["amco"].Options))
+    found = list(boundary_settings(METHODS["amco"].Options))
     assert found == [
         *({"threshold": value} for value in (0.4, 0.7, 0.0, 1.0)),
         *({"limit": value} for value in (0.3, 4.0, 1e-6)),
     ]
-    assert {"stretch": False} in list(settings_at_the_ends(METHODS["lfm"].Options))
-    assert {"divergence": "scalars"} in list(settings_at_the_ends(METHODS["mbsd"].Options))
+    assert {"stretch": False} in list(boundary_settings(METHODS["lfm"].Options))
+    assert {"divergence": "scalars"} in list(boundary_settings(METHODS["mbsd"].Options))
 
 
 def test_adaptive_without_its_terms_is_the_control():

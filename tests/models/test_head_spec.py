@@ -11,7 +11,7 @@ from torch import nn
 from mm_balance.errors import UserError
 from mm_balance.methods import METHODS
 from mm_balance.models import FUSIONS, Fusion, HeadSpec, LateFusion, MultimodalNetwork, OwnHeads
-from mm_balance.models.head_spec import WORDS
+from mm_balance.models.head_spec import LEGACY_HEADS
 from mm_balance.testing import tiny_data, tiny_stage
 
 WIDTHS = {"audio": 4, "visual": 4}
@@ -79,7 +79,7 @@ def test_a_head_that_nobody_can_import_is_refused():
     class Local(Halved):
         pass
 
-    with pytest.raises(UserError, match="cannot be imported where a saved model is loaded: move it"):
+    with pytest.raises(UserError, match="cannot be imported when a saved model is loaded: move it"):
         HeadSpec(Local, {"share": 1.0}).describe()
     Local.__module__, Local.__qualname__ = "__main__", "Local"
     with pytest.raises(UserError, match="the head __main__:Local cannot be imported"):
@@ -115,12 +115,12 @@ def test_models_of_before_are_read(word, method, settings):
     old.load_state_dict(model.state_dict())
     inputs = tiny_data().splits["val"].inputs
     assert torch.equal(old(inputs).fused, model(inputs).fused)
-    assert word in FUSIONS or word in WORDS
+    assert word in FUSIONS or word in LEGACY_HEADS
 
 
 def test_a_head_is_begun_from_the_warm_up_under_the_names_that_it_has_there():
     warmup = tiny_stage(METHODS["concat"]).model.state_dict()
     model = tiny_stage(METHODS["mmpareto"]).model
-    fresh = model.begin_from(warmup)
+    fresh = model.initialize_from(warmup)
     assert fresh == [f"fusion.own.{name}.{part}" for name in ("audio", "visual") for part in ("weight", "bias")]
     assert torch.equal(model.state_dict()["fusion.joint.bias"], warmup["fusion.bias"])

@@ -133,7 +133,7 @@ def test_unfit_inputs_are_named(change, message):
 
 @pytest.mark.parametrize("name", ["", "optical.flow", "fused", "keys", "type"])
 def test_names_that_torch_or_the_output_need_are_refused(name):
-    with pytest.raises(UserError, match="cannot be called"):
+    with pytest.raises(UserError, match="is not a valid modality name"):
         network({**SPECS, name: AUDIO})
 
 

@@ -36,7 +36,7 @@ def test_bad_values_end_with_one_line_and_leave_no_run(store, capsys, entry_poin
 
 def test_what_only_the_network_can_refuse_leaves_a_failed_run(store, capsys):
     told = error_of(capsys, "train", "preset=quick method=mmcosine fusion=film")
-    assert "mmcosine brings a head of its own; leave fusion=concat" in told
+    assert "mmcosine brings its own head; leave fusion=concat" in told
     assert [run.info.status for run in runs()] == ["FAILED"]
 
 
