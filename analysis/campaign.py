@@ -15,6 +15,7 @@ from analysis.tables import ROW_TAG, finished_run
 from mm_balance.config import Config
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Diverged, UserError
+from mm_balance.memory import keep_freed_memory
 from mm_balance.tracking.lookup import open_run, prepare_store
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.plans import warmup_plan
@@ -95,7 +96,7 @@ def run_all(
     """
     settings: dict[T, str] = {}
     for phase in (list(dict.fromkeys(warmups)), tasks):
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _one_thread) as pool:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _set_up_process) as pool:
             futures = {pool.submit(run_task, task): task for task in phase}
             for finished, future in enumerate(as_completed(futures), 1):
                 task, result = futures[future], future.result()
@@ -106,9 +107,11 @@ def run_all(
     return settings
 
 
-def _one_thread() -> None:
+def _set_up_process() -> None:
+    """Train as the commands do: with their memory settings, so that seconds compare, and with one thread."""
     import torch
 
+    keep_freed_memory()
     torch.set_num_threads(THREADS)
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import entrypoints  # noqa: F401 - their settings of memory
 from benchmarks.timing import median_seconds
 from mm_balance.config import InputConfig
 from mm_balance.data import BatchLoader, DecodeSettings, load_manifest
@@ -40,7 +39,8 @@ def make_files(folder: Path) -> Path:
     """Write WAVs of 2-3 s at 16 kHz, JPEGs and videos of 480 x 360, and one manifest each for JPEGs and videos."""
     import soundfile
     from PIL import Image
-    from tests.data.media import write_video
+
+    from tests.helpers.media import write_video
 
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (CLIPS, 30, 40, 3), dtype=np.uint8)

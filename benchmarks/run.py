@@ -25,6 +25,7 @@ from mm_balance.engine.predictions import fit_gaps, predict_split
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.figures import mixture_density, save_png
 from mm_balance.functional.mixture import fit_mixture
+from mm_balance.memory import keep_freed_memory
 from mm_balance.methods import find_method
 from mm_balance.types import Clock
 from mm_balance.workflow.plans import StagePlan
@@ -33,6 +34,7 @@ from mm_balance.workflow.stage import build_stage
 
 def main() -> None:
     """Print the table."""
+    keep_freed_memory()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CUDA {torch.cuda.is_available()}\n")
     started = time.perf_counter()
     data = load_digits()
