@@ -139,7 +139,7 @@ def test_the_printed_line_and_the_preset_train_the_best_trial_again(whole, monke
     assert again.data.metrics["train/loss"] == best.data.metrics["train/loss"]  # to the last bit
     assert again.data.metrics["val/loss"] == best.data.metrics["val/loss"]
     preset = fetch(whole, "study/best.yaml")
-    assert yaml.safe_load(preset.read_text())["tuned"]["hard_weight"] == 0.5
+    assert yaml.safe_load(preset.read_text())["hard_weight"] == 0.5
     assert do("adaptive", preset=preset) == 0
     by_preset = newest(stage="adaptive")
     assert by_preset.info.run_id != again.info.run_id

@@ -3,8 +3,12 @@
 import importlib
 import pkgutil
 
+import git  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
-import mlflow.pyfunc  # noqa: F401
+import mlflow.pyfunc
+import mlflow.store.tracking.sqlalchemy_store
+import mlflow.tracing.processor.base_mlflow  # noqa: F401
+import pyarrow.dataset  # noqa: F401
 import torch
 
 import mm_balance
