@@ -95,12 +95,17 @@ def requeue(study: Study, trial: FrozenTrial, *, killed: bool) -> bool:
     Returns:
         Whether it was requeued; one that was killed too often stays failed.
     """
-    kills = trial.user_attrs.get(KILLS, 0) + killed
+    kills = _kills(trial, killed=killed)
     if kills > MAX_KILLS:
         return False
     attributes = {name: trial.user_attrs[name] for name in (ORIGIN, CONFIRMATION) if name in trial.user_attrs}
     study.enqueue_trial(trial.params, user_attrs={**attributes, RETRY_OF: trial.number, KILLS: kills})
     return True
+
+
+def _kills(trial: FrozenTrial, *, killed: bool) -> int:
+    """Return how often a trial and those that it retries were killed, ``killed`` being the last one."""
+    return int(trial.user_attrs.get(KILLS, 0)) + killed
 
 
 def fail_runs(study: Study, parent: TrackedRun, number: int, reason: str) -> None:
@@ -128,15 +133,22 @@ def fail_dead_trials(study: Study, parent: TrackedRun, alive: Callable[[str], bo
         owner = trial.user_attrs.get(WORKER)
         if is_alive(owner) if owner is not None else _just_started(trial):
             continue
+        # The run first: if this process dies here too, the trial is still RUNNING, and the next worker does all of it again.
+        _fail_run_of_dead(study, trial, parent)
         study.tell(trial.number, state=TrialState.FAIL)
-        requeue_or_fail(study, trial, parent)
+        requeue(study, trial, killed=True)
         failed.append(trial.number)
     return failed
 
 
 def requeue_or_fail(study: Study, trial: FrozenTrial, parent: TrackedRun) -> None:
-    """Requeue a failed trial whose worker has died, and fail its run."""
-    requeued = requeue(study, trial, killed=True)
+    """Fail the run of a failed trial whose worker has died, and requeue the trial."""
+    _fail_run_of_dead(study, trial, parent)
+    requeue(study, trial, killed=True)
+
+
+def _fail_run_of_dead(study: Study, trial: FrozenTrial, parent: TrackedRun) -> None:
+    requeued = _kills(trial, killed=True) <= MAX_KILLS
     outcome = "the trial was requeued" if requeued else "the trial had been killed before and stays failed"
     fail_runs(study, parent, trial.number, f"the worker process died; {outcome}")
 

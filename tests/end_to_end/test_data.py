@@ -30,7 +30,7 @@ def test_cremad_is_prepared_and_trained_on(store, launch):
     done = launch("prepare", "dataset=cremad image_size=28 on_error=skip", source=source)
     assert done.status == 0, done.errors[-3000:]
     assert "cremad: train 108, val 12, test 30; skipped 7,289, excluded 3" in done.said
-    assert "1076_MTI_SAD_XX: no sound and an error picture" in done.said
+    assert "1076_MTI_SAD_XX: no sound and an error image" in done.said
     run = by_stage()["prepare"]
     assert run.info.status == "FINISHED"
     assert run.data.metrics == {

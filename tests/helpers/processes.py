@@ -27,12 +27,12 @@ LAUNCHER_VARIABLE = "MM_BALANCE_LAUNCHER"
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Variables for a process with the store and cache of ``folder``, one thread, and the code of this checkout."""
+    """Variables for a process: cache of ``folder``, the store in use or one there, one thread, the code of this checkout."""
     folder.mkdir(exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     paths = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
     return kept | {
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder}/mlflow.db",
         "MM_BALANCE_CACHE": str(folder / "cache"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "TQDM_DISABLE": "1",

@@ -44,6 +44,26 @@ def test_a_trial_that_is_killed_twice_stays_failed(new_desk):
     assert "stays failed" in nested_runs(handle.parent, {"mm.trial": "1"})[0].read().data.tags["mm.error"]
 
 
+def test_a_worker_killed_while_it_cleans_up_after_another_leaves_that_to_the_next(new_desk, monkeypatch):
+    handle = new_desk()
+    take(handle)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*words):
+        raise Killed
+
+    with monkeypatch.context() as once:
+        once.setattr(study_trials, "fail_runs", killed)
+        with pytest.raises(Killed):
+            fail_dead_trials(handle.study, handle.parent, alive=lambda identity: False)
+    assert fail_dead_trials(handle.study, handle.parent, alive=lambda identity: False) == [0]
+    (run,) = nested_runs(handle.parent, {"mm.trial": "0"})
+    assert run.read().info.status == "FAILED"
+    assert count_trials(all_trials(handle.study)) == study_trials.TrialCounts(waiting=1)
+
+
 def test_a_stop_is_no_kill(new_desk):
     handle = new_desk()
     trial, _, _ = take(handle)

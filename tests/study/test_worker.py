@@ -424,7 +424,7 @@ def test_random_kills_lose_nothing(new_desk, workers, kills, trials):
     processes = [trivial_worker(handle, seconds=0.15) for _ in range(workers)]
     killed, last = 0, time.monotonic() + 400
     while count_trials(all_trials(handle.study)).finished < trials and time.monotonic() < last:
-        time.sleep(draw.uniform(0.3, 1.5))
+        time.sleep(draw.uniform(0.1, 0.5))
         busy = [trial for trial in all_trials(handle.study) if trial.state == TrialState.RUNNING]
         if killed < kills and busy:
             victim = draw.randrange(workers)
