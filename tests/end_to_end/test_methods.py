@@ -69,4 +69,4 @@ def test_help_lists_a_methods_options(capsys):
         call("train", ["--method", "opm_ogm", "--help"])
     said = capsys.readouterr().out
     assert "drop_base=0.5: q_base" in said
-    assert "noise=true: OGM-GE's noise" in said
+    assert "noise=true: add OGM-GE's noise" in said
