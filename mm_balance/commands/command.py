@@ -58,6 +58,10 @@ class Command:
             check_method_name(config.method.method)
         return given
 
+    def complete(self, given: Given) -> Given:
+        """Return a value for every parameter: the given ones, and declared defaults (None for ``none``)."""
+        return {name: option.unset for name, option in self.parameters.items()} | given
+
     def resolve(self, given: Given) -> Config:
         """Return the configuration of a new run.
 

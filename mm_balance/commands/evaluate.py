@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from mm_balance.commands.command import Command, Given, Stop
-from mm_balance.config import AUTO, options, restore
+from mm_balance.config import options, restore
 from mm_balance.errors import UserError
 
 
 def run(given: Given, stop: Stop) -> None:
     """Evaluate the logged model of ``run_id`` on ``split``, as a run of its own."""
-    if given.get("run_id") is None:
+    values = COMMAND.complete(given)
+    if values["run_id"] is None:
         raise UserError("run_id is missing; give the id of a finished run of warmup, adaptive, train or main")
     from mm_balance import names
     from mm_balance.commands.training import check_same_data, end_run, print_result
@@ -18,16 +19,14 @@ def run(given: Given, stop: Stop) -> None:
     from mm_balance.workflow.runs import run_evaluation
     from mm_balance.workflow.setup import read_data
 
-    source = existing_run(given["run_id"], "run_id")
-    split = given.get("split", PARAMETERS["split"].default)
-    config = restore({**source.read_json(names.CONFIG_FILE), "data_dir": given.get("data_dir", AUTO)})
+    source = existing_run(values["run_id"], "run_id")
+    split = values["split"]
+    config = restore({**source.read_json(names.CONFIG_FILE), "data_dir": values["data_dir"]})
     data = read_data(config, stop)
     check_same_data(source, data)
     evaluation = open_run(f"evaluate {split} {source.read().info.run_name}")
     try:
-        metrics = run_evaluation(
-            source, split, data, evaluation, given.get("device", AUTO), probe=given.get("probe", False)
-        )
+        metrics = run_evaluation(source, split, data, evaluation, values["device"], probe=values["probe"])
     except BaseException:
         end_run(evaluation, "FAILED")
         raise

@@ -9,11 +9,12 @@ from mm_balance.errors import UserError
 
 def run(given: Given, stop: Stop) -> None:
     """Train trials of a study until it is complete."""
-    if "study_name" not in given:
+    values = COMMAND.complete(given)
+    if values["study_name"] == AUTO:
         raise UserError("study_name is missing; `study` prints it, and its run is named after it")
     from mm_balance.study.command import run_as_worker
 
-    run_as_worker(given["study_name"], given.get("storage", AUTO), given.get("device", AUTO), stop)
+    run_as_worker(values["study_name"], values["storage"], values["device"], stop)
 
 
 PARAMETERS = {

@@ -52,14 +52,12 @@ def apply_preset(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = 
     if method in method_groups and values["method_options"]:
         parsed = parse_method_options(method, declared_in(GROUPS[method], method), values["method_options"])
         for name, value in parsed.items():
-            if chosen.get(name, value) != value:
+            if "method_options" in chosen and chosen.get(name, value) != value:
                 raise UserError(
                     f"{name} is given twice: {name}={format_value(chosen[name])}, and {format_value(value)} in method_options"
                 )
-        values |= parsed
-    if misplaced := [
-        name for name in chosen if declared[name].group in method_groups - {method} and "method" in chosen
-    ]:
+        values |= {name: value for name, value in parsed.items() if name not in chosen}
+    if misplaced := [name for name in chosen if declared[name].group in method_groups - {method}]:
         raise UserError(
             f"{misplaced[0]} is an option of {declared[misplaced[0]].group}, not of method={method}, whose own options go "
             "into method_options"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mm_balance.config import ADAPTIVE_METHOD, Config, MethodOptions
@@ -80,16 +80,11 @@ def train_plan(config: Config) -> StagePlan:
     Raises:
         UserError: an unknown method or option.
     """
-    return StagePlan(
-        config,
-        "train",
-        method=config.method.method,
-        options=method_options(config),
+    return replace(
+        adaptive_plan(config),
+        stage="train",
         epochs=config.train.epochs,
-        refit_every=config.stage.refit_every,
-        mixture=config.stage.mixture,
         learning_rate=config.optimization.learning_rate,
-        select_best=config.selection.selection == "best_validation",
     )
 
 

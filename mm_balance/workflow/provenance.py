@@ -32,7 +32,9 @@ from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.plans import StagePlan
 from mm_balance.workflow.setup import HELD_OUT_SEED, resolve_device
 
-TRAINING_SOURCES = ("data", "engine", "functional", "methods", "models", "seeding.py", "types.py", "workflow/stage.py")
+TRAINING_SOURCES = (
+    "data", "engine", "functional", "methods", "models", "seeding.py", "types.py", "workflow/plans.py", "workflow/stage.py",
+)  # fmt: skip
 """Files and folders of the package that determine the trained weights."""
 
 Circumstances = dict[str, str | int]

@@ -101,7 +101,7 @@ def describe_stage(result: StageResult) -> str:
         "",
         *notes(result),
     ]
-    if plan.stage == "train":
+    if plan.stage != "warmup":
         values = {name: format_value(value) for name, value in asdict(method.options).items()}
         options = ", ".join(f"`{name}={value}`" for name, value in values.items()) or "none"
         lines += ["", f"Method `{method.name}`: {method.citation}. Options: {options}."]

@@ -96,12 +96,12 @@ def test_balanced_fusion_weight_follows_the_loss_form():
 
 def test_an_explicit_value_beats_a_preset_where_it_is_the_declared_default_too(tmp_path):
     path = tmp_path / "best.yaml"
-    path.write_text("gap_weight: 2.0\nmethod: ogm\nseed: 7\n")
+    path.write_text("gap_weight: 2.0\nmethod: gap_mixture\noptimizer: adam\nseed: 7\n")
     parse = COMMANDS["main"].parse
     for words, expected in ((["--gap_weight", "0.5"], 0.5), (["--gap_weight", "0.6"], 0.6), ([], 2.0)):
         config = COMMANDS["main"].resolve(parse(["--preset", str(path), *words]))
         assert config.gap_mixture.gap_weight == expected
-        assert (config.run.seed, config.method.method) == (7, "ogm")
+        assert (config.run.seed, config.method.method, config.optimization.optimizer) == (7, "gap_mixture", "adam")
     assert resolve({"preset": str(path), "seed": 0}).run.seed == 0
 
 
@@ -150,6 +150,16 @@ def test_options_of_the_paper_s_method_are_parameters_and_may_be_given_as_text()
         resolve({"gap_weight": 1.0, "method_options": "gap_weight=2.0"})
     with pytest.raises(UserError, match="gap_weight is an option of gap_mixture, not of method=ogm"):
         resolve({"method": "ogm", "gap_weight": 1.0})
+
+
+def test_an_explicit_value_beats_the_options_text_of_a_preset_and_is_never_ignored(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("method_options: gap_weight=2.0,shift_weight=3.0\n")
+    loss = resolve({"preset": str(path), "gap_weight": 0.5}).gap_mixture
+    assert (loss.gap_weight, loss.shift_weight) == (0.5, 3.0)
+    path.write_text("method: ogm\n")
+    with pytest.raises(UserError, match="gap_weight is an option of gap_mixture, not of method=ogm"):
+        resolve({"preset": str(path), "gap_weight": 0.5})
 
 
 def test_a_saved_configuration_comes_back_without_its_preset_and_with_what_is_new(tmp_path):

@@ -267,3 +267,11 @@ def test_refits_and_files_say_the_same(tmp_path):
     state = saved_state(TrackedRun(run.info.run_id))
     assert state["record"]["config"] == saved
     assert "adaptive_epochs" not in saved
+
+
+def test_the_code_digest_covers_every_module_that_builds_a_stage():
+    """A plan decides method, length and learning rate of a stage: editing it must not pass for the same training."""
+    root = Path(provenance.__file__).parents[1]
+    covered = {path.relative_to(root).as_posix() for path in provenance._training_sources(root)}
+    builders = {module.__globals__["__name__"] for module in (train_stage, train_plan, warmup_plan, adaptive_plan)}
+    assert {f"{name.removeprefix('mm_balance.').replace('.', '/')}.py" for name in builders} <= covered
