@@ -4,7 +4,6 @@ Importing this package does not load PyTorch, MLflow or Optuna: arguments are pa
 what it needs when it runs.
 """
 
-from mm_balance.commands.guard import run_command, run_guarded
-from mm_balance.commands.registry import COMMANDS, Command
+from mm_balance.commands.registry import COMMANDS, Command, run_command
 
-__all__ = ["COMMANDS", "Command", "run_command", "run_guarded"]
+__all__ = ["COMMANDS", "Command", "run_command"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mm_balance.commands.guard import run_guarded
 from mm_balance.config import Config, Option, options, parse_arguments, resolve
 from mm_balance.methods import check_method_name
 
@@ -37,6 +39,15 @@ class Command:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     epilog: Callable[[Sequence[str]], str] = lambda arguments: ""
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int:
+        """Run the command and return its exit status (``run_guarded``).
+
+        Args:
+            arguments: command-line arguments without the program's name; None = those of this process.
+        """
+        given = sys.argv[1:] if arguments is None else arguments
+        return run_guarded(lambda stop: self.run(self.parse(given), stop))
 
     def parse(self, arguments: Sequence[str]) -> Given:
         """Parse the arguments of the command line.

@@ -6,11 +6,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from mm_balance.commands.registry import COMMANDS
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.memory import keep_freed_memory
 
@@ -45,26 +44,16 @@ class StopRequest:
         print(f"mm-balance: {signal.Signals(number).name}: saving a checkpoint after this batch", file=sys.stderr)
 
 
-def run_command(name: str, arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Args:
-        name: key of ``COMMANDS``.
-        arguments: command-line arguments without the program's name; None = those of this process.
+def run_guarded(body: Callable[[StopRequest], None]) -> int:
+    """Run ``body`` and return its exit status.
 
     Returns:
         0 = finished; 1 = an error that the user can fix; 128 + n = stopped by signal n.
     """
-    command = COMMANDS[name]
-    return run_guarded(lambda given, stop: command.run(command.parse(given), stop), arguments)
-
-
-def run_guarded(body: Callable[[list[str], StopRequest], None], arguments: Sequence[str] | None = None) -> int:
-    """Run ``body`` with the command-line arguments and return its exit status, as in ``run_command``."""
     stop = StopRequest()
     keep_freed_memory()
     try:
-        body(sys.argv[1:] if arguments is None else list(arguments), stop)
+        body(stop)
     except UserError as error:
         line = " ".join(str(error).split())
         print(f"mm-balance: error: {line}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Parameters: declared once in ``parameters`` and ``study``, parsed by ``parse``, completed from presets by ``resolve``."""
+"""Parameters: declared once in ``parameters`` and ``study``, parsed and completed from presets in ``resolve``."""
 
 from mm_balance.config.option import AUTO, NONE, MethodOptions, Option, declared_in, param
 from mm_balance.config.parameters import (
@@ -12,8 +12,17 @@ from mm_balance.config.parameters import (
     stage_options,
     warmup_parameters,
 )
-from mm_balance.config.parse import format_value, parse_arguments, parse_method_options, parse_value
-from mm_balance.config.resolve import apply_preset, read_preset, resolve, restore, validate
+from mm_balance.config.resolve import (
+    apply_preset,
+    format_value,
+    parse_arguments,
+    parse_method_options,
+    parse_value,
+    read_preset,
+    resolve,
+    restore,
+    validate,
+)
 from mm_balance.config.search import SEARCHES, Dimension, declared_dimension, search_space
 from mm_balance.config.study import StudyConfig, study_options
 

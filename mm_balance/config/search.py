@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mm_balance.config.option import Option
-from mm_balance.config.parse import did_you_mean, format_value, parse_value
+from mm_balance.config.resolve import did_you_mean, format_value, parse_value
 from mm_balance.errors import UserError
 
 SEARCHES: dict[str, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-from mm_balance.config.parse import did_you_mean
+from mm_balance.config.resolve import did_you_mean
 from mm_balance.errors import UserError
 from mm_balance.imports import import_class, import_path
 from mm_balance.methods.options import complete

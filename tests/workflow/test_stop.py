@@ -47,7 +47,7 @@ def test_ctrl_c_a_while_later_ends_at_once_and_sigterm_never_does(stop, monkeypa
 def test_a_stopped_command_has_the_shells_exit_status(stop, monkeypatch, raised, status):
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
 
-    def body(words, request):
+    def body(request):
         raise raised
 
-    assert run_guarded(body, []) == status
+    assert run_guarded(body) == status
