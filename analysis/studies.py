@@ -36,7 +36,7 @@ def main() -> None:
     rows = []
     for search in SEARCHES:
         arguments = study_arguments(search, given.trials, given.seeds, given.preset, given.processes)
-        name = study_name(COMMANDS["study"].parse(arguments))
+        name = study_name(COMMANDS["study"].parse(arguments).given)
         if not _finished_studies(name, given.trials, given.seeds):
             subprocess.run([sys.executable, "-m", "entrypoints.study", *arguments], check=True)
         rows.append(study_row(_finished_studies(name, given.trials, given.seeds)[0]))

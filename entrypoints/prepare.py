@@ -2,7 +2,7 @@
 
 import sys
 
-from mm_balance.commands import run_command
+from mm_balance.commands import COMMANDS
 
 if __name__ == "__main__":
-    sys.exit(run_command("prepare"))
+    sys.exit(COMMANDS["prepare"]())

@@ -4,6 +4,6 @@ Importing this package does not load PyTorch, MLflow or Optuna: arguments are pa
 what it needs when it runs.
 """
 
-from mm_balance.commands.registry import COMMANDS, Command, run_command
+from mm_balance.commands.registry import COMMANDS, Command
 
-__all__ = ["COMMANDS", "Command", "run_command"]
+__all__ = ["COMMANDS", "Command"]

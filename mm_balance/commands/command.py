@@ -17,6 +17,19 @@ Given = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Request:
+    """What a command was asked to do.
+
+    Attributes:
+        given: the given parameters.
+        config: the configuration of a new run; None = the command resumes a run, or trains none on a data set.
+    """
+
+    given: Given
+    config: Config | None
+
+
+@dataclass(frozen=True)
 class Command:
     """A command: an entry point of ``MLproject``, and ``python -m entrypoints.NAME``.
 
@@ -25,7 +38,7 @@ class Command:
         help: one sentence.
         parameters: the parameters that it accepts, by name.
         common: names of the most used parameters, at most twelve: ``MLproject`` declares them, ``--help`` lists them first.
-        run: runs it with the given parameters; the second argument tells whether to stop.
+        run: runs it; the second argument tells whether to stop.
         defaults: its defaults where they differ from the declared ones.
         fixed: values of parameters that it does not accept.
         epilog: makes the text of ``--help`` below the parameters from the command line's arguments.
@@ -35,7 +48,7 @@ class Command:
     help: str
     parameters: Mapping[str, Option]
     common: Sequence[str]
-    run: Callable[[Given, Stop], None]
+    run: Callable[[Request, Stop], None]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     epilog: Callable[[Sequence[str]], str] = lambda arguments: ""
@@ -49,8 +62,8 @@ class Command:
         given = sys.argv[1:] if arguments is None else arguments
         return run_guarded(lambda stop: self.run(self.parse(given), stop))
 
-    def parse(self, arguments: Sequence[str]) -> Given:
-        """Parse the arguments of the command line.
+    def parse(self, arguments: Sequence[str]) -> Request:
+        """Parse and check the arguments of the command line, before anything is loaded.
 
         Raises:
             UserError: an unknown parameter, or a bad value.
@@ -64,10 +77,11 @@ class Command:
             common=self.common,
             epilog=self.epilog(arguments) if {"-h", "--help"} & set(arguments) else "",
         )
-        if "dataset" in self.parameters and not given.get("resume_run"):
-            config = self.resolve(given)  # report mistakes before anything is loaded
-            check_method_name(config.method.method)
-        return given
+        if "dataset" not in self.parameters or given.get("resume_run"):
+            return Request(given, None)
+        config = self.resolve(given)
+        check_method_name(config.method.method)
+        return Request(given, config)
 
     def complete(self, given: Given) -> Given:
         """Return a value for every parameter: the given ones, and declared defaults (None for ``none``)."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from mm_balance.commands.command import Command, Given, Stop
+from mm_balance.commands.command import Command, Request, Stop
 from mm_balance.config import options, restore
 from mm_balance.errors import UserError
 
 
-def run(given: Given, stop: Stop) -> None:
+def run(request: Request, stop: Stop) -> None:
     """Evaluate the logged model of ``run_id`` on ``split``, as a run of its own."""
-    values = COMMAND.complete(given)
+    values = COMMAND.complete(request.given)
     if values["run_id"] is None:
         raise UserError("run_id is missing; give the id of a finished run of warmup, adaptive, train or main")
     from mm_balance import names

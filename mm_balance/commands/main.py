@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mm_balance.commands.command import Command, Given, Stop
+from mm_balance.commands.command import Command, Request, Stop
 from mm_balance.config import Config, stage_options
 from mm_balance.errors import Interrupted
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mm_balance.workflow.plans import StagePlan
 
 
-def run(given: Given, stop: Stop) -> None:
+def run(request: Request, stop: Stop) -> None:
     """Train both stages and test the result, or resume ``resume_run``."""
     from mm_balance.commands.training import open_training, print_result
     from mm_balance.workflow.plans import adaptive_plan, warmup_plan
@@ -26,7 +26,7 @@ def run(given: Given, stop: Stop) -> None:
         check_takes_warmup(config.method.method)
         return warmup_plan(config), adaptive_plan(config)
 
-    with open_training(COMMAND, given, stop, both_stages) as training:
+    with open_training(COMMAND, request, stop, both_stages) as training:
         final = run_recipe(*training.plan, training.data, training.run, stop)
         print_result(training.run, accuracies(final, "test", tuple(training.data.specs)), "test accuracy")
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from mm_balance.commands.command import Command, Given, Stop
-from mm_balance.config import options, resolve
+from mm_balance.commands.command import Command, Request, Stop
+from mm_balance.config import options
 from mm_balance.errors import UserError
 
 
-def run(given: Given, stop: Stop) -> None:
+def run(request: Request, stop: Stop) -> None:
     """Decode whatever is not decoded yet, and log the data card as a run."""
-    config = resolve(given)
+    config = request.config
+    assert config is not None  # it takes a data set and resumes no run
     name, source = config.data.dataset, config.prepare.source
     if name == "digits":
         raise UserError("digits is embedded: there is nothing to prepare")

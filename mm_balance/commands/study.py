@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from mm_balance.commands.command import Command, Given, Stop
+from mm_balance.commands.command import Command, Request, Stop
 from mm_balance.config import stage_options, study_options
 
 
-def run(given: Given, stop: Stop) -> None:
+def run(request: Request, stop: Stop) -> None:
     """Create a study, or continue it if it exists."""
     from mm_balance.commands.guard import close_adopted
     from mm_balance.commands.training import print_result
     from mm_balance.study.command import run_study
 
-    finished = run_study(given, stop)
+    finished = run_study(request.given, stop)
     close_adopted(finished.run)
     if finished.best:
         print_result(finished.run, finished.best, f"best {finished.objective}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from mm_balance.commands.command import Command, Given, Stop
+from mm_balance.commands.command import Command, Request, Stop
 from mm_balance.config import Config, stage_options
 from mm_balance.methods import find_method, method_names, option_lines
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mm_balance.tracking.runs import TrackedRun
 
 
-def run(given: Given, stop: Stop) -> None:
+def run(request: Request, stop: Stop) -> None:
     """Train one stage of a method, or resume ``resume_run``."""
     from mm_balance.commands.training import open_training, print_validation
     from mm_balance.workflow.plans import train_plan
@@ -25,7 +25,7 @@ def run(given: Given, stop: Stop) -> None:
     def choose(config: Config, data: MultimodalData) -> TrackedRun | None:
         return choose_warmup(config, data) if follows_warmup(config) else None
 
-    with open_training(COMMAND, given, stop, train_plan, choose_warmup=choose) as training:
+    with open_training(COMMAND, request, stop, train_plan, choose_warmup=choose) as training:
         print_validation(run_stage(training.plan, training.data, training.run, stop, training.warmup))
 
 

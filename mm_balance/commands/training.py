@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mm_balance import names
-from mm_balance.commands.command import Command, Given, Stop
+from mm_balance.commands.command import Command, Given, Request, Stop
 from mm_balance.commands.guard import close_adopted
 from mm_balance.config import Config, format_value, options, restore
 from mm_balance.data import MultimodalData
@@ -45,7 +45,7 @@ class Training(Generic[P]):
 @contextmanager
 def open_training(
     command: Command,
-    given: Given,
+    request: Request,
     stop: Stop,
     make_plan: Callable[[Config], P],
     *,
@@ -55,7 +55,7 @@ def open_training(
 
     Args:
         command: the command.
-        given: its parameters.
+        request: what it was asked to do.
         stop: polled while data are decoded.
         make_plan: returns what to train; raises UserError for a configuration that cannot be trained, before data are read.
         choose_warmup: returns the run to start from.
@@ -63,9 +63,11 @@ def open_training(
     Raises:
         UserError: an error in the parameters or the data.
     """
-    resumed = existing_run(given["resume_run"], "resume_run") if given.get("resume_run") else None
-    state = None if resumed is None else saved_state(resumed)
-    config = command.resolve(given) if resumed is None else _resumed_config(command, given, resumed, state)
+    resumed, state, config = None, None, request.config
+    if config is None:
+        resumed = existing_run(request.given["resume_run"], "resume_run")
+        state = saved_state(resumed)
+        config = _resumed_config(command, request.given, resumed, state)
     resolve_device(config.run.device)
     plan = make_plan(config)
     data = read_data(config, stop)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from mm_balance.commands.command import Command, Given, Stop
+from mm_balance.commands.command import Command, Request, Stop
 from mm_balance.config import stage_options
 
 
-def run(given: Given, stop: Stop) -> None:
+def run(request: Request, stop: Stop) -> None:
     """Train stage 1, or resume ``resume_run``."""
     from mm_balance.commands.training import open_training, print_validation
     from mm_balance.workflow.plans import warmup_plan
     from mm_balance.workflow.runs import run_stage
 
-    with open_training(COMMAND, given, stop, warmup_plan) as training:
+    with open_training(COMMAND, request, stop, warmup_plan) as training:
         print_validation(run_stage(training.plan, training.data, training.run, stop))
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from mm_balance.commands.command import Command, Given, Stop
+from mm_balance.commands.command import Command, Request, Stop
 from mm_balance.config import AUTO, options, study_options
 from mm_balance.errors import UserError
 
 
-def run(given: Given, stop: Stop) -> None:
+def run(request: Request, stop: Stop) -> None:
     """Train trials of a study until it is complete."""
-    values = COMMAND.complete(given)
+    values = COMMAND.complete(request.given)
     if values["study_name"] == AUTO:
         raise UserError("study_name is missing; `study` prints it, and its run is named after it")
     from mm_balance.study.command import run_as_worker

@@ -31,7 +31,7 @@ def test_defaults_resolve_for_every_command():
 
 def test_only_what_was_given_counts_as_given():
     words = ["--seed", "0", "--gap_weight=0.5", "--learning_rate", "auto", "--resume_run", "auto"]
-    assert COMMANDS["main"].parse(words) == {"seed": 0, "gap_weight": 0.5}
+    assert COMMANDS["main"].parse(words).given == {"seed": 0, "gap_weight": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_an_explicit_value_beats_a_preset_where_it_is_the_declared_default_too(t
     path.write_text("gap_weight: 2.0\nmethod: gap_mixture\noptimizer: adam\nseed: 7\n")
     parse = COMMANDS["main"].parse
     for words, expected in ((["--gap_weight", "0.5"], 0.5), (["--gap_weight", "0.6"], 0.6), ([], 2.0)):
-        config = COMMANDS["main"].resolve(parse(["--preset", str(path), *words]))
+        config = parse(["--preset", str(path), *words]).config
         assert config.gap_mixture.gap_weight == expected
         assert (config.run.seed, config.method.method, config.optimization.optimizer) == (7, "gap_mixture", "adam")
     assert resolve({"preset": str(path), "seed": 0}).run.seed == 0
@@ -228,8 +228,8 @@ def test_a_parameter_s_name_is_its_own_in_all_groups():
 )
 def test_help_and_mistakes_load_no_heavy_library(words, status, text):
     code = (
-        "import sys; from mm_balance.commands import run_command\n"
-        "try: status = run_command(sys.argv[1], sys.argv[2:])\n"
+        "import sys; from mm_balance.commands import COMMANDS\n"
+        "try: status = COMMANDS[sys.argv[1]](sys.argv[2:])\n"
         "except SystemExit as ended: status = ended.code\n"
         "heavy = ('torch', 'mlflow', 'optuna', 'sklearn', 'numpy', 'pandas')\n"
         "print(status, [name for name in heavy if name in sys.modules], file=sys.stderr)"

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlparse
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from mm_balance.commands import run_command
+from mm_balance.commands import COMMANDS
 
 QUICK = "preset=quick device=cpu train_fraction=0.05"
 """The smallest training that a preset and one parameter give."""
@@ -20,7 +20,7 @@ QUICK = "preset=quick device=cpu train_fraction=0.05"
 
 def call(entry_point: str, words: list[str]) -> int:
     """Run an entry point with its command line, as `python -m entrypoints.NAME` does; its exit status."""
-    return run_command(entry_point, words)
+    return COMMANDS[entry_point](words)
 
 
 def spelled(words: str = "", **more: object) -> list[str]:
