@@ -22,7 +22,7 @@ from mm_balance.errors import UserError
 
 def test_defaults_resolve_for_every_command():
     for command in COMMANDS.values():
-        assert command.parse([]) == {}
+        assert command.parse([]).given == {}
         config = command.resolve({})
         assert config.optimization.batch_size == 32
         assert config.model.encoder == "resnet_narrow"
