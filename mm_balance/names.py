@@ -28,6 +28,7 @@ SPLIT_METRICS = {
     "macro_f1": "unweighted mean over classes of F1, 0/0 = 0",
     "mean_average_precision": "mean over classes of one-versus-rest average precision",
     "gap_mean": "mean modality gap; positive = the first modality is ahead",
+    "gap_std": "standard deviation of the modality gap",
     "gap_mean_abs": "mean absolute modality gap",
 }
 """Logged as ``val/...`` each epoch, and as ``test/...`` only by evaluation (nothing is selected on test)."""
@@ -37,6 +38,11 @@ PROBE_METRICS = {
     "probe_gap": "probe accuracy of the first modality minus the best of the others",
 }
 """Logged as ``test/...`` (or another split) by ``evaluate`` with ``probe=true``."""
+
+VALIDATION_REFIT_METRICS = {
+    "val/density_at_zero": "fitted density at gap 0 of a mixture of the same kind on the validation gaps, which cannot be memorized",
+}
+"""Logged at each refit; the other validation gaps are logged each epoch (``SPLIT_METRICS``)."""
 
 REFIT_METRICS = {
     "gmm/balanced_mean": "mean of the balanced component (smaller second moment about zero)",

@@ -107,9 +107,10 @@ def test_metric_and_artifact_names():
         "gmm/posterior_monotone", "gap/mean", "gap/std", "gap/mean_abs", "gap/fraction_imbalanced",
     }  # fmt: skip
     assert set(names.SPLIT_METRICS) == {
-        "loss", "accuracy", "accuracy_<modality>", "macro_f1", "mean_average_precision", "gap_mean", "gap_mean_abs",
+        "loss", "accuracy", "accuracy_<modality>", "macro_f1", "mean_average_precision", "gap_mean", "gap_std", "gap_mean_abs",
         "shapley_<modality>", "imbalance_degree",
     }  # fmt: skip
+    assert set(names.VALIDATION_REFIT_METRICS) == {"val/density_at_zero"}
     assert set(names.TRAIN_METRICS) == {
         "train/loss", "train/loss_fusion", "train/loss_unimodal", "train/loss_gap", "train/loss_shift",
         "train/loss_hard", "train/loss_<part>", "train/samples_per_second", "learning_rate", "anneal",

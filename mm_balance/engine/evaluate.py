@@ -29,6 +29,7 @@ def split_metrics(predictions: SplitPredictions, prefix: str) -> Iterator[tuple[
     yield f"{prefix}/mean_average_precision", mean_average_precision(predictions.fused, labels)
     gaps = modality_gap(predictions.unimodal, labels)
     yield f"{prefix}/gap_mean", float(gaps.mean())
+    yield f"{prefix}/gap_std", float(gaps.std())
     yield f"{prefix}/gap_mean_abs", float(gaps.abs().mean())
 
 

@@ -199,6 +199,8 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
             if _fit_due(stage, progress.stage_epoch):
                 fresh = progress.gap_fit = measure_gaps(stage, progress.epoch)
                 metrics |= _gap_fit_metrics(stage, fresh)
+                density = fit_gaps(predictions, progress.epoch, stage.mixture).mixture.density_at_zero
+                metrics |= finite({"val/density_at_zero": density})
             bar.set_postfix(val=f"{metrics['val/accuracy']:.3f}", refresh=False)
             if metrics["val/accuracy"] > progress.best_accuracy:
                 progress.best_accuracy, progress.best_epoch = metrics["val/accuracy"], progress.epoch
@@ -321,6 +323,11 @@ def _gap_fit_metrics(stage: Stage, fresh: GapFit) -> dict[str, float]:
     metrics = gap_fit_metrics(fresh)
     if stage.data.truth_known:
         metrics |= truth_metrics(fresh, stage.data.splits["train"].corrupted)
+    return finite(metrics)
+
+
+def finite(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the finite values: trackers take no others."""
     return {name: value for name, value in metrics.items() if value == value and abs(value) < float("inf")}
 
 

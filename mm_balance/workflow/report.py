@@ -14,6 +14,7 @@ from mm_balance.figures import Figure, mixture_evolution, save_png, unimodal_acc
 from mm_balance.tracking.model import log_model
 from mm_balance.tracking.refits import read_refits
 from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.gap_report import gap_findings, gap_table
 from mm_balance.workflow.stage import StageResult
 
 
@@ -97,6 +98,8 @@ def describe_stage(result: StageResult) -> str:
         "",
         f"Validation accuracy at epoch {result.epoch} ({selection.replace('_', ' ')}): {shown}.",
         "",
+        *gap_findings(_last_refit(result), result.progress.gap_fit, _shown_names(result), plan.mixture),
+        "",
         *gap_table(result.progress.points),
         "",
         *notes(result),
@@ -106,6 +109,17 @@ def describe_stage(result: StageResult) -> str:
         options = ", ".join(f"`{name}={value}`" for name, value in values.items()) or "none"
         lines += ["", f"Method `{method.name}`: {method.citation}. Options: {options}."]
     return "\n".join(lines)
+
+
+def _last_refit(result: StageResult) -> Mapping[str, float]:
+    """Return the metrics of the epoch of the last refit."""
+    return next((point.metrics for point in reversed(result.progress.points) if "gap/mean" in point.metrics), {})
+
+
+def _shown_names(result: StageResult) -> list[str]:
+    """Return the modalities' names, as branches where they see each other."""
+    suffix = " branch" if result.stage.method.sees_others() else ""
+    return [f"{name}{suffix}" for name in result.stage.model.modalities]
 
 
 def headline(result: StageResult) -> str:
@@ -124,22 +138,6 @@ def accuracies(
     parts = [f"fused **{100 * metrics[f'{prefix}/accuracy']:.1f} %**"]
     parts += [f"{name}{suffix} {100 * metrics[f'{prefix}/accuracy_{name}']:.1f} %" for name in modalities]
     return ", ".join(parts)
-
-
-def gap_table(points: list[MetricPoint]) -> list[str]:
-    """Return the refits of a stage as lines of a Markdown table."""
-    rows = [
-        "| epoch | mean gap | mean abs(gap) | imbalanced weight | imbalanced mean | density at 0 |",
-        "|--:|--:|--:|--:|--:|--:|",
-    ]
-    for point in points:
-        if "gap/mean" in point.metrics:
-            value = point.metrics
-            rows.append(
-                f"| {point.step} | {value['gap/mean']:+.3f} | {value['gap/mean_abs']:.3f} | "
-                f"{value['gmm/imbalanced_weight']:.3f} | {value['gmm/imbalanced_mean']:+.3f} | {value['gmm/density_at_zero']:.2f} |"
-            )
-    return rows
 
 
 def notes(result: StageResult) -> list[str]:

@@ -13,7 +13,7 @@ from mm_balance.engine.checkpoint import read_checkpoint, write_checkpoint
 from mm_balance.engine.recorder import ListRecorder
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.names import REFIT_METRICS, SPLIT_METRICS, TRAIN_METRICS, TRUTH_METRICS
+from mm_balance.names import REFIT_METRICS, SPLIT_METRICS, TRAIN_METRICS, TRUTH_METRICS, VALIDATION_REFIT_METRICS
 from mm_balance.testing import tiny_data as make_tiny_data
 from tests.helpers.stages import make_stage, never
 
@@ -58,7 +58,7 @@ def test_every_metric_is_named_once_in_names():
     }
     truth = {name.replace("<modality>", modality) for name in TRUTH_METRICS for modality in ("audio", "visual")}
     logged = {name for point in recorder.points for name in point.metrics}
-    assert logged == {*TRAIN_METRICS, *REFIT_METRICS, *split, *truth} - {"train/loss_<part>"}
+    assert logged == {*TRAIN_METRICS, *REFIT_METRICS, *VALIDATION_REFIT_METRICS, *split, *truth} - {"train/loss_<part>"}
     assert all(math.isfinite(value) for point in recorder.points for value in point.metrics.values())
 
 

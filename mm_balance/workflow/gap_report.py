@@ -1,0 +1,112 @@
+"""What the gaps say, in words: a table of the refits, who is ahead, and what to distrust.
+
+Gaps of training samples shrink because the network memorizes these samples. Only those of validation say whether a modality still
+lags behind, so every statement here puts the two side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mm_balance.engine.recorder import MetricPoint
+from mm_balance.types import GapFit
+
+EVEN = 0.02
+"""Absolute mean gap up to which no modality is called ahead."""
+MEMORIZED = 0.5
+"""Training gaps are called memorized if their mean absolute value is below this share of that on validation."""
+NOTICEABLE = 0.05
+"""Mean absolute validation gap from which memorized training gaps are worth a warning."""
+OFF_CENTER = 0.1
+"""Absolute mean from which the balanced component counts as far from zero."""
+BALANCED_IN_FACT = 0.1
+"""Absolute gap below which a sample called imbalanced is balanced by any practical standard."""
+
+
+def gap_table(points: Sequence[MetricPoint]) -> list[str]:
+    """Return the refits of a stage as lines of a Markdown table, training beside validation.
+
+    The first row of a stage 2 is the fit that it starts from; its validation values are on the warm-up run.
+    """
+    rows = [
+        "| epoch | mean gap | on validation | mean abs(gap) | on validation | density at 0 | on validation | imbalanced weight "
+        "| imbalanced mean |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for point in points:
+        if "gap/mean" in point.metrics:
+            value = point.metrics
+            cells = [
+                str(point.step),
+                _cell(value, "gap/mean", "+.3f"),
+                _cell(value, "val/gap_mean", "+.3f"),
+                _cell(value, "gap/mean_abs", ".3f"),
+                _cell(value, "val/gap_mean_abs", ".3f"),
+                _cell(value, "gmm/density_at_zero", ".2f"),
+                _cell(value, "val/density_at_zero", ".2f"),
+                _cell(value, "gmm/imbalanced_weight", ".3f"),
+                _cell(value, "gmm/imbalanced_mean", "+.3f"),
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def gap_findings(
+    metrics: Mapping[str, float], fit: GapFit | None, modalities: Sequence[str], mixture: str
+) -> list[str]:
+    """Return who is ahead, and warnings about the last refit, as sentences.
+
+    Args:
+        metrics: metrics of the epoch of the last refit.
+        fit: that refit; None = there was none.
+        modalities: names as shown to the reader; the first one leads the gap.
+        mixture: kind of mixture that was fitted.
+
+    Example:
+        >>> metrics = {"gap/mean": 0.0, "gap/mean_abs": 0.02, "val/gap_mean": 0.31, "val/gap_mean_abs": 0.4}
+        >>> gap_findings(metrics, None, ["audio", "visual"], "two")[0]
+        'audio is ahead: mean gap +0.31 on validation, +0.00 on the training samples.'
+    """
+    if "gap/mean" not in metrics or "val/gap_mean" not in metrics:
+        return []
+    on_validation, on_training = metrics["val/gap_mean"], metrics["gap/mean"]
+    lead, *others = modalities
+    ahead = lead if on_validation > 0 else others[0] if len(others) == 1 else f"another modality than {lead}"
+    verdict = f"{ahead} is ahead" if abs(on_validation) > EVEN else "No modality is ahead on average"
+    lines = [
+        f"{verdict}: mean gap {_signed(on_validation)} on validation, {_signed(on_training)} on the training samples."
+    ]
+    validation_abs, training_abs = metrics["val/gap_mean_abs"], metrics["gap/mean_abs"]
+    if validation_abs > NOTICEABLE and training_abs < MEMORIZED * validation_abs:
+        lines.append(
+            f"**The training samples are memorized**: their mean abs(gap) is {training_abs:.3f}, on validation {validation_abs:.3f}. "
+            "Mixture, posterior and density at zero describe gaps that training has closed, not a network that is balanced."
+        )
+    if fit is None or fit.mixture.degenerate:
+        return lines
+    center = fit.mixture.balanced.mean
+    if mixture != "two_absolute" and abs(center) > OFF_CENTER:
+        lines.append(
+            f'**The "balanced" component is not balanced**: its mean gap is {_signed(center)}. '
+            "`mixture=two_absolute` fits absolute gaps instead."
+        )
+    if not fit.mixture.posterior_monotone(fit.gaps):
+        lines.append(
+            "**The posterior is not monotone**: it falls somewhere as abs(gap) grows, so some samples with a larger gap count as more "
+            "balanced. `mixture=three` or `mixture=two_absolute` avoid this."
+        )
+    imbalanced = fit.gaps[fit.posterior_imbalanced > 0.5].abs()
+    if len(imbalanced) and float(imbalanced.min()) < BALANCED_IN_FACT:
+        lines.append(
+            f'**"Imbalanced" begins at abs(gap) {float(imbalanced.min()):.2g}**: the mixture splits gaps that are all small; '
+            f"{len(imbalanced):,} of {len(fit.gaps):,} training samples count as imbalanced."
+        )
+    return lines
+
+
+def _cell(values: Mapping[str, float], name: str, form: str) -> str:
+    return format(values[name], form) if name in values else ""
+
+
+def _signed(value: float) -> str:
+    return f"{0.0 if abs(value) < 0.005 else value:+.2f}"

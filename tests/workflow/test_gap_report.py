@@ -1,0 +1,90 @@
+"""What a run's page says about its gaps."""
+
+import doctest
+
+import pytest
+import torch
+
+from mm_balance.engine.predictions import fit_gaps_from_probabilities
+from mm_balance.engine.recorder import MetricPoint
+from mm_balance.workflow import gap_report
+from mm_balance.workflow.gap_report import gap_findings, gap_table
+
+NAMES = ["audio", "visual"]
+
+
+def fit_of(gaps, kind="two"):
+    audio = (1 + gaps) / 2
+    labels = torch.zeros(len(gaps), dtype=torch.long)
+    return fit_gaps_from_probabilities(
+        {"audio": audio, "visual": audio - gaps}, audio, labels, 3, kind, samples_digest="x"
+    )
+
+
+def metrics_of(training, validation, training_abs=0.3, validation_abs=0.3):
+    return {
+        "gap/mean": training,
+        "val/gap_mean": validation,
+        "gap/mean_abs": training_abs,
+        "val/gap_mean_abs": validation_abs,
+    }
+
+
+def normal(mean, std, count):
+    return torch.distributions.Normal(mean, std).icdf((torch.arange(count, dtype=torch.float64) + 0.5) / count)
+
+
+def test_the_example():
+    assert doctest.testmod(gap_report).attempted == 2
+    assert doctest.testmod(gap_report).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("validation", "modalities", "verdict"),
+    [
+        (0.31, NAMES, "audio is ahead"),
+        (-0.31, NAMES, "visual is ahead"),
+        (-0.31, ["audio", "visual", "text"], "another modality than audio is ahead"),
+        (0.01, NAMES, "No modality is ahead on average"),
+    ],
+)
+def test_who_is_ahead_is_said_by_validation(validation, modalities, verdict):
+    (line,) = gap_findings(metrics_of(-validation, validation), None, modalities, "two")
+    assert line.startswith(f"{verdict}: mean gap {validation:+.2f} on validation, {-validation:+.2f} on the training")
+
+
+def test_memorized_training_samples_are_warned_of():
+    lines = gap_findings(metrics_of(0.0, 0.2, training_abs=0.1, validation_abs=0.3), None, NAMES, "two")
+    assert "training samples are memorized**: their mean abs(gap) is 0.100, on validation 0.300" in lines[1]
+    assert len(gap_findings(metrics_of(0.0, 0.2, training_abs=0.2, validation_abs=0.3), None, NAMES, "two")) == 1
+
+
+def test_a_component_away_from_zero_and_a_posterior_that_falls_are_warned_of():
+    gaps = torch.cat([normal(0.25, 0.04, 400), normal(0.55, 0.2, 400)]).clamp(-1, 1)
+    text = " ".join(gap_findings(metrics_of(0.4, 0.4), fit_of(gaps), NAMES, "two"))
+    assert 'The "balanced" component is not balanced**: its mean gap is +0.2' in text
+    assert "posterior is not monotone" in text
+    assert "mixture=two_absolute" in text
+
+
+def test_imbalanced_samples_that_are_balanced_in_fact_are_warned_of():
+    gaps = torch.cat([normal(0.0, 0.002, 900), normal(0.0, 0.05, 100)])
+    text = " ".join(gap_findings(metrics_of(0.0, 0.0), fit_of(gaps, "two_absolute"), NAMES, "two_absolute"))
+    assert '"Imbalanced" begins at abs(gap) 0.0' in text
+    assert "of 1,000 training samples count as imbalanced" in text
+
+
+def test_a_good_fit_has_no_warning():
+    gaps = torch.cat([normal(0.0, 0.03, 700), normal(0.8, 0.05, 150), normal(-0.8, 0.05, 150)])
+    assert len(gap_findings(metrics_of(0.0, 0.0), fit_of(gaps, "three"), NAMES, "three")) == 1
+
+
+def test_the_table_has_validation_beside_training_and_blanks_where_it_was_not_measured():
+    first = {"gap/mean": 0.1, "gap/mean_abs": 0.2, "gmm/density_at_zero": 3.0}
+    first |= {"gmm/imbalanced_weight": 0.5, "gmm/imbalanced_mean": 0.4}
+    second = first | {"val/gap_mean": 0.31, "val/gap_mean_abs": 0.41, "val/density_at_zero": 1.5}
+    rows = gap_table([MetricPoint(6, 0, first), MetricPoint(7, 0, {}), MetricPoint(9, 0, second)])[2:]
+    assert rows == [
+        "| 6 | +0.100 |  | 0.200 |  | 3.00 |  | 0.500 | +0.400 |",
+        "| 9 | +0.100 | +0.310 | 0.200 | 0.410 | 3.00 | 1.50 | 0.500 | +0.400 |",
+    ]
