@@ -77,6 +77,7 @@ METHOD_METRICS = {
     "method/value_<modality>": "sample-level valuation: mean Shapley value of the training samples",
     "method/shown_again_<modality>": "sample-level valuation: repetitions with that modality alone, per training sample",
     "method/share_kept": "purification: fraction of the training samples that is kept",
+    "method/doubt_<modality>": "mean doubt about a modality over the training samples, 0 to 1",
 }
 """Values that methods log before an epoch."""
 

@@ -35,6 +35,7 @@ BUILT_IN = {
     "opm_ogm": "mm_balance.methods.opm:OpmOgm",
     "gap_mixture": "mm_balance.methods.gap_mixture:GapMixture",
     "purified": "mm_balance.methods.purified:Purified",
+    "posterior_discount": "mm_balance.methods.posterior_discount:PosteriorDiscount",
     "mmcosine": "mm_balance.methods.mmcosine:MMCosine",
     "mmpareto": "mm_balance.methods.mmpareto:MMPareto",
     "umt": "mm_balance.methods.umt:Umt",
