@@ -48,6 +48,7 @@ SPACES: dict[str, Grid | Choices] = {
     "concat_unimodal": UNIMODAL_WEIGHT,
     "gap_mixture": UNIMODAL_WEIGHT,
     "purified": UNIMODAL_WEIGHT,
+    "posterior_discount": UNIMODAL_WEIGHT,
     "ogm": OGM_STRENGTH,
     "ogm_ge": OGM_STRENGTH,
     "opm_ogm": OGM_STRENGTH,

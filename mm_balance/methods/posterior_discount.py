@@ -9,7 +9,7 @@ For data with unreliable modalities: broken, blank or mismatched sounds and imag
 mixture doubts what is merely hard; ``persistence`` is there against this: broken samples stay doubted, hard ones are learned. Its
 default comes from a prototype tried on two seeds a data set, whose test scores were read: a hint, not a confirmed choice.
 
-Ours; the idea of a posterior as a weight is the paper's (arXiv 2510.21797v1), turned round.
+Source: ours. The posterior as a weight is the idea of arXiv 2510.21797v1, turned round; see ``mm_balance.functional.discount``.
 """
 
 from __future__ import annotations
