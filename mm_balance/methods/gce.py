@@ -6,6 +6,8 @@ arXiv 1805.07836, Eq. 6. Deviations: no truncation; **ours**: its use on unimoda
 
 from dataclasses import dataclass
 
+import torch
+
 from mm_balance.functional.adaptive import warmup_loss
 from mm_balance.functional.robust import generalized_cross_entropy
 from mm_balance.methods.base import Method, loss_output
@@ -42,8 +44,8 @@ class Gce(Method):
         if clock.stage_epoch < self.options.start_epoch:
             result = warmup_loss(output.fused, output.unimodal, batch.labels, unimodal_weight=weight)
             return LossOutput(result.total, result.parts(), output)
-        unimodal = sum(
-            generalized_cross_entropy(logits, batch.labels, power).mean() for logits in output.unimodal.values()
-        )
+        unimodal = torch.stack(
+            [generalized_cross_entropy(logits, batch.labels, power).mean() for logits in output.unimodal.values()]
+        ).sum()
         fusion = generalized_cross_entropy(output.fused, batch.labels, power).mean()
         return loss_output(output, fusion=fusion, unimodal=weight * unimodal)
