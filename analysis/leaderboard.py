@@ -6,7 +6,7 @@ Methods without warm-up keep the learning rate constant for the epochs of a warm
 a warm-up, so all methods have the same rate in every epoch. Methods with warm-up share its run, whose epochs count.
 
 Tuning (rule in ``analysis.tuning``) uses a separate seed and the validation accuracy after the last epoch. Cost: 5 to 11 trials for
-each of the 27 methods, the same number for all (135 to 297 runs), 3 seeds of the best one (81), and a warm-up of a third of the
+each of 27 methods, the same number for all (135 to 297 runs), 3 seeds of the best one (81), and a warm-up of a third of the
 epochs for each seed and each rate at which a method with warm-up is tried. Test data are read once per run in the table and for
 nothing else. Runs go to the MLflow experiment ``leaderboard``.
 """

@@ -41,6 +41,7 @@ BUILT_IN = {
     "umt": "mm_balance.methods.umt:Umt",
     "sample_valuation": "mm_balance.methods.sample_valuation:SampleValuation",
     "focal": "mm_balance.methods.focal:Focal",
+    "gce": "mm_balance.methods.gce:Gce",
     "lfm": "mm_balance.methods.lfm:Lfm",
     "reconboost": "mm_balance.methods.reconboost:ReconBoost",
     "cml": "mm_balance.methods.cml:Cml",

@@ -54,7 +54,7 @@ def gap_table(points: Sequence[MetricPoint]) -> list[str]:
 def gap_findings(
     metrics: Mapping[str, float], fit: GapFit | None, modalities: Sequence[str], mixture: str
 ) -> list[str]:
-    """Return who is ahead, and warnings about the last refit, as sentences.
+    """Return who is ahead, and warnings about the last refit, as items of a Markdown list.
 
     Args:
         metrics: metrics of the epoch of the last refit.
@@ -65,7 +65,7 @@ def gap_findings(
     Example:
         >>> metrics = {"gap/mean": 0.0, "gap/mean_abs": 0.02, "val/gap_mean": 0.31, "val/gap_mean_abs": 0.4}
         >>> gap_findings(metrics, None, ["audio", "visual"], "two")[0]
-        'audio is ahead: mean gap +0.31 on validation, +0.00 on the training samples.'
+        '- audio is ahead: mean gap +0.31 on validation, +0.00 on the training samples.'
     """
     if "gap/mean" not in metrics or "val/gap_mean" not in metrics:
         return []
@@ -82,8 +82,14 @@ def gap_findings(
             f"**The training samples are memorized**: their mean abs(gap) is {training_abs:.3f}, on validation {validation_abs:.3f}. "
             "Mixture, posterior and density at zero describe gaps that training has closed, not a network that is balanced."
         )
-    if fit is None or fit.mixture.degenerate:
-        return lines
+    if fit is not None and not fit.mixture.degenerate:
+        lines += _doubtful_mixture(fit, mixture)
+    return [f"- {line}" for line in lines]
+
+
+def _doubtful_mixture(fit: GapFit, mixture: str) -> list[str]:
+    """Return warnings about a mixture that does not mean what its components are called."""
+    lines = []
     center = fit.mixture.balanced.mean
     if mixture != "two_absolute" and abs(center) > OFF_CENTER:
         lines.append(
@@ -98,7 +104,7 @@ def gap_findings(
     imbalanced = fit.gaps[fit.posterior_imbalanced > 0.5].abs()
     if len(imbalanced) and float(imbalanced.min()) < BALANCED_IN_FACT:
         lines.append(
-            f'**"Imbalanced" begins at abs(gap) {float(imbalanced.min()):.2g}**: the mixture splits gaps that are all small; '
+            f'**"Imbalanced" begins at abs(gap) {float(imbalanced.min()):.2g}**, which is small: '
             f"{len(imbalanced):,} of {len(fit.gaps):,} training samples count as imbalanced."
         )
     return lines

@@ -26,6 +26,8 @@ EARLY = {
     "greedy": {"start_epoch": 0, "steps": 2},
     "g_blending": {"horizon": 2},
     "umt": {"teacher_epochs": 1},
+    "posterior_discount": {"start_epoch": 1, "persistence": 1},
+    "gce": {"start_epoch": 0},
     "reconboost": {"phase_epochs": 1},
 }
 """Options that let a method do its work within a tiny stage."""

@@ -50,7 +50,7 @@ def test_the_example():
 )
 def test_who_is_ahead_is_said_by_validation(validation, modalities, verdict):
     (line,) = gap_findings(metrics_of(-validation, validation), None, modalities, "two")
-    assert line.startswith(f"{verdict}: mean gap {validation:+.2f} on validation, {-validation:+.2f} on the training")
+    assert line.startswith(f"- {verdict}: mean gap {validation:+.2f} on validation, {-validation:+.2f} on the training")
 
 
 def test_memorized_training_samples_are_warned_of():
