@@ -93,9 +93,9 @@ def describe_stage(result: StageResult) -> str:
     plan, stage, method = result.plan, result.stage, result.stage.method
     shown = accuracies(final_validation(result), "val", stage.model.modalities, branches=method.sees_others())
     selection = plan.config.selection.selection if plan.select_best else "last"
+    # MLflow shows only the first paragraphs until one clicks: who is ahead must be among them.
     lines = [
         f"**{headline(result)}** on `{stage.data.name}`, seed {stage.seed}, {result.progress.epoch} epochs in total.",
-        "",
         f"Validation accuracy at epoch {result.epoch} ({selection.replace('_', ' ')}): {shown}.",
         "",
         *gap_findings(_last_refit(result), result.progress.gap_fit, _shown_names(result), plan.mixture),
