@@ -200,7 +200,7 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
                 fresh = progress.gap_fit = measure_gaps(stage, progress.epoch)
                 metrics |= _gap_fit_metrics(stage, fresh)
                 density = fit_gaps(predictions, progress.epoch, stage.mixture).mixture.density_at_zero
-                metrics |= finite({"val/density_at_zero": density})
+                metrics |= _finite({"val/density_at_zero": density})
             bar.set_postfix(val=f"{metrics['val/accuracy']:.3f}", refresh=False)
             if metrics["val/accuracy"] > progress.best_accuracy:
                 progress.best_accuracy, progress.best_epoch = metrics["val/accuracy"], progress.epoch
@@ -323,10 +323,10 @@ def _gap_fit_metrics(stage: Stage, fresh: GapFit) -> dict[str, float]:
     metrics = gap_fit_metrics(fresh)
     if stage.data.truth_known:
         metrics |= truth_metrics(fresh, stage.data.splits["train"].corrupted)
-    return finite(metrics)
+    return _finite(metrics)
 
 
-def finite(metrics: dict[str, float]) -> dict[str, float]:
+def _finite(metrics: dict[str, float]) -> dict[str, float]:
     """Return the finite values: trackers take no others."""
     return {name: value for name, value in metrics.items() if value == value and abs(value) < float("inf")}
 

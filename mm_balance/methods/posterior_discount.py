@@ -81,14 +81,14 @@ class PosteriorDiscount(Method):
         self.running.copy_(running_mean(self.running, self.latest, self.options.decay))
         self.latest.fill_(UNSEEN)
         self.history.copy_(torch.cat([modality_doubts(self.running).unsqueeze(0), self.history[:-1]]))
-        means = self._doubts(clock).mean(dim=1).tolist()
+        means = self._doubts(torch.arange(self.train_samples, device=self.order.device), clock).mean(dim=1).tolist()
         return EpochPlan(
             notes={f"method/doubt_{name}": mean for name, mean in zip(self.modalities, means, strict=True)}
         )
 
     def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
-        doubts = self.options.discount * self._doubts(clock)[:, batch.index]
+        doubts = self.options.discount * self._doubts(batch.index, clock)
         fused = functional.cross_entropy(output.fused.float(), batch.labels, reduction="none")
         unimodal = torch.stack(
             [
@@ -108,7 +108,7 @@ class PosteriorDiscount(Method):
             logits = loss_output.output.unimodal[name].detach().double()
             self.latest[row, batch.index] = true_class_probability(logits, batch.labels)
 
-    def _doubts(self, clock: Clock) -> Tensor:
-        """Return the doubts in this epoch, ``(modalities, samples)``."""
-        doubts = self.history.amin(dim=0)[:, self.order]
+    def _doubts(self, index: Tensor, clock: Clock) -> Tensor:
+        """Return the doubts about the samples at ``index`` in this epoch, ``(modalities, len(index))``."""
+        doubts = self.history[:, :, self.order[index]].amin(dim=0)
         return doubts if clock.stage_epoch >= self.options.start_epoch else torch.zeros_like(doubts)

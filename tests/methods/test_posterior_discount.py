@@ -102,7 +102,8 @@ def test_shuffled_doubts_are_the_same_doubts_of_other_samples():
     shuffled.history.copy_(history)
     plain.history.copy_(history)
     clock = Clock(9, 9, 12)
-    moved, kept = shuffled._doubts(clock), plain._doubts(clock)
+    everything = torch.arange(SAMPLES)
+    moved, kept = shuffled._doubts(everything, clock), plain._doubts(everything, clock)
     assert not torch.equal(moved, kept)
     assert sorted(map(tuple, moved.T.tolist())) == sorted(map(tuple, kept.T.tolist()))
 
