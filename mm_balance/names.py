@@ -69,7 +69,7 @@ TRUTH_METRICS = {
     "truth/auc_loss": "the same for -log p of the fused prediction, the common baseline",
     "truth/auc_sign_<modality>": "the same for the signed gap and samples corrupted in that modality (which then lags behind)",
 }
-"""Logged at each refit if the corrupted samples are known (``digits``)."""
+"""Logged at each refit if samples were deliberately corrupted (``corruption`` above 0)."""
 
 METHOD_METRICS = {
     "method/weight_<head>": "G-Blending: weight of a head's loss",

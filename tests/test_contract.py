@@ -4,7 +4,8 @@ from mm_balance import names
 from mm_balance.commands import COMMANDS
 from mm_balance.config import options, study_options
 
-COMMON = """dataset data_dir preset modalities visual_difficulty corruption train_fraction protocol recipe clip_seconds audio_fit
+COMMON = """dataset data_dir preset modalities visual_difficulty train_fraction protocol recipe clip_seconds audio_fit
+corruption corruption_kind corruption_modality
 resampler audio_normalization image_size frames frames_per_second frame_choice augment visual_normalization on_error
 encoder fusion batch_size learning_rate learning_rate_schedule learning_rate_hold learning_rate_step learning_rate_decay optimizer
 momentum weight_decay seed device precision deterministic resume_run""".split()
@@ -54,11 +55,12 @@ def test_defaults():
         """data_dir preset visual_difficulty train_fraction image_size clip_seconds encoder batch_size learning_rate
         learning_rate_schedule learning_rate_step learning_rate_decay device warmup_epochs warmup_unimodal_weight
         adaptive_epochs refit_every adaptive_learning_rate balanced_fusion_weight epochs recipe audio_fit audio_normalization frames
-        frames_per_second frame_choice augment visual_normalization workers""".split()
+        frames_per_second frame_choice augment visual_normalization workers corruption""".split()
     )
     assert {name for name, value in defaults.items() if value == "auto"} == expected_auto
     fixed = {
-        "dataset": "digits", "modalities": "audio,visual", "corruption": 0.1, "on_error": "fail", "fusion": "concat",
+        "dataset": "digits", "modalities": "audio,visual", "corruption_kind": "mixed", "corruption_modality": "all",
+        "on_error": "fail", "fusion": "concat",
         "optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0001, "selection": "last", "seed": 0,
         "precision": "float32", "resume_run": "none", "warmup_run": "none", "optimizer_state": "reset",
         "mixture": "two", "loss_form": "reconstructed", "unimodal_weight": 1.0, "gap_weight": 0.5, "shift_weight": 0.5,
@@ -75,6 +77,7 @@ def test_choices():
     choices = {name: option.choices for name, option in options().items() if option.choices}
     assert choices == {
         "on_error": ("fail", "skip"),
+        "corruption_kind": ("mixed", "noise", "blank", "other", "mismatch", "label"),
         "protocol": ("published", "speaker"),
         "recipe": ("stft257", "fbank128", "logmel64", "embedded"),
         "audio_fit": ("tile", "pad"),

@@ -435,12 +435,28 @@ class DigitsConfig:
         source="calibrated, CHANGELOG",
         in_digest=True,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorruptionConfig:
+    """Deliberate corruption of the training split."""
+
     corruption: float = param(
-        0.1,
-        "`digits` only: share of training samples deliberately corrupted in one modality; which ones is known",
+        AUTO,
+        "share of the training samples that are deliberately corrupted; which ones is known, and how well they are found is scored",
         minimum=0.0,
         maximum=0.5,
         in_digest=True,
+    )
+    corruption_kind: str = param(
+        "mixed",
+        "`noise`; `blank` (silence, black pictures); `other` (another sample's, of another class); `mismatch` (the same, exchanged "
+        "among the corrupted); `label` (wrong labels); `mixed` = noise, blank sounds and other in turn",
+        choices=("mixed", "noise", "blank", "other", "mismatch", "label"),
+        in_digest=True,
+    )
+    corruption_modality: str = param(
+        "all", "the corrupted modality; `all` = each in an equal share of the samples, one per sample", in_digest=True
     )
 
 
@@ -467,6 +483,7 @@ class Config:
     gap_mixture: GapMixtureOptions
     selection: SelectionConfig
     evaluate: EvaluateConfig
+    corruption: CorruptionConfig
     digits: DigitsConfig
 
     def values(self) -> dict[str, Any]:
@@ -490,7 +507,7 @@ GROUPS: dict[str, type] = get_type_hints(Config)
 """Field of ``Config`` -> its dataclass; the first line of its docstring is the group's title."""
 
 
-_EVERY_STAGE = ("data", "input", "digits", "model", "optimization", "run")
+_EVERY_STAGE = ("data", "input", "corruption", "digits", "model", "optimization", "run")
 _AFTER_WARMUP = ("stage", "selection")
 
 STAGES: dict[str, tuple[str, ...]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mm_balance.config import InputConfig
+from mm_balance.data.corruption import Corruption, plant
 from mm_balance.data.dataset import BatchLoader, MultimodalData, Split
 from mm_balance.data.digits import load_digits
 from mm_balance.data.prepare import DecodeSettings, load_manifest, load_prepared, prepare_raw
@@ -14,6 +15,7 @@ from mm_balance.errors import UserError
 __all__ = [
     "READERS",
     "BatchLoader",
+    "Corruption",
     "DecodeSettings",
     "MultimodalData",
     "Split",
@@ -29,7 +31,7 @@ def load_data(
     *,
     seed: int,
     visual_difficulty: float,
-    corruption: float,
+    corruption: Corruption,
     protocol: str,
     modalities: tuple[str, ...],
     on_error: str,
@@ -40,10 +42,10 @@ def load_data(
 
     Args:
         dataset: ``digits``, the name of a prepared built-in set, or the path of a manifest (.csv).
-        seed: data seed: corruption and noise of `digits`, choice of the validation samples of other sets. Separate from a
-            run's seed, so that runs to be compared use the same data.
+        seed: data seed: corruption, noise of `digits`, choice of the validation samples of other sets. Separate from a run's
+            seed, so that runs to be compared use the same data.
         visual_difficulty: `digits` only, see ``load_digits``.
-        corruption: `digits` only, see ``load_digits``.
+        corruption: what to corrupt in the training split.
         protocol: which split of a built-in set.
         modalities: columns of a manifest. The first one is the leading modality of the gap.
         on_error: ``fail`` or ``skip`` on bad files, see ``load_manifest``.
@@ -58,7 +60,7 @@ def load_data(
             raise UserError(f"digits has the modalities audio,visual, not {','.join(modalities)}")
         return load_digits(visual_difficulty=visual_difficulty, corruption=corruption, seed=seed)
     if dataset.endswith(".csv"):
-        return load_manifest(
+        data = load_manifest(
             Path(dataset).expanduser(),
             modalities=modalities,
             seed=seed,
@@ -66,8 +68,8 @@ def load_data(
             input_config=input_config,
             work=work,
         )
-    if dataset in READERS:
-        return load_prepared(
+    elif dataset in READERS:
+        data = load_prepared(
             dataset,
             protocol=protocol,
             modalities=modalities,
@@ -76,4 +78,8 @@ def load_data(
             input_config=input_config,
             work=work,
         )
-    raise UserError(f"dataset={dataset} is not known; give digits, {', '.join(READERS)} or the path of a manifest.csv")
+    else:
+        raise UserError(
+            f"dataset={dataset} is not known; give digits, {', '.join(READERS)} or the path of a manifest.csv"
+        )
+    return plant(data, corruption, input_config, seed=seed)

@@ -39,6 +39,27 @@ class FrameView:
         """Return the view of the samples at ``index``."""
         return FrameView(self.transform, self.counts[index], self.aspect[index])
 
+    def choose(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Choose the frames of the samples at ``index`` (see ``choose_frames``): ``(batch, frames)`` int64."""
+        return choose_frames(self.counts[index], self.transform.frames, self.transform.how, generator)
+
+
+@dataclass
+class Replacement:
+    """Stored values that stand in for those of some samples of a split: blank or noisy clips.
+
+    Attributes:
+        values: ``(clips, ...)``, like the rows of the modality's stored array.
+        which: ``(samples,)`` int64, row of ``values`` that a sample gets instead of its own; -1 = it keeps its own.
+    """
+
+    values: Tensor
+    which: Tensor
+
+    def at(self, index: Tensor) -> Replacement:
+        """Return the replacement of the samples at ``index``."""
+        return Replacement(self.values, self.which[index])
+
 
 @dataclass
 class Split:
@@ -50,10 +71,11 @@ class Split:
             memory-mapped arrays of a store, ``(rows, frames, edge, edge, 3)`` for modalities with a view.
         labels: ``(samples,)`` int64.
         samples: stable sample ids.
-        corrupted: per sample, the deliberately corrupted modality; ``""`` = clean or unknown.
+        corrupted: per sample, the deliberately corrupted modality, or ``label``; ``""`` = clean or unknown.
         corruption_kind: per sample, the kind of corruption; ``""`` = clean or unknown.
-        rows: ``(samples,)`` int64, row of each sample in ``inputs``; None = in order.
+        rows: modality -> ``(samples,)`` int64, row of each sample in its array; None = in order.
         views: modality -> view of its stored frames. Modalities without one are used as stored.
+        replacements: modality -> clips that stand in for others; modalities without one are read from ``inputs`` alone.
     """
 
     name: str
@@ -62,8 +84,9 @@ class Split:
     samples: list[str]
     corrupted: list[str]
     corruption_kind: list[str] = field(default_factory=list)
-    rows: Tensor | None = None
+    rows: dict[str, Tensor] | None = None
     views: dict[str, FrameView] = field(default_factory=dict)
+    replacements: dict[str, Replacement] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -83,9 +106,20 @@ class Split:
             [self.samples[position] for position in positions],
             [self.corrupted[position] for position in positions],
             [self.corruption_kind[position] for position in positions] if self.corruption_kind else [],
-            None if self.rows is None else self.rows[index],
+            None if self.rows is None else {name: rows[index] for name, rows in self.rows.items()},
             {name: view.at(index) for name, view in self.views.items()},
+            {name: replacement.at(index) for name, replacement in self.replacements.items()},
         )
+
+    def stored(self, position: int) -> dict[str, Tensor]:
+        """Return the stored values of one sample, with all its frames."""
+        values = {}
+        for name, stored in self.inputs.items():
+            values[name] = stored[position if self.rows is None else int(self.rows[name][position])]
+            replacement = self.replacements.get(name)
+            if replacement is not None and replacement.which[position] >= 0:
+                values[name] = replacement.values[int(replacement.which[position])]
+        return values
 
     def read(self, index: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Read the stored values of the samples at ``index``.
@@ -96,18 +130,18 @@ class Split:
             index: ``(batch,)`` int64 positions.
             generator: random generator for choosing frames in training; None = evaluation, which is deterministic.
         """
-        rows = index if self.rows is None else self.rows[index]
         values = {}
-        for name, value in self.inputs.items():
+        for name, stored in self.inputs.items():
+            rows = index if self.rows is None else self.rows[name][index]
             view = self.views.get(name)
-            if view is None:
-                values[name] = value.index_select(0, rows)
-                continue
-            chosen = choose_frames(view.counts[index], view.transform.frames, view.transform.how, generator)
-            flat = (rows.unsqueeze(1) * value.shape[1] + chosen).flatten()
-            # index_select copies whole frames; indexing with two tensors is several times slower.
-            frames = value.flatten(0, 1).index_select(0, flat)
-            values[name] = frames.unflatten(0, chosen.shape).permute(0, 1, 4, 2, 3)
+            chosen = None if view is None else view.choose(index, generator)
+            value = _take(stored, rows, chosen)
+            if (replacement := self.replacements.get(name)) is not None:
+                which = replacement.which[index]
+                replaced = (which >= 0).nonzero().squeeze(1)
+                part = None if chosen is None else chosen[replaced]
+                value[replaced] = _take(replacement.values, which[replaced], part)
+            values[name] = value if chosen is None else value.permute(0, 1, 4, 2, 3)
         return values
 
     def finish(self, inputs: dict[str, Tensor], index: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
@@ -188,6 +222,19 @@ class MultimodalData:
         # Splits of a store only index its arrays. For a data set in memory, `whole` would keep unused samples alive.
         whole = None if self.folder is None else self.whole or self
         return replace(self, splits={**self.splits, **parts}, counts={**self.counts, **sizes}, whole=whole)
+
+    def corrupted_by(self, train: Split, text: str) -> MultimodalData:
+        """Return the data with a deliberately corrupted training split, whose truth is known; ``text`` says what was done."""
+        corrupted = self._with_parts({"train": train})
+        return replace(
+            corrupted,
+            digest=hashlib.sha256(f"{self.digest} {text}".encode()).hexdigest(),
+            recipe=f"{self.recipe}; {text}",
+            truth_known=True,
+            counts={**corrupted.counts, "corrupted": sum(bool(name) for name in train.corrupted)},
+            notes=[*self.notes, f"{text}: planted in the training split only"],
+            whole=None,
+        )
 
     def with_held_out(self, fraction: float, *, seed: int) -> MultimodalData:
         """Return the data with a stratified fraction of train as a separate split, ``held_out``, for methods that need one.
@@ -295,6 +342,15 @@ class BatchLoader:
     def _finish(self, batch: Batch, generator: torch.Generator | None, device: torch.device) -> Batch:
         moved = batch.to(device)
         return replace(moved, inputs=self._split.finish(moved.inputs, batch.index, generator))
+
+
+def _take(stored: Tensor, rows: Tensor, frames: Tensor | None) -> Tensor:
+    """Return rows of a stored array, of each only the given ``frames``, ``(rows, chosen)``, unless None."""
+    if frames is None:
+        return stored.index_select(0, rows)
+    flat = (rows.unsqueeze(1) * stored.shape[1] + frames).flatten()
+    # index_select copies whole frames; indexing with two tensors is several times slower.
+    return stored.flatten(0, 1).index_select(0, flat).unflatten(0, frames.shape)
 
 
 def channel_statistics(values: Tensor, *, channel: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

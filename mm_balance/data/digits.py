@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from mm_balance.data.corruption import Corruption, Plan, generator_for, plan_corruption
 from mm_balance.data.dataset import MultimodalData, Split, channel_statistics
 from mm_balance.data.frames import read_gray_image
 from mm_balance.data.logmel import log_mel
+from mm_balance.data.recipe import IMAGE, SOUND
 from mm_balance.data.sound import DecodeError, read_sound
 from mm_balance.errors import UserError
 from mm_balance.types import InputSpec
@@ -30,6 +33,9 @@ VERSION = "digits-1"
 FOLDER = Path(__file__).parent / "embedded"
 CLASSES = tuple(str(digit) for digit in range(10))
 SPLITS = {"tr": "train", "va": "val", "te": "test"}
+
+INPUTS = {"audio": SOUND, "visual": IMAGE}
+DEFAULT_CORRUPTION = Corruption(0.1)
 
 CLIP = 6400  # samples of 8 kHz: 0.8 s
 WINDOW, HOP, BANDS, FRAMES = 256, 100, 40, 64
@@ -41,20 +47,19 @@ IMAGE_NOISE = 0.15
 LOUDNESS = 0.1  # RMS of every clip; noise is then 40 dB above the floor of the spectrogram
 CHUNK = 250  # clips processed together; larger chunks do not fit the CPU cache
 
-AUDIO_KINDS = ("noise", "silence", "other_digit")
-VISUAL_KINDS = ("noise", "other_digit")
 
-
-def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed: int = 0) -> MultimodalData:
+def load_digits(
+    *, visual_difficulty: float = 1.0, corruption: Corruption = DEFAULT_CORRUPTION, seed: int = 0
+) -> MultimodalData:
     """Load the embedded set: 3,500 / 500 / 1,000 pairs, audio 1 x 40 x 64 (log-mel), visual 1 x 36 x 36 (0-1 plus noise).
 
     Args:
         visual_difficulty: in [0, 1]. 1: digits of 20-28 px at a random position, a distracting piece of another digit,
             image noise; audio dominates. 0: 28 px, centered, clean; vision dominates. Values in between interpolate
             linearly. The sounds do not depend on it.
-        corruption: in [0, 0.5], fraction of the **training** samples that are corrupted in one modality, half of them in
-            the sound (noise, silence, another digit), half in the image (noise, another digit), evenly over the classes.
-            Validation and test data are not corrupted. The ground truth is in ``Split.corrupted``.
+        corruption: what to corrupt in the **training** samples, in the signals themselves: a sound is replaced before noise is
+            added and its spectrogram computed, an image before it is pasted. Validation and test data are not corrupted. The
+            ground truth is in ``Split.corrupted``.
         seed: data seed.
 
     Raises:
@@ -62,40 +67,43 @@ def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed
     """
     if not 0.0 <= visual_difficulty <= 1.0:
         raise UserError(f"visual_difficulty={visual_difficulty}: give a number from 0 to 1")
-    if not 0.0 <= corruption <= 0.5:
-        raise UserError(f"corruption={corruption}: give a number from 0 to 0.5")
     index, files = _checked_files(FOLDER)
     labels = np.asarray(index["label"])
     split = np.asarray([SPLITS[name] for name in index["split"]])
-    corrupted_modality, kind = _plan_corruption(split == "train", labels, corruption, seed)
+    train = np.flatnonzero(split == "train")
+    plan = plan_corruption(labels[train], INPUTS, corruption, seed=seed)
     inputs = {
-        "audio": _audio(_utterances(index, files), labels, corrupted_modality == "audio", kind, split == "train", seed),
+        "audio": _audio(_utterances(index, files), _Planned.of(plan, "audio", train, len(split)), seed),
         "visual": _visual(
-            _tiles(index, files), labels, corrupted_modality == "visual", kind, split, visual_difficulty, seed
+            _tiles(index, files), _Planned.of(plan, "visual", train, len(split)), split, visual_difficulty, seed
         ),
     }
+    labels[train] = plan.labels
     splits = {}
     for name in SPLITS.values():
         indices = np.flatnonzero(split == name)
+        clean = [""] * len(indices)
         splits[name] = Split(
             name,
             {modality: values[indices] for modality, values in inputs.items()},
             torch.from_numpy(labels[indices]),
             [f"digits-{index:04d}" for index in indices],
-            corrupted_modality[indices].tolist(),
-            kind[indices].tolist(),
+            plan.modality.tolist() if name == "train" else clean,
+            plan.kind.tolist() if name == "train" else clean,
         )
     specs = {}
     for modality, values in splits["train"].inputs.items():
         mean, std = channel_statistics(values, channel=1)
-        specs[modality] = InputSpec("sound" if modality == "audio" else "image", tuple(values.shape[1:]), mean, std)
+        specs[modality] = InputSpec(INPUTS[modality], tuple(values.shape[1:]), mean, std)
     settings = {
         "version": VERSION,
         "constants": [CLIP, WINDOW, HOP, BANDS, FRAMES, SNR, LOUDNESS, CANVAS, DIGIT, PIECE, IMAGE_NOISE],
         "visual_difficulty": visual_difficulty,
-        "corruption": corruption,
+        "corruption": corruption.share,
         "seed": seed,
     }
+    if (corruption.kind, corruption.modality) != (DEFAULT_CORRUPTION.kind, DEFAULT_CORRUPTION.modality):
+        settings["corrupted"] = [corruption.kind, corruption.modality]
     return MultimodalData(
         name="digits",
         classes=CLASSES,
@@ -104,12 +112,12 @@ def load_digits(*, visual_difficulty: float = 1.0, corruption: float = 0.1, seed
         # The index has labels, splits and hashes of the media. It is hashed as parsed, so that line endings do not matter.
         digest=hashlib.sha256(json.dumps([settings, index], sort_keys=True).encode()).hexdigest(),
         recipe=f"{VERSION}: 8 kHz, 0.8 s, {BANDS} log-mel bands x {FRAMES} frames; images {CANVAS} x {CANVAS}; "
-        f"visual_difficulty {visual_difficulty:g}, corruption {corruption:g}",
+        f"visual_difficulty {visual_difficulty:g}, {corruption.text()}",
         truth_known=True,
         counts={
             **{name: len(part) for name, part in splits.items()},
             "skipped": 0,
-            "corrupted": int((corrupted_modality != "").sum()),
+            "corrupted": int((plan.modality != "").sum()),
         },
         source="Embedded `digits`: MNIST handwriting paired by class with speech synthesized by eSpeak NG (not "
         "recorded together, not recordings).",
@@ -162,95 +170,68 @@ def _tiles(index: dict[str, Any], files: dict[str, bytes]) -> NDArray[np.float32
     return (sheet.reshape(high, 28, wide, 28).swapaxes(1, 2).reshape(-1, 28, 28) / 255).astype(np.float32)
 
 
-def _plan_corruption(
-    train: NDArray[np.bool_], labels: NDArray[np.int64], share: float, seed: int
-) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
-    """Choose, per sample, the corrupted modality and the kind of corruption, ``""`` = clean.
+@dataclass(frozen=True)
+class _Planned:
+    """The corruption of one modality over the samples of all splits.
 
-    Exactly ``round(share * train)`` samples are corrupted, half per modality (an odd one goes to sound). Kinds are balanced to
-    within one, classes to within one or two.
+    Attributes:
+        noise: ``(samples,)`` bool, nothing but noise.
+        blank: ``(samples,)`` bool, nothing at all.
+        source: ``(samples,)`` int64, the sample whose signal each one gets.
     """
-    corrupted_modality = np.full(len(train), "", dtype="U8")
-    kind = np.full(len(train), "", dtype="U16")
-    shuffled = _generator(seed, "corruption").permutation(np.flatnonzero(train))
-    # Round-robin over the classes: any prefix of this order is spread evenly over them.
-    rank_in_class = np.zeros(len(shuffled), dtype=np.int64)
-    for label in np.unique(labels):
-        members = labels[shuffled] == label
-        rank_in_class[members] = np.arange(members.sum())
-    chosen = shuffled[np.argsort(rank_in_class, kind="stable")][: round(share * train.sum())]
-    chosen = chosen[np.argsort(labels[chosen], kind="stable")]
-    for modality, kinds, indices in (("audio", AUDIO_KINDS, chosen[::2]), ("visual", VISUAL_KINDS, chosen[1::2])):
-        corrupted_modality[indices] = modality
-        kind[indices] = [kinds[rank % len(kinds)] for rank in range(len(indices))]
-    return corrupted_modality, kind
+
+    noise: NDArray[np.bool_]
+    blank: NDArray[np.bool_]
+    source: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, plan: Plan, modality: str, train: NDArray[np.int64], samples: int) -> _Planned:
+        """Spread the plan for the training samples, which are at ``train``, over all of them."""
+        noise, blank = np.zeros((2, samples), dtype=bool)
+        source = np.arange(samples)
+        noise[train] = plan.where(modality, "noise")
+        blank[train] = plan.where(modality, "blank")
+        source[train] = train[plan.sources[modality]]
+        return cls(noise, blank, source)
 
 
-def _other_digit(
-    labels: NDArray[np.int64], replaced: NDArray[np.bool_], donors: NDArray[np.bool_], generator: np.random.Generator
-) -> NDArray[np.int64]:
-    """Return source indices: for replaced samples, a training sample of another class; for all others, the sample itself."""
-    source = np.arange(len(labels))
-    for index in np.flatnonzero(replaced):
-        source[index] = generator.choice(np.flatnonzero(donors & (labels != labels[index])))
-    return source
-
-
-def _audio(
-    waves: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    corrupted: NDArray[np.bool_],
-    kind: NDArray[np.str_],
-    train: NDArray[np.bool_],
-    seed: int,
-) -> Tensor:
+def _audio(waves: NDArray[np.float32], planned: _Planned, seed: int) -> Tensor:
     """Compute log-mel spectrograms of noisy speech, ``(samples, 1, 40, 64)``."""
-    generator = _generator(seed, "audio")
+    generator = generator_for(seed, "audio")
     decibel = generator.uniform(*SNR, len(waves)).astype(np.float32)
-    source = _other_digit(labels, corrupted & (kind == "other_digit"), train, _generator(seed, "audio donors"))
-    speechless = corrupted & np.isin(kind, ("noise", "silence"))
-    silent = corrupted & (kind == "silence")
     spectra = []
     for chunk in np.split(np.arange(len(waves)), range(CHUNK, len(waves), CHUNK)):
-        speech = waves[source[chunk]]
+        speech = waves[planned.source[chunk]]
         noise = generator.standard_normal(speech.shape, dtype=np.float32)
         # The signal-to-noise ratio refers to the power of the utterance without the silence around it.
         power = np.square(speech).sum(axis=1) / np.count_nonzero(speech, axis=1)
         noise *= np.sqrt(power * 10 ** (-decibel[chunk] / 10))[:, None]
-        speech[speechless[chunk]] = 0
+        speech[(planned.noise | planned.blank)[chunk]] = 0
         mixed = speech + noise
         # All clips have the same loudness, so that the level does not reveal the signal-to-noise ratio.
         mixed *= LOUDNESS / np.sqrt(np.square(mixed).mean(axis=1, keepdims=True))
-        mixed[silent[chunk]] = 0
+        mixed[planned.blank[chunk]] = 0
         spectra.append(log_mel(torch.from_numpy(mixed), rate=8000, window=WINDOW, hop=HOP, bands=BANDS)[..., :FRAMES])
     return torch.cat(spectra)
 
 
 def _visual(
-    tiles: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    corrupted: NDArray[np.bool_],
-    kind: NDArray[np.str_],
-    split: NDArray[np.str_],
-    difficulty: float,
-    seed: int,
+    tiles: NDArray[np.float32], planned: _Planned, split: NDArray[np.str_], difficulty: float, seed: int
 ) -> Tensor:
     """Render digits on a canvas, ``(samples, 1, 36, 36)``. Random draws do not depend on the difficulty; it only scales them."""
-    generator = _generator(seed, "visual")
+    generator = generator_for(seed, "visual")
     count = len(tiles)
     size = DIGIT[1] - difficulty * (DIGIT[1] - generator.uniform(*DIGIT, count))
     center = generator.uniform(-1.0, 1.0, (count, 2)) * difficulty * (CANVAS - size)[:, None] / 2
     pieces = _pieces(tiles, split, generator)
     noise = generator.standard_normal((count, CANVAS, CANVAS), dtype=np.float32)
-    source = _other_digit(
-        labels, corrupted & (kind == "other_digit"), split == "train", _generator(seed, "visual donors")
-    )
-    canvas = _paste(torch.from_numpy(tiles[source]), torch.from_numpy(size), torch.from_numpy(center))
+    canvas = _paste(torch.from_numpy(tiles[planned.source]), torch.from_numpy(size), torch.from_numpy(center))
     canvas = torch.maximum(canvas, difficulty * pieces)
-    canvas[torch.from_numpy(corrupted & (kind == "noise"))] = 0
+    canvas[torch.from_numpy(planned.noise | planned.blank)] = 0
     noise_std = np.full(count, IMAGE_NOISE * difficulty, dtype=np.float32)
     # A corrupted image is pure noise at any difficulty.
-    noise_std[corrupted & (kind == "noise")] = np.maximum(IMAGE_NOISE, noise_std[corrupted & (kind == "noise")])
+    noise_std[planned.noise] = np.maximum(IMAGE_NOISE, noise_std[planned.noise])
+    noise_std[planned.blank] = 0
     return (canvas + torch.from_numpy(noise * noise_std[:, None, None])).unsqueeze(1).contiguous()
 
 

@@ -280,7 +280,15 @@ def _assemble(
     classes = tuple(sorted({row.label for row in rows}))
     numbers = {label: number for number, label in enumerate(classes)}
     labels = torch.tensor([numbers[row.label] for row in rows])
-    whole = Split("all", inputs, labels, [row.sample for row in rows], [""] * len(rows), rows=array_rows, views=views)
+    whole = Split(
+        "all",
+        inputs,
+        labels,
+        [row.sample for row in rows],
+        [""] * len(rows),
+        rows=dict.fromkeys(inputs, array_rows),
+        views=views,
+    )
     splits = {}
     for split in SPLITS:
         members = torch.tensor([number for number, row in enumerate(rows) if row.split == split])

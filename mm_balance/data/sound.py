@@ -73,8 +73,13 @@ def audio_features(
         raise DecodeError(f"silent in the {samples / recipe.rate:g} s that are used (from the beginning)")
     features = recipe.compute(np.ascontiguousarray(audio, dtype=np.float32), clip_seconds)
     if normalization == "sample":
-        features = (features - features.mean()) / max(float(features.std()), 1e-6)
+        features = z_score(features)
     return features, facts
+
+
+def z_score(features: np.ndarray) -> np.ndarray:
+    """Normalize a sound's features to mean 0 and standard deviation 1 (constant ones to 0)."""
+    return (features - features.mean()) / max(float(features.std()), 1e-6)
 
 
 def read_sound_file(path: Path) -> tuple[np.ndarray, SoundFacts]:

@@ -132,11 +132,12 @@ def truth_metrics(fit: GapFit, corrupted: Sequence[str]) -> dict[str, float]:
 
     Args:
         fit: the refit on the training split.
-        corrupted: per sample, the deliberately corrupted modality, ``""`` = clean.
+        corrupted: per sample, the deliberately corrupted modality, or ``label``; ``""`` = clean.
 
     Returns:
-        Areas under the ROC curve by name (``TRUTH_METRICS``). The signed score of a modality is how far it lags behind
-        the best other one; its positives are the samples corrupted in it, all others are negatives.
+        Areas under the ROC curve by name (``TRUTH_METRICS``), without those that have no positives. The signed score of a
+        modality is how far it lags behind the best other one; its positives are the samples corrupted in it, all others are
+        negatives.
     """
     planted = torch.tensor([bool(name) for name in corrupted])
     if not planted.any():
@@ -148,6 +149,8 @@ def truth_metrics(fit: GapFit, corrupted: Sequence[str]) -> dict[str, float]:
     }
     values = {f"truth/auc_{name}": binary_auc(score, planted) for name, score in scores.items()}
     for modality in fit.probabilities:
-        lag = -gap_from_probabilities(fit.probabilities, leading=modality)
-        values[f"truth/auc_sign_{modality}"] = binary_auc(lag, torch.tensor([name == modality for name in corrupted]))
+        of_modality = torch.tensor([name == modality for name in corrupted])
+        if of_modality.any():
+            lag = -gap_from_probabilities(fit.probabilities, leading=modality)
+            values[f"truth/auc_sign_{modality}"] = binary_auc(lag, of_modality)
     return values

@@ -111,13 +111,12 @@ def sheet_samples(data: MultimodalData) -> list[SheetSample]:
 
 
 def _sheet_sample(data: MultimodalData, train: Split, index: int) -> SheetSample:
-    row = index if train.rows is None else int(train.rows[index])
     pictures, spectrograms = {}, {}
-    for name, value in train.inputs.items():
+    for name, value in train.stored(index).items():
         if name in train.views:
-            pictures[name] = value[row][: int(train.views[name].counts[index])].permute(0, 3, 1, 2).numpy()
+            pictures[name] = value[: int(train.views[name].counts[index])].permute(0, 3, 1, 2).numpy()
         else:
-            spectrograms[name] = torch.flatten(value[row], 0, -2).numpy()
+            spectrograms[name] = torch.flatten(value, 0, -2).numpy()
     return SheetSample(
         name=train.samples[index],
         label=data.classes[int(train.labels[index])],

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from mm_balance.config import AUTO, Config
-from mm_balance.data import DecodeSettings, MultimodalData, load_data
+from mm_balance.data import Corruption, DecodeSettings, MultimodalData, load_data
 from mm_balance.errors import UserError
 
 CACHE_VARIABLE = "MM_BALANCE_CACHE"
@@ -40,7 +40,9 @@ def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> Multi
         config.data.dataset,
         seed=DATA_SEED,
         visual_difficulty=config.digits.visual_difficulty,
-        corruption=config.digits.corruption,
+        corruption=Corruption(
+            config.corruption.corruption, config.corruption.corruption_kind, config.corruption.corruption_modality
+        ),
         protocol=config.data.protocol,
         modalities=tuple(config.data.modalities.split(",")),
         on_error=config.data.on_error,

@@ -10,7 +10,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from mm_balance.data import DecodeSettings, load_data
+from mm_balance.data import Corruption, DecodeSettings, load_data
 from mm_balance.errors import UserError
 from tests.helpers.manifests import HEADER, OPTIONS, Folder, levels, load, seen
 
@@ -449,7 +449,7 @@ def test_a_wav_header_that_lies_is_truncation(folder):
 def test_load_data_takes_the_path_of_a_manifest(folder):
     path = folder.fill().write()
     data = load_data(
-        str(path), seed=0, visual_difficulty=1.0, corruption=0.1, protocol="published", modalities=("audio", "visual"),
+        str(path), seed=0, visual_difficulty=1.0, corruption=Corruption(0.0), protocol="published", modalities=("audio", "visual"),
         on_error="fail", input_config=OPTIONS, work=DecodeSettings(folder.path, progress=False),
     )  # fmt: skip
     assert data.counts["train"] == 6

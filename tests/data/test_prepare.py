@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from mm_balance.config import InputConfig
-from mm_balance.data import BatchLoader, DecodeSettings, load_data, load_manifest, prepare_raw
+from mm_balance.data import BatchLoader, Corruption, DecodeSettings, load_data, load_manifest, prepare_raw
 from mm_balance.data.dataset import channel_statistics
 from mm_balance.data.prepare import AUDIOSET, IMAGENET
 from mm_balance.errors import UserError
@@ -28,7 +28,7 @@ def work(tmp_path, **options):
 
 def load(name, tmp_path, *, protocol="published", on_error="skip", modalities=("audio", "visual"), **options):
     return load_data(
-        name, seed=0, visual_difficulty=1.0, corruption=0.1, protocol=protocol, modalities=modalities, on_error=on_error,
+        name, seed=0, visual_difficulty=1.0, corruption=Corruption(0.0), protocol=protocol, modalities=modalities, on_error=on_error,
         input_config=replace(OPTIONS, **options), work=work(tmp_path),
     )  # fmt: skip
 
@@ -214,7 +214,7 @@ def test_statistics_of_the_training_split_are_those_of_its_pixels(tmp_path, film
         frames=2,
     )  # fmt: skip
     train = data.splits["train"]
-    stored = {name: value[train.rows] for name, value in train.inputs.items()}
+    stored = {name: value[train.rows[name]] for name, value in train.inputs.items()}
     mean, std = channel_statistics(stored["audio"], channel=1)
     assert data.specs["audio"].mean == pytest.approx(mean, rel=1e-5)
     assert data.specs["audio"].std == pytest.approx(std, rel=1e-4)
