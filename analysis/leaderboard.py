@@ -49,6 +49,7 @@ SPACES: dict[str, Grid | Choices] = {
     "gap_mixture": UNIMODAL_WEIGHT,
     "purified": UNIMODAL_WEIGHT,
     "posterior_discount": UNIMODAL_WEIGHT,
+    "loss_mixture": UNIMODAL_WEIGHT,
     "gce": UNIMODAL_WEIGHT,
     "ogm": OGM_STRENGTH,
     "ogm_ge": OGM_STRENGTH,

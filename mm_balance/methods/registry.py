@@ -36,6 +36,7 @@ BUILT_IN = {
     "gap_mixture": "mm_balance.methods.gap_mixture:GapMixture",
     "purified": "mm_balance.methods.purified:Purified",
     "posterior_discount": "mm_balance.methods.posterior_discount:PosteriorDiscount",
+    "loss_mixture": "mm_balance.methods.loss_mixture:LossMixture",
     "mmcosine": "mm_balance.methods.mmcosine:MMCosine",
     "mmpareto": "mm_balance.methods.mmpareto:MMPareto",
     "umt": "mm_balance.methods.umt:Umt",

@@ -27,6 +27,7 @@ EARLY = {
     "g_blending": {"horizon": 2},
     "umt": {"teacher_epochs": 1},
     "posterior_discount": {"start_epoch": 1, "persistence": 1},
+    "loss_mixture": {"start_epoch": 1},
     "gce": {"start_epoch": 0},
     "reconboost": {"phase_epochs": 1},
 }
