@@ -88,7 +88,7 @@ def test_the_losses_of_broken_samples_are_discounted_in_their_modality_and_fused
         torch.testing.assert_close(loss.total, expected["fusion"] + expected["unimodal"])
 
 
-def test_a_doubt_is_the_smallest_of_the_latest_epochs_and_of_a_sample_seen_lately_or_before():
+def test_a_doubt_is_the_smallest_of_the_latest_epochs():
     method = method_of(("audio", "visual"), persistence=3, start_epoch=1)
     history = torch.rand(3, 2, SAMPLES, generator=torch.Generator().manual_seed(0))
     method.history.copy_(history)
@@ -98,10 +98,16 @@ def test_a_doubt_is_the_smallest_of_the_latest_epochs_and_of_a_sample_seen_latel
     torch.testing.assert_close(loss_at(method, 3).parts["unimodal"], expected)
 
     train(method, 1)
+    assert torch.equal(method.history[1:], history[:-1]), "the oldest epoch is forgotten, the others move on"
+    assert not torch.equal(method.history[0], history[0])
+
+
+def test_samples_that_an_epoch_did_not_show_keep_their_mean():
+    method = method_of(("audio", "visual"))
+    train(method, 1)
     before = method.running.clone()
-    method.latest.fill_(UNSEEN)
+    assert (method.latest == UNSEEN).all()
     method.latest[:, :10] = 0.5
     method.refresh(None, None, Clock(2, 2, 12))
     assert torch.equal(method.running[:, 10:], before[:, 10:])
     torch.testing.assert_close(method.running[:, :10], 0.7 * before[:, :10] + 0.3 * 0.5)
-    assert (method.history != history).any(dim=2).all(), "the history moves on by one epoch"
