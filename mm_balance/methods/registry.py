@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BUILT_IN = {
     "concat": "mm_balance.methods.concat:Concat",
     "concat_unimodal": "mm_balance.methods.concat_unimodal:ConcatUnimodal",
+    "one_modality": "mm_balance.methods.unimodal:OneModality",
     "audio_only": "mm_balance.methods.unimodal:AudioOnly",
     "visual_only": "mm_balance.methods.unimodal:VisualOnly",
     "ensemble": "mm_balance.methods.unimodal:Ensemble",
