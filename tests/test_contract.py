@@ -136,8 +136,8 @@ def test_python_surface():
 
     assert set(mm_balance.__all__) >= {"modality_gap", "fit_mixture", "adaptive_loss", "LossWeights", "METHODS"}
     assert set(mm_balance.METHODS) == {
-        "concat", "concat_unimodal", "audio_only", "visual_only", "ensemble",
+        "concat", "concat_unimodal", "one_modality", "audio_only", "visual_only", "ensemble",
         "g_blending", "ogm", "ogm_ge", "greedy", "pmr", "agm", "mla", "diagnose_relearn", "opm", "opm_ogm", "gap_mixture",
-        "mmcosine", "mmpareto", "umt", "sample_valuation", "focal", "purified", "posterior_discount", "gce",
+        "mmcosine", "mmpareto", "umt", "sample_valuation", "focal", "purified", "posterior_discount", "gce", "loss_mixture",
         "lfm", "reconboost", "cml", "amco", "mbsd",
     }  # fmt: skip

@@ -4,21 +4,30 @@ Ours, not the paper's. The paper multiplies losses by 1 + gamma q, with q the po
 round, to 1 - q, per modality. In gradient, the discounted unimodal loss equals soft bootstrapping of Arazo et al., ICML 2019, arXiv
 1904.11238; a mixture that tells bad samples from good ones is the idea of DivideMix, ICLR 2020, arXiv 2002.07394.
 
+Two sources of doubt: ``modality_doubts`` compares a modality with its peers, ``loss_doubts`` looks at its own loss alone.
+
 Tables of probabilities are ``(modalities, samples)``; ``UNSEEN`` stands for a sample that was not seen (a number, so that a
 checkpoint can be compared and checked for non-finite values).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from mm_balance.functional.mixture import fit_mixture
+from mm_balance.functional.mixture import VARIANCE_FLOOR, fit_mixture
 
 FLOOR = 1e-6
 """Smallest probability whose logarithm is taken."""
 UNSEEN = -1.0
 """In place of the probability of a sample that was not seen."""
+LOSS_RANGE = math.sqrt(VARIANCE_FLOOR / 5e-4)
+"""Largest loss after scaling. On [0, 1] DivideMix adds 5e-4 to every variance; here our smaller floor weighs the same."""
 
 
 def running_mean(running: Tensor, latest: Tensor, decay: float) -> Tensor:
@@ -84,3 +93,73 @@ def modality_doubts(probabilities: Tensor) -> Tensor:
         posterior = fit_mixture(values, kind="two_absolute").posterior_imbalanced(values)
         doubts[row, seen] = (posterior * (values < 0)).to(doubts)
     return doubts
+
+
+def loss_doubts(probabilities: Tensor) -> Tensor:
+    """Return the posterior that a modality of a sample is broken: of the component with the larger mean of its own losses.
+
+    Per modality, losses are ``-log p``, scaled by their minimum and maximum, and a mixture of two Gaussians is fitted to them. The
+    modalities are independent, so that both of a sample can be doubted.
+
+    A posterior of two Gaussians of unequal width turns round far from the narrower one: the smallest losses would be doubted, or the
+    greatest trusted. Doubt here never falls as the loss grows: it is 0 up to the mean of the low component, and above it at least
+    that of every smaller loss.
+
+    Source: DivideMix, Li et al., ICLR 2020, arXiv 2002.07394, section 3.1; the variance floor on scaled losses (5e-4) is of the
+    official code. Deviations: the fit runs to convergence from several starts; the monotone doubt; the loss is that of a running
+    mean of probabilities.
+
+    Args:
+        probabilities: ``(modalities, samples)`` running true-class probabilities, one modality or more; ``UNSEEN`` allowed.
+
+    Returns:
+        ``(modalities, samples)`` float32 in [0, 1]; 0 for samples never seen, and for a modality to which no mixture can be fitted
+        (fewer than 10 samples, or constant losses).
+    """
+    doubts = torch.zeros(probabilities.shape, dtype=torch.float32, device=probabilities.device)
+    for row, values in enumerate(probabilities):
+        seen = values >= 0
+        if seen.any():
+            doubts[row, seen] = _high_loss_posterior(-values[seen].double().clamp_min(FLOOR).log().cpu()).to(doubts)
+    return doubts
+
+
+def _high_loss_posterior(losses: Tensor) -> Tensor:
+    """Return the posterior of the component with the larger mean, made monotone: ``(samples,)`` for losses ``(samples,)``."""
+    spread = (losses.max() - losses.min()).clamp_min(torch.finfo(losses.dtype).tiny)
+    losses, order = (LOSS_RANGE * (losses - losses.min()) / spread).sort()
+    # Components are ordered by mean. A low but wide one may have the larger second moment, which is not what decides here.
+    mixture = replace(fit_mixture(losses), balanced_index=0)
+    posterior = mixture.posterior_imbalanced(losses) * (losses > mixture.components[0].mean)
+    return torch.empty_like(losses).scatter_(0, order, posterior.cummax(dim=0).values)
+
+
+def discounted_losses(
+    fused: Tensor,
+    unimodal: Mapping[str, Tensor],
+    labels: Tensor,
+    doubts: Tensor,
+    *,
+    unimodal_weight: float,
+    discounted: str = "both",
+) -> tuple[Tensor, Tensor]:
+    """Compute ``mean_i (1 - max_m q_m,i) L_f,i`` and ``mean_i w sum_m (1 - q_m,i) L_m,i``, cross-entropies in float32.
+
+    Args:
+        fused: ``(batch, classes)`` logits.
+        unimodal: modality -> ``(batch, classes)`` logits.
+        labels: ``(batch,)`` int64.
+        doubts: ``(modalities, batch)`` q in [0, 1], modalities in the order of ``unimodal``.
+        unimodal_weight: w.
+        discounted: ``fused`` or ``unimodal``: doubts apply to that loss alone; ``both``.
+
+    Returns:
+        Fused and unimodal loss, scalars.
+    """
+    fused_loss = functional.cross_entropy(fused.float(), labels, reduction="none")
+    each = torch.stack([functional.cross_entropy(x.float(), labels, reduction="none") for x in unimodal.values()])
+    if discounted != "unimodal":
+        fused_loss = (1 - doubts.amax(dim=0)) * fused_loss
+    if discounted != "fused":
+        each = (1 - doubts) * each
+    return fused_loss.mean(), (unimodal_weight * each.sum(dim=0)).mean()

@@ -19,9 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from mm_balance.functional.discount import UNSEEN, modality_doubts, running_mean
+from mm_balance.functional.discount import UNSEEN, discounted_losses, modality_doubts, running_mean
 from mm_balance.functional.gap import true_class_probability
 from mm_balance.methods.base import Inspector, Method, loss_output
 from mm_balance.methods.options import option
@@ -88,20 +87,12 @@ class PosteriorDiscount(Method):
 
     def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)
-        doubts = self.options.discount * self._doubts(batch.index, clock)
-        fused = functional.cross_entropy(output.fused.float(), batch.labels, reduction="none")
-        unimodal = torch.stack(
-            [
-                functional.cross_entropy(output.unimodal[name].float(), batch.labels, reduction="none")
-                for name in self.modalities
-            ]
-        )
-        if self.options.discounted != "unimodal":
-            fused = (1 - doubts.amax(dim=0)) * fused
-        if self.options.discounted != "fused":
-            unimodal = (1 - doubts) * unimodal
-        unimodal = self.options.unimodal_weight * unimodal.sum(dim=0)
-        return loss_output(output, fusion=fused.mean(), unimodal=unimodal.mean())
+        unimodal = {name: output.unimodal[name] for name in self.modalities}
+        fused_loss, unimodal_loss = discounted_losses(
+            output.fused, unimodal, batch.labels, self.options.discount * self._doubts(batch.index, clock),
+            unimodal_weight=self.options.unimodal_weight, discounted=self.options.discounted,
+        )  # fmt: skip
+        return loss_output(output, fusion=fused_loss, unimodal=unimodal_loss)
 
     def modulate(self, model: MultimodalNetwork, loss_output: LossOutput, batch: Batch, clock: Clock) -> None:
         for row, name in enumerate(self.modalities):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BUILT_IN = {
     "concat": "mm_balance.methods.concat:Concat",
     "concat_unimodal": "mm_balance.methods.concat_unimodal:ConcatUnimodal",
+    "one_modality": "mm_balance.methods.unimodal:OneModality",
     "audio_only": "mm_balance.methods.unimodal:AudioOnly",
     "visual_only": "mm_balance.methods.unimodal:VisualOnly",
     "ensemble": "mm_balance.methods.unimodal:Ensemble",
@@ -36,6 +37,7 @@ BUILT_IN = {
     "gap_mixture": "mm_balance.methods.gap_mixture:GapMixture",
     "purified": "mm_balance.methods.purified:Purified",
     "posterior_discount": "mm_balance.methods.posterior_discount:PosteriorDiscount",
+    "loss_mixture": "mm_balance.methods.loss_mixture:LossMixture",
     "mmcosine": "mm_balance.methods.mmcosine:MMCosine",
     "mmpareto": "mm_balance.methods.mmpareto:MMPareto",
     "umt": "mm_balance.methods.umt:Umt",

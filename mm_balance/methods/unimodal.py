@@ -1,9 +1,11 @@
 """Controls: each modality alone, and their late fusion.
 
-``audio_only`` and ``visual_only`` train one encoder with a linear head; the other encoders are not run. ``ensemble`` trains all
-encoders side by side with independent losses, which is equivalent to training them separately, and predicts the mean of their
-probabilities: UME of Du et al., On Uni-Modal Feature Learning in Supervised Multi-Modal Learning, ICML 2023, arXiv 2305.01233
-(official code not found; based on a description of the paper). ``mean_of=logits`` averages logits instead.
+``one_modality`` trains one encoder with a linear head; the other encoders are not run. ``audio_only`` and ``visual_only`` are the same
+for modalities of these names. ``ensemble`` trains all encoders side by side with independent losses, which is equivalent to training
+them separately, and predicts the mean of their probabilities (UME). ``mean_of=logits`` averages logits instead.
+
+Source: Du et al., On Uni-Modal Feature Learning in Supervised Multi-Modal Learning, ICML 2023, arXiv 2305.01233, for the ensemble
+(official code not found; based on a description of the paper). Training on one modality is the control of every paper here.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mm_balance.errors import UserError
-from mm_balance.methods.base import Method, cross_entropy, loss_output
+from mm_balance.methods.base import Method, NoOptions, cross_entropy, loss_output
 from mm_balance.methods.options import option
 from mm_balance.models import Fusion, HeadSpec, LateFusion, MultimodalNetwork
 from mm_balance.types import Batch, Clock, Cost, LossOutput
@@ -46,16 +48,42 @@ class OnlyHead(Fusion):
         return self.output.parameters() if modality in self.uses else iter(())
 
 
-class OneModality(Method):
-    """Training on one modality; ``fusion`` has no effect."""
+@dataclass(frozen=True)
+class OneModalityOptions:
+    """Options of training on one modality."""
 
-    modality: ClassVar[str]
+    modality: str | None = option(None, "the modality to train on, must be given: one of `modalities`", source="ours")
+
+
+class OneModality(Method):
+    """Training on one modality; ``fusion`` has no effect.
+
+    Raises:
+        UserError: no modality is given, or the data lack it.
+    """
+
+    name = "one_modality"
+    title = "one modality alone"
     citation = "control for all comparisons"
+    Options: ClassVar[type] = OneModalityOptions
 
     def __init__(self, options: Any, modalities: Sequence[str], train_samples: int) -> None:
         super().__init__(options, modalities, train_samples)
-        if self.modality not in modalities:
-            raise UserError(f"method {self.name} needs a modality {self.modality}; there are {', '.join(modalities)}")
+        self.modality = self.wanted()
+        if self.modality not in self.modalities:
+            wanted = "a modality" if self.modality is None else f"a modality {self.modality}"
+            raise UserError(
+                f"method {self.name} needs {wanted}; there are {', '.join(self.modalities)}: give method=one_modality "
+                f"method_options=modality={self.modalities[0]}, or another one of them"
+            )
+
+    def wanted(self) -> str | None:
+        """Return the name of the modality to train on; None = not given."""
+        return self.options.modality
+
+    def headline(self) -> str:
+        name = str(self.modality)
+        return f"{name[:1].upper()}{name[1:]} alone"
 
     def choose_head(self, fusion: str) -> HeadSpec:
         return HeadSpec(OnlyHead, {"modality": self.modality})
@@ -70,7 +98,10 @@ class AudioOnly(OneModality):
 
     name = "audio_only"
     title = "audio alone"
-    modality = "audio"
+    Options = NoOptions
+
+    def wanted(self) -> str:
+        return "audio"
 
 
 class VisualOnly(OneModality):
@@ -78,7 +109,10 @@ class VisualOnly(OneModality):
 
     name = "visual_only"
     title = "visual alone"
-    modality = "visual"
+    Options = NoOptions
+
+    def wanted(self) -> str:
+        return "visual"
 
 
 @dataclass(frozen=True)

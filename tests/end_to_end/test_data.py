@@ -1,13 +1,17 @@
 """A user's data: prepared, killed and continued, then trained on; videos through a manifest."""
 
+import csv
+import shutil
 import signal
 import time
+from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tests.helpers.commands import artifacts, by_stage, do, fetch, runs, spelled
-from tests.helpers.media import GRID, write_video
+from tests.helpers.media import GRID, WATCH, write_video
 from tests.helpers.processes import session_of, start_command, wait_for
 from tests.helpers.raw import cremad_clips, make_cremad
 
@@ -109,3 +113,58 @@ def test_videos_with_sound_train_through_a_manifest(store, launch, capsys):
     assert do("warmup", words, dataset=manifest) == 1
     assert "line 5, sample '3', file 'clip 3.mpg'" in capsys.readouterr().err
     assert do("warmup", f"{words} on_error=skip", dataset=manifest) == 0
+
+
+SENSORS = ("accelerometer", "gyroscope")
+
+
+def write_sensors(folder):
+    """A manifest of two sensors, drawn as pictures: a few real windows where they are at hand, else gray ones; 16/4/4 samples."""
+    wanted = {"train": 8, "val": 2, "test": 2}
+    rows = []
+    if WATCH.is_dir():
+        taken = Counter()
+        with (WATCH / "manifest.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                taken[row["split"], row["label"]] += 1
+                if row["label"] in ("PEN", "FEL") and taken[row["split"], row["label"]] <= wanted[row["split"]]:
+                    rows.append(row)
+    else:
+        rows = [
+            {"sample": f"{split}{label}{number}", "split": split, "label": label, "group": f"subject {split}",
+             **{name: f"{name}/{split}{label}{number}.png" for name in SENSORS}}
+            for split, count in wanted.items() for label in ("PEN", "FEL") for number in range(count)
+        ]  # fmt: skip
+    for row in rows:
+        for name in SENSORS:
+            target = folder / row[name]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if WATCH.is_dir():
+                shutil.copy(WATCH / row[name], target)
+            else:
+                Image.new("L", (128, 48), 200 if row["label"] == "PEN" else 40).save(target)
+    manifest = folder / "manifest.csv"
+    with manifest.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=["sample", "split", "label", *SENSORS, "group"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return manifest
+
+
+def test_sensors_of_other_names_have_their_single_modality_controls(store, capsys):
+    manifest = write_sensors(store)
+    words = f"{SMALL} modalities=accelerometer,gyroscope preset=quick train_fraction=1.0"
+    assert do("train", f"{words} method=audio_only", dataset=manifest) == 1
+    assert "there are accelerometer, gyroscope: give method=one_modality" in capsys.readouterr().err
+    assert do("train", f"{words} method=one_modality", dataset=manifest) == 1
+    assert "method one_modality needs a modality; there are accelerometer" in capsys.readouterr().err
+    for name, other in (SENSORS, SENSORS[::-1]):
+        alone = f"epochs=1 method=one_modality method_options=modality={name}"
+        assert do("train", f"{words} {alone}", dataset=manifest) == 0
+        run = by_stage()["train"].data
+        assert run.params["method/modality"] == name
+        assert run.metrics["val/accuracy"] == run.metrics[f"val/accuracy_{name}"]
+        assert run.metrics[f"val/accuracy_{other}"] == 0.5, "zero logits: one class of two, always the same"
+        assert run.metrics["cost/relative"] == pytest.approx(0.5)
+    assert do("main", f"{words} warmup_epochs=1 adaptive_epochs=1 method=concat_unimodal", dataset=manifest) == 0
+    assert "accelerometer" in capsys.readouterr().out

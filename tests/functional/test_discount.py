@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from sklearn.mixture import GaussianMixture
 
-from mm_balance.functional.discount import UNSEEN, log_lead, modality_doubts, running_mean
+from mm_balance.functional.discount import UNSEEN, log_lead, loss_doubts, modality_doubts, running_mean
 
 
 def test_running_mean():
@@ -73,3 +75,77 @@ def test_unseen_samples_and_tiny_sets_are_not_doubted():
     assert (doubts[:, 5] == 0).all()
     assert doubts[0, 4] > 0.95
     assert (modality_doubts(planted()[:, :8]) == 0).all()
+
+
+def losses_with_broken(generator_seed=5, low=(0.4, 0.1), high=(3.0, 0.5), samples=(270, 30)):
+    """Probabilities whose losses have two normal components, low ones first; nothing below 0."""
+    generator = torch.Generator().manual_seed(generator_seed)
+    parts = [
+        mean + std * torch.randn(count, generator=generator, dtype=torch.float64)
+        for (mean, std), count in zip((low, high), samples, strict=True)
+    ]
+    return torch.cat(parts).clamp_min(0).neg().exp()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "samples"),
+    [
+        ((0.4, 0.1), (3.0, 0.5), (270, 30)),
+        ((0.1, 0.002), (3.0, 0.5), (270, 30)),
+        ((1.5, 0.7), (1.56, 0.03), (400, 400)),
+    ],
+    ids=["apart", "a narrow peak", "a wide low component with the larger second moment"],
+)
+def test_doubts_of_losses_are_the_posterior_of_two_gaussians_on_scaled_losses(low, high, samples):
+    probabilities = losses_with_broken(low=low, high=high, samples=samples)
+    losses = np.sort(-np.log(probabilities.numpy()))
+    scaled = ((losses - losses.min()) / (losses.max() - losses.min()))[:, None]
+    fitted = GaussianMixture(
+        2, reg_covar=5e-4, tol=1e-8, max_iter=1000, n_init=20, init_params="random", random_state=0
+    )
+    fitted.fit(scaled)
+    upper = fitted.means_[:, 0].argmax()
+    posterior = fitted.predict_proba(scaled)[:, upper] * (scaled[:, 0] > fitted.means_[1 - upper, 0])
+    doubts = loss_doubts(probabilities.unsqueeze(0))[0]
+    assert doubts.dtype == torch.float32
+    in_order = doubts[probabilities.argsort(descending=True)].numpy()
+    np.testing.assert_allclose(in_order, np.maximum.accumulate(posterior), atol=1e-2)
+
+
+def test_samples_with_planted_losses_are_doubted_and_no_others():
+    doubts = loss_doubts(losses_with_broken().unsqueeze(0))[0]
+    assert (doubts[270:] > 0.9).all()
+    assert (doubts[:270] < 0.1).all()
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [((1.0, 0.03), (1.3, 0.5)), ((1.0, 0.5), (2.0, 0.02)), ((0.4, 0.1), (3.0, 0.5))],
+    ids=["wide high component", "wide low component", "apart"],
+)
+def test_a_doubt_never_falls_as_the_loss_grows_and_the_smallest_losses_have_none(low, high):
+    probabilities = losses_with_broken(low=low, high=high, samples=(400, 400))
+    doubts = loss_doubts(probabilities.unsqueeze(0))[0][probabilities.argsort(descending=True)]
+    assert (doubts.diff() >= 0).all()
+    assert (doubts[:150] == 0).all()
+    assert doubts[-1] > 0.5
+
+
+def test_each_modality_is_judged_by_its_own_losses_alone_whatever_their_scale():
+    one, two = losses_with_broken(5), losses_with_broken(6).flip(0)
+    both = loss_doubts(torch.stack([one, two, 0.5 * one**2]))
+    torch.testing.assert_close(both[:1], loss_doubts(one.unsqueeze(0)))
+    torch.testing.assert_close(both[1:2], loss_doubts(two.unsqueeze(0)))
+    torch.testing.assert_close(both[2], both[0], atol=1e-4, rtol=1e-3)
+
+
+def test_samples_without_losses_and_losses_without_a_mixture_are_not_doubted():
+    probabilities = losses_with_broken()
+    probabilities[-1] = UNSEEN
+    rows = torch.stack([probabilities, torch.full_like(probabilities, 0.5), torch.full_like(probabilities, UNSEEN)])
+    doubts = loss_doubts(rows)
+    assert doubts[0, -1] == 0
+    assert doubts[0, -2] > 0.9
+    assert (doubts[1:] == 0).all()
+    assert (loss_doubts(rows[:, :8]) == 0).all()
+    assert loss_doubts(torch.tensor([[0.9, 0.8] * 20 + [0.0]])).isfinite().all(), "a probability of 0 has a finite loss"

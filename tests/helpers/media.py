@@ -8,6 +8,8 @@ import numpy as np
 
 GRID = Path(__file__).parents[2].parent / "shared" / "data" / "grid"
 """Real talking faces, where they are at hand."""
+WATCH = GRID.parent / "watch"
+"""Real windows of a watch's two sensors, drawn as pictures, where they are at hand."""
 VIDEO_CODECS = {".mp4": "libx264", ".flv": "flv", ".mpg": "mpeg1video", ".mkv": "libx264"}
 SOUND_CODECS = {".mp4": "aac", ".flv": "mp3", ".mpg": "mp2", ".mkv": "aac"}
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from analysis.methods_page import REQUIRED
 from mm_balance.engine import loop
 from mm_balance.engine.recorder import ListRecorder
 from mm_balance.errors import UserError
@@ -201,8 +202,40 @@ def test_one_modality_alone_runs_no_other_encoder():
     _, batches = planned(stage)
     update(stage, batches[0])
     assert set(stage.model.passes.forward) == {"visual"}
-    with pytest.raises(UserError, match="visual_only needs a modality visual"):
+    with pytest.raises(
+        UserError, match="visual_only needs a modality visual; there are audio, depth: give method=one_"
+    ):
         stage_of("visual_only", data=tiny_data(("audio", "depth")))
+
+
+def test_one_modality_of_any_name_is_the_control_of_that_name():
+    named, short = stage_of("one_modality", {"modality": "visual"}), stage_of("visual_only")
+    for stage in (named, short):
+        _, batches = planned(stage)
+        update(stage, batches[0])
+    assert {name: value.tolist() for name, value in named.model.state_dict().items()} == {
+        name: value.tolist() for name, value in short.model.state_dict().items()
+    }
+    assert named.method.cost() == short.method.cost()
+    assert [stage.method.headline() for stage in (named, short)] == ["Visual alone"] * 2
+
+    other = stage_of("one_modality", {"modality": "depth"}, data=tiny_data(("touch", "depth", "heat")))
+    _, batches = planned(other)
+    update(other, batches[0])
+    assert set(other.model.passes.forward) == {"depth"}
+    assert other.method.cost().forward == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "method one_modality needs a modality; there are touch, depth: give .* method_options=modality=touch"),
+        ({"modality": "audio"}, "method one_modality needs a modality audio; there are touch, depth: give"),
+    ],
+)
+def test_one_modality_must_be_one_of_the_data(settings, message):
+    with pytest.raises(UserError, match=message):
+        stage_of("one_modality", settings, data=tiny_data(("touch", "depth")))
 
 
 def test_a_copy_that_is_trained_and_thrown_away_leaves_no_trace():
@@ -400,7 +433,7 @@ def test_a_head_of_its_own_needs_the_default_fusion():
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_begins_from_a_warm_up_of_the_concat_network(name):
     warm = stage_of("concat_unimodal")
-    stage = stage_of(name)
+    stage = stage_of(name, REQUIRED.get(name))
     fresh = stage.model.initialize_from(warm.model.state_dict())
     assert all(item.startswith(("fusion.", "interaction.")) for item in fresh)
     for modality in KEPT:

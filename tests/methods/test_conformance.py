@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from analysis.methods_page import REQUIRED
 from mm_balance.errors import UserError
 from mm_balance.functional.gap import true_class_probability
 from mm_balance.methods import METHODS, build_method
@@ -27,10 +28,12 @@ EARLY = {
     "g_blending": {"horizon": 2},
     "umt": {"teacher_epochs": 1},
     "posterior_discount": {"start_epoch": 1, "persistence": 1},
+    "loss_mixture": {"start_epoch": 1},
     "gce": {"start_epoch": 0},
     "reconboost": {"phase_epochs": 1},
+    **REQUIRED,
 }
-"""Options that let a method do its work within a tiny stage."""
+"""Options that a method cannot do without, or that let it do its work within a tiny stage."""
 
 STILL = {"reconboost": ("encoders.visual.", "fusion.beta")}
 """What does not learn in the first epoch."""
