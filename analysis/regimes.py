@@ -154,7 +154,7 @@ def run_regime(
     frame = collect(regime, {(item.row, item.seed): digests[item] for item in rows})
     chosen = {**weights, SHUFFLED: weights.get(OURS)}
     frame["unimodal_weight"] = frame["row"].map(chosen)
-    frame["at_edge"] = frame["row"].map({method: bool(tuning.edges(method)) for method in tuned})
+    frame["at_edge"] = frame["row"].isin([method for method in tuned if tuning.edges(method)])
     frame["trials"] = tuning.trials
     return frame
 
@@ -293,7 +293,7 @@ def _regime_table(part: pd.DataFrame) -> list[str]:
             str(len(own)),
             *(spread(own[name], 100) for name in COLUMNS),
             *(difference(part, row, CONTROL, name) for name in COLUMNS),
-            "" if pd.isna(weight) else f"{weight:g}" + (" (edge)" if own["at_edge"].iloc[0] is True else ""),
+            "" if pd.isna(weight) else f"{weight:g}" + (" (edge)" if own["at_edge"].iloc[0] else ""),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
