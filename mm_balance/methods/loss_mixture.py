@@ -7,6 +7,9 @@ mean of the true-class probabilities that training saw anyway (no extra pass). B
 (``concat_unimodal``). The rival of ``posterior_discount``: the same discount without the gap. A modality is judged by itself, so that
 a wrong label makes all modalities of a sample doubtful, and any number of modalities will do.
 
+**Begin after a warm-up, or late.** The losses of a modality that has learned little do not fall into two groups: the mixture then
+holds most samples for broken, and their discount keeps the modality from learning.
+
 Source: DivideMix, Li et al., ICLR 2020, arXiv 2002.07394, section 3.1, and its official code (github.com/LiJunnan1992/DivideMix).
 Deviations: only the division of samples by their losses is taken: no co-training of two networks, no MixMatch, no label refinement, no
 confidence penalty. The posterior is a soft weight where DivideMix splits the samples at 0.5. Losses are of running means where
