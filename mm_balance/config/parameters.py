@@ -26,7 +26,7 @@ class DataConfig:
 
     dataset: str = param(
         "digits",
-        "`digits` (embedded), `cremad`, `ave`, `kinetics_sounds`, or the path of a manifest.csv",
+        "`digits` (embedded), `grid`, `cremad`, `ave`, `kinetics_sounds`, or the path of a manifest.csv",
         in_digest=True,
         stored=True,
     )
@@ -46,7 +46,7 @@ class DataConfig:
     )
     protocol: str = param(
         "published",
-        "which split: the published lists, or `speaker` = disjoint speakers (`cremad` only)",
+        "which split: the published lists, or `speaker` = disjoint speakers (`cremad`, `grid`)",
         choices=("published", "speaker"),
         in_digest=True,
         stored=True,
