@@ -129,6 +129,11 @@ def test_layouts(tmp_path, video, alignment):
             assert sentence.talker in parts
 
 
+def test_an_alignment_without_a_talker_fits_any(tmp_path):
+    source = make_grid(tmp_path / "GRID", ["bbaf2n"], talkers=("s1", "s2"), alignment="align/{name}.align")
+    assert [sentence.id for sentence in find_sentences(source).sentences] == ["s1_bbaf2n", "s2_bbaf2n"]
+
+
 def test_the_folder_of_one_talker(tmp_path):
     layout = {"video": "{name}.mpg", "alignment": "align/{name}.align"}
     corpus = find_sentences(make_grid(tmp_path / "s7", ["bbaf2n"], **layout))
@@ -243,6 +248,22 @@ def test_the_crop_is_around_the_talkers_mouth_or_the_given_one(tmp_path):
         found = pictures(tmp_path / folder / "letter" / f"{talker}_lwwz9s.mkv").astype(float)
         y, x = np.argwhere(np.abs(np.diff(found, axis=0)).mean(0) > 50).mean(0)
         assert (abs(x - 48) < 6 and abs(y - 48) < 6) == centered, (folder, talker, x, y)
+
+
+def test_one_crop_for_all_clips_of_a_talker(tmp_path):
+    names = ["bbaf2n", "lwwz9s", "sgix3p"]
+    source = make_grid(tmp_path / "GRID", names)
+    for name, x in zip(names, (50, 50, 62), strict=True):
+        (source / "s1" / f"{name}.mpg").unlink()
+        write_video(source / "s1" / f"{name}.mpg", seconds=3.0, size=(120, 96), draw=blinking(x, 70))
+    cut(source, tmp_path / "words")
+    places = {}
+    for name in names:
+        found = pictures(tmp_path / "words" / "letter" / f"s1_{name}.mkv").astype(float)
+        places[name] = np.argwhere(np.abs(np.diff(found, axis=0)).mean(0) > 50)[:, 1].mean()
+    assert places["bbaf2n"] == pytest.approx(places["lwwz9s"], abs=1)
+    assert places["bbaf2n"] == pytest.approx(48, abs=6)
+    assert places["sgix3p"] > 70, "this clip was looked at alone"
 
 
 def test_cutting_again_keeps_what_is_there_and_gives_the_same_bytes(tmp_path):
