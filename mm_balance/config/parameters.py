@@ -127,6 +127,13 @@ class InputConfig:
         choices=("random", "segment_start", "first"),
         network_input=True,
     )
+    frames_as: str = param(
+        "images",
+        "what the encoder gets of a video: `images`, whose features are averaged (all official code), or `channels` of one image, "
+        "in order (ours: movements count, and it costs one image)",
+        choices=("images", "channels"),
+        network_input=True,
+    )
     augment: str = param(
         AUTO,
         "augmentation of training frames: `resized_crop_flip` (all official code), `crop_flip` (ours, cheaper), `none`",

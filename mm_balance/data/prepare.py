@@ -339,6 +339,7 @@ def _frame_view(modality: str, facts: dict[str, list[Any]], is_video: bool, inpu
         how=input_config.frame_choice,
         augment=input_config.augment,
         size=input_config.image_size,
+        stacked=input_config.frames_as == "channels",
     )
     return FrameView(transform, counts, width / height)
 
@@ -357,12 +358,14 @@ def _sound_spec(
 def _image_spec(
     modality: str, facts: dict[str, list[Any]], train: list[int], input_config: InputConfig, view: FrameView
 ) -> InputSpec:
-    size = input_config.image_size
-    shape = (3, size, size) if view.transform.frames == 1 else (view.transform.frames, 3, size, size)
+    size, frames = input_config.image_size, view.transform.frames
     if input_config.visual_normalization == "imagenet":
         mean, std = IMAGENET
     else:
         mean, std = _statistics(modality, facts, train, view.counts.numpy()[train])
+    if view.transform.stacked:
+        return InputSpec(IMAGE, (3 * frames, size, size), mean * frames, std * frames)
+    shape = (3, size, size) if frames == 1 else (frames, 3, size, size)
     return InputSpec(IMAGE, shape, mean, std)
 
 
