@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mm_balance.config import resolve
-from mm_balance.data import DecodeSettings, load_data, prepare_raw
+from mm_balance.data import DecodeSettings, prepare_raw
 from mm_balance.data.grid_words import Cut, cut_words, find_mouth, read_gray
+from mm_balance.data.prepare import load_prepared
 from mm_balance.data.readers import read_raw
 from mm_balance.data.readers.grid import (
     SLOTS,
@@ -394,9 +395,9 @@ def prepare(tmp_path, source, *, protocol="published", on_error="fail"):
 
 
 def load(tmp_path, *, protocol="published", on_error="fail"):
-    return load_data(
-        "grid", seed=0, visual_difficulty=1.0, corruption=0.0, protocol=protocol, modalities=("audio", "visual"),
-        on_error=on_error, input_config=resolve({"dataset": "grid"}).input, work=settings(tmp_path),
+    return load_prepared(
+        "grid", protocol=protocol, modalities=("audio", "visual"), seed=0, on_error=on_error,
+        input_config=resolve({"dataset": "grid"}).input, work=settings(tmp_path),
     )  # fmt: skip
 
 
@@ -406,7 +407,7 @@ def test_from_the_download_to_splits(tmp_path):
     data = load(tmp_path)
     assert data.classes == ("a", "f", "o")
     assert {split: len(samples) for split, samples in data.splits.items()} == {"train": 63, "val": 9, "test": 18}
-    assert data.specs["visual"].shape[-3:] == (3, 48, 48)
+    assert data.specs["visual"].shape == (24, 32, 32), "eight frames as channels"
     assert set(data.table["visual_frames"]) == {12}
     assert set(data.table["talker"]) == {"s1", "s2", "s3"}
     words = tmp_path / "data" / "grid" / "words"
