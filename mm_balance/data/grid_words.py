@@ -141,7 +141,9 @@ def cut_words(
             Task(tuple((word, files[word]) for word in todo[start : start + CHUNK]), mouths, cut)
             for start in range(0, len(todo), CHUNK)
         ]
-        with tqdm(total=len(todo), desc="cutting", unit="word", disable=not progress, mininterval=0.5) as bar:
+        with tqdm(
+            total=len(todo), desc="cutting", unit="word", disable=not (progress and todo), mininterval=0.5
+        ) as bar:
             for task, failed in zip(tasks, results(_cut_all, tasks, count, stop), strict=True):
                 failures += failed
                 bar.update(len(task.words))
