@@ -6,7 +6,7 @@ from mm_balance.config import options, study_options
 
 COMMON = """dataset data_dir preset modalities visual_difficulty train_fraction protocol recipe clip_seconds audio_fit
 corruption corruption_kind corruption_modality
-resampler audio_normalization image_size frames frames_per_second frame_choice augment visual_normalization on_error
+resampler audio_normalization image_size frames frames_per_second frame_choice frames_as augment visual_normalization on_error
 encoder fusion batch_size learning_rate learning_rate_schedule learning_rate_hold learning_rate_step learning_rate_decay optimizer
 momentum weight_decay seed device precision deterministic resume_run""".split()
 WARMUP = ["warmup_epochs", "warmup_unimodal_weight"]
@@ -67,7 +67,7 @@ def test_defaults():
         "hard_weight": 1.0, "posterior_weighting": "posterior", "posterior_source": "refit", "gap_gradient": "both",
         "anneal": "cosine", "anneal_start": 1.0, "anneal_end": 0.1, "run_id": "none", "split": "test",
         "learning_rate_hold": 0, "protocol": "published", "resampler": "soxr_hq", "source": "none", "method": "gap_mixture",
-        "method_options": "none", "probe": False, "deterministic": False,
+        "frames_as": "images", "method_options": "none", "probe": False, "deterministic": False,
     }  # fmt: skip
     assert {name: value for name, value in defaults.items() if value != "auto"} == fixed
     assert COMMANDS["train"].defaults == {"method": "concat"}
@@ -84,6 +84,7 @@ def test_choices():
         "resampler": ("soxr_hq", "soxr_vhq", "polyphase", "kaiser_best"),
         "audio_normalization": ("none", "sample", "audioset", "train"),
         "frame_choice": ("random", "segment_start", "first"),
+        "frames_as": ("images", "channels"),
         "augment": ("resized_crop_flip", "crop_flip", "none"),
         "visual_normalization": ("imagenet", "train"),
         "encoder": ("resnet18", "resnet_narrow"),

@@ -26,7 +26,7 @@ class DataConfig:
 
     dataset: str = param(
         "digits",
-        "`digits` (embedded), `cremad`, `ave`, `kinetics_sounds`, or the path of a manifest.csv",
+        "`digits` (embedded), `grid`, `cremad`, `ave`, `kinetics_sounds`, or the path of a manifest.csv",
         in_digest=True,
         stored=True,
     )
@@ -46,7 +46,7 @@ class DataConfig:
     )
     protocol: str = param(
         "published",
-        "which split: the published lists, or `speaker` = disjoint speakers (`cremad` only)",
+        "which split: the published lists, or `speaker` = disjoint speakers (`cremad`, `grid`)",
         choices=("published", "speaker"),
         in_digest=True,
         stored=True,
@@ -125,6 +125,13 @@ class InputConfig:
         "`random`: one per segment, in evaluation the middle one (MMPareto, BalanceBenchmark); `segment_start` (OGM-GE on AVE, "
         "MLA); `first` (what OGM-GE's CREMA-D loader does)",
         choices=("random", "segment_start", "first"),
+        network_input=True,
+    )
+    frames_as: str = param(
+        "images",
+        "what the encoder gets of a video: `images`, whose features are averaged (all official code), or `channels` of one image, "
+        "in order (ours: movements count, and it costs one image)",
+        choices=("images", "channels"),
         network_input=True,
     )
     augment: str = param(

@@ -148,12 +148,14 @@ class VisualTransform:
             (RandomResizedCrop and a horizontal flip with probability 1/2), ``crop_flip`` (a random square of the final size,
             and the same flip), or ``none``.
         size: edge length of the images that the network sees, pixels.
+        stacked: the frames of a clip become channels of one image. Crop and flip are then drawn once per clip.
     """
 
     frames: int
     how: str
     augment: str
     size: int
+    stacked: bool = False
 
     def __call__(self, images: Tensor, aspect: Tensor, generator: torch.Generator | None) -> Tensor:
         """Augment and resize frames.
@@ -164,21 +166,27 @@ class VisualTransform:
             generator: random generator for training; None = evaluation: whole frames, resized.
 
         Returns:
-            ``(batch, frames, 3, size, size)`` uint8, or ``(batch, 3, size, size)`` if ``frames`` is 1.
+            ``(batch, frames, 3, size, size)`` uint8, or ``(batch, 3, size, size)`` if ``frames`` is 1, or ``(batch, frames * 3,
+            size, size)`` if ``stacked``.
         """
         batch, frames = images.shape[:2]
         flat = images.flatten(0, 1)
         if generator is None or self.augment == "none":
             resized = resize(flat, self.size)
         else:
+            draws, repeats = (batch, frames) if self.stacked else (len(flat), 1)
             boxes = (
-                sample_boxes(aspect.repeat_interleave(frames), generator)
+                sample_boxes(aspect.repeat_interleave(draws // batch), generator)
                 if self.augment == "resized_crop_flip"
-                else self._squares(len(flat), flat.shape[-1], generator)
+                else self._squares(draws, flat.shape[-1], generator)
             )
-            flips = torch.rand(len(flat), generator=generator) < 0.5
+            flips = torch.rand(draws, generator=generator) < 0.5
+            boxes, flips = boxes.repeat_interleave(repeats, 0), flips.repeat_interleave(repeats)
             resized = crop_resize(flat, boxes, flips, self.size)
-        return resized if frames == 1 else resized.unflatten(0, (batch, frames))
+        if frames == 1:
+            return resized
+        clips = resized.unflatten(0, (batch, frames))
+        return clips.flatten(1, 2) if self.stacked else clips
 
     def _squares(self, count: int, edge: int, generator: torch.Generator) -> Tensor:
         free = edge - self.size

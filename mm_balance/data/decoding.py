@@ -7,14 +7,14 @@ import hashlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,14 +30,19 @@ from mm_balance.errors import Interrupted, UserError
 
 WRITERS_FILE = "writers"
 """Lock file that every process writing rows holds in shared mode."""
+Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 
-def results(tasks: list[Task], workers: int, stop: Callable[[], bool]) -> Iterator[list[dict[str, Any]]]:
-    """Yield the journal entries of each task as it completes.
+def results(
+    work: Callable[[Given], Result], tasks: Iterable[Given], workers: int, stop: Callable[[], bool]
+) -> Iterator[Result]:
+    """Yield what ``work`` returns for each task as it completes.
 
     Args:
-        tasks: the clips to decode.
-        workers: number of processes; 1 = decode in this one.
+        work: a function at the top level of a module.
+        tasks: its arguments.
+        workers: number of processes; 1 = work in this one.
         stop: polled after every task.
 
     Raises:
@@ -46,7 +51,7 @@ def results(tasks: list[Task], workers: int, stop: Callable[[], bool]) -> Iterat
     """
     if workers == 1:
         for task in tasks:
-            yield decode_chunk(task)
+            yield work(task)
             if stop():
                 raise Interrupted
         return
@@ -55,12 +60,12 @@ def results(tasks: list[Task], workers: int, stop: Callable[[], bool]) -> Iterat
     worker_end, parent_end = context.Pipe(duplex=False)
     with parent_end, worker_end, ProcessPoolExecutor(workers, context, _start_worker, (worker_end,)) as pool:
         pending = iter(tasks)
-        running: set[Future[list[dict[str, Any]]]] = set()
+        running: set[Future[Result]] = set()
         try:
             while True:
                 # Submit only a few tasks ahead, so that a stop does not wait for thousands.
                 while len(running) < 2 * workers and (next_task := next(pending, None)) is not None:
-                    running.add(pool.submit(decode_chunk, next_task))
+                    running.add(pool.submit(work, next_task))
                 if not running:
                     return
                 done, running = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)

@@ -17,6 +17,7 @@ import torch
 from mm_balance.config import InputConfig
 from mm_balance.data.augment import VisualTransform
 from mm_balance.data.dataset import FrameView, MultimodalData, Split
+from mm_balance.data.grid_words import cut_words, is_words
 from mm_balance.data.manifest import (
     GROUP,
     SPLITS,
@@ -30,7 +31,7 @@ from mm_balance.data.manifest import (
     read_rows,
     split_off_validation,
 )
-from mm_balance.data.readers import check_protocol, read_raw, write_manifest
+from mm_balance.data.readers import check_protocol, grid, read_raw, write_manifest
 from mm_balance.data.recipe import IMAGE, SOUND, stored_recipe
 from mm_balance.data.store import FACTS, Store, build_store, open_store
 from mm_balance.errors import UserError
@@ -137,6 +138,11 @@ def prepare_raw(
         UserError: the folder is not the download; clips are missing or cannot be decoded under ``on_error=fail`` (the
             others stay decoded); not enough disk space.
     """
+    if name == grid.NAME and not is_words(source):
+        # Its samples are parts of the download's files. They become files of their own first, beside the store.
+        words = work.data_dir / name / "words"
+        cut_words(source, words, workers=work.workers, progress=work.progress, stop=work.stop)
+        source = words
     raw = read_raw(name, source, protocol=protocol)
     if not raw.rows:
         raise UserError(f"{source}: none of the {len(raw.missing):,} listed clips of {name} is in it")
@@ -341,6 +347,7 @@ def _frame_view(modality: str, facts: dict[str, list[Any]], is_video: bool, inpu
         how=input_config.frame_choice,
         augment=input_config.augment,
         size=input_config.image_size,
+        stacked=input_config.frames_as == "channels",
     )
     return FrameView(transform, counts, width / height)
 
@@ -359,12 +366,14 @@ def _sound_spec(
 def _image_spec(
     modality: str, facts: dict[str, list[Any]], train: list[int], input_config: InputConfig, view: FrameView
 ) -> InputSpec:
-    size = input_config.image_size
-    shape = (3, size, size) if view.transform.frames == 1 else (view.transform.frames, 3, size, size)
+    size, frames = input_config.image_size, view.transform.frames
     if input_config.visual_normalization == "imagenet":
         mean, std = IMAGENET
     else:
         mean, std = _statistics(modality, facts, train, view.counts.numpy()[train])
+    if view.transform.stacked:
+        return InputSpec(IMAGE, (3 * frames, size, size), mean * frames, std * frames)
+    shape = (3, size, size) if frames == 1 else (frames, 3, size, size)
     return InputSpec(IMAGE, shape, mean, std)
 
 

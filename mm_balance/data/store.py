@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from mm_balance.data.decoding import WRITERS_FILE, Task, results
+from mm_balance.data.decoding import WRITERS_FILE, Task, decode_chunk, results
 from mm_balance.data.growing_array import check_disk_space, row_shapes, write_header
 from mm_balance.data.journal import VERSION, Clip, Failure, Journal
 from mm_balance.data.recipe import SOUND, Recipe
@@ -158,7 +158,7 @@ def _decode_all(
     count = workers or max(1, min(os.cpu_count() or 1, len(todo) // CLIPS_PER_WORKER))
     bar = tqdm(total=len(todo), desc="decoding", unit="clip", disable=not progress, mininterval=0.5, dynamic_ncols=True)
     with bar, journal.appending() as append:
-        for entries in results(tasks, count, stop):
+        for entries in results(decode_chunk, tasks, count, stop):
             for entry in entries:
                 append(entry)
             bar.update(len(entries))

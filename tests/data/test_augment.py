@@ -140,3 +140,20 @@ def test_a_random_crop_keeps_pixels_as_they_are():
 def test_a_picture_of_the_right_size_is_left_alone():
     images = gradient(3).unsqueeze(1)
     assert torch.equal(VisualTransform(1, "first", "none", 64)(images, torch.ones(3), None), images[:, 0])
+
+
+@pytest.mark.parametrize("kind", ["resized_crop_flip", "crop_flip", "none"])
+def test_stacked_frames_are_channels_in_order_and_cut_alike(kind):
+    """Each clip shows one picture in all frames, so whatever is drawn once per clip leaves its frames equal."""
+    picture = torch.randint(0, 256, (6, 1, 3, 32, 32), generator=seeded(), dtype=torch.uint8)
+    transform = VisualTransform(4, "first", kind, 28, stacked=True)
+    done = transform(picture.expand(-1, 4, -1, -1, -1), torch.ones(6), seeded(1))
+    assert done.shape == (6, 12, 28, 28)
+    frames = done.unflatten(1, (4, 3))
+    assert all(torch.equal(frames[:, 0], frames[:, number]) for number in range(4))
+    if kind != "none":
+        crops = VisualTransform(4, "first", kind, 28)(picture.expand(-1, 4, -1, -1, -1), torch.ones(6), seeded(1))
+        assert not torch.equal(crops[:, 0], crops[:, 1]), "without stacking, each frame is cut on its own"
+    numbered = (torch.arange(4).view(1, 4, 1, 1, 1) * 3 + torch.arange(3).view(1, 1, 3, 1, 1)).to(torch.uint8)
+    ordered = transform(numbered.expand(2, -1, -1, 32, 32), torch.ones(2), None)
+    assert ordered[:, :, 0, 0].tolist() == [list(range(12))] * 2

@@ -263,7 +263,9 @@ OPTIONS = {
 
 
 def test_unknown_names_list_the_choices():
-    with pytest.raises(UserError, match=r"mnist.*digits, cremad, ave, kinetics_sounds or the path of a manifest\.csv"):
+    with pytest.raises(
+        UserError, match=r"mnist.*digits, grid, cremad, ave, kinetics_sounds or the path of a manifest\.csv"
+    ):
         load_data("mnist", **OPTIONS)
 
 

@@ -154,6 +154,11 @@ def test_ave_has_ten_frames_of_which_three_are_seen(tmp_path, monkeypatch):
     assert data.splits["train"].inputs["visual"].shape[1:] == (10, 32, 32, 3)
     batch = next(iter(BatchLoader(data.splits["val"], 4).ordered(CPU)))
     assert batch.inputs["visual"].shape == (4, 3, 3, 28, 28)
+    stacked = load("ave", tmp_path, on_error="fail", **options, frames_as="channels")
+    assert stacked.specs["visual"].shape == (9, 28, 28)
+    assert stacked.specs["visual"].mean == IMAGENET[0] * 3
+    same = next(iter(BatchLoader(stacked.splits["val"], 4).ordered(CPU)))
+    assert torch.equal(same.inputs["visual"], batch.inputs["visual"].flatten(1, 2))
 
 
 @pytest.fixture

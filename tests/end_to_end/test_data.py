@@ -13,7 +13,7 @@ from PIL import Image
 from tests.helpers.commands import artifacts, by_stage, do, fetch, runs, spelled
 from tests.helpers.media import GRID, WATCH, write_video
 from tests.helpers.processes import session_of, start_command, wait_for
-from tests.helpers.raw import cremad_clips, make_cremad
+from tests.helpers.raw import cremad_clips, grid_names, make_cremad, make_grid
 
 pytestmark = pytest.mark.slow
 SMALL = "encoder=resnet_narrow image_size=28 batch_size=8 device=cpu"
@@ -52,6 +52,19 @@ def test_cremad_is_prepared_and_trained_on(store, launch):
     assert parent.inputs.dataset_inputs[0].dataset.name == "cremad"
     assert parent.data.tags["mm.data_digest"] == run.data.tags["mm.data_digest"]
     assert artifacts(parent, "data") >= {"data/card.md", "data/contact_sheet.png"}
+
+
+def test_grid_is_cut_prepared_and_trained_on(store, capsys):
+    source = make_grid(store / "GRID", grid_names(10, "af"))
+    (source / "alignments" / "s1" / "bbiaza.align").unlink()
+    assert do("prepare", "dataset=grid workers=1", source=source) == 1
+    assert "sentence 's1_bbiaza': no alignment bbiaza.align" in capsys.readouterr().err
+    assert do("prepare", "dataset=grid workers=1 on_error=skip", source=source) == 0
+    assert "grid: train 13, val 2, test 4; skipped 1" in capsys.readouterr().out
+    assert do("train", "dataset=grid on_error=skip method=concat epochs=1 refit_every=1 batch_size=4 device=cpu") == 0
+    run = by_stage()["train"]
+    assert run.data.params["config/frames_as"] == "channels"
+    assert run.inputs.dataset_inputs[0].dataset.name == "grid"
 
 
 def decoded(cache):

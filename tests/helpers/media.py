@@ -19,10 +19,11 @@ def tone(seconds=1.0, rate=44_100, frequency=440.0, level=0.5):
 
 
 def write_video(path: Path, *, seconds=2.0, rate=25, size=(96, 72), sound=True, picture=True, sound_seconds=None,
-                frames=None, level=0.5, frequency=440.0):  # fmt: skip
+                frames=None, level=0.5, frequency=440.0, draw=None, wave=None):  # fmt: skip
     """A video whose n-th frame has the gray level 10 + n (mod 240), with a tone.
 
-    ``frames`` overrides the number of frames; ``sound=False`` and ``picture=False`` leave a track out.
+    ``frames`` overrides the number of frames; ``sound=False`` and ``picture=False`` leave a track out. ``draw(n)`` gives other
+    frames, ``(height, width)``; ``wave`` is another sound, at 44,100 Hz.
     """
     extension = path.suffix.lower()
     with av.open(str(path), "w") as container:
@@ -36,7 +37,8 @@ def write_video(path: Path, *, seconds=2.0, rate=25, size=(96, 72), sound=True, 
             audio = container.add_stream(SOUND_CODECS[extension], rate=44_100, layout="stereo")
             streams.append(audio)
         if sound:
-            wave = tone(seconds if sound_seconds is None else sound_seconds, 44_100, frequency, level)
+            if wave is None:
+                wave = tone(seconds if sound_seconds is None else sound_seconds, 44_100, frequency, level)
             step = audio.codec_context.frame_size or 1152
             for start in range(0, len(wave), step):
                 part = np.repeat(wave[None, start : start + step], 2, axis=0)
@@ -50,6 +52,8 @@ def write_video(path: Path, *, seconds=2.0, rate=25, size=(96, 72), sound=True, 
         if picture:
             for number in range(round(seconds * rate) if frames is None else frames):
                 values = np.full((size[1], size[0], 3), 10 + number % 240, np.uint8)
+                if draw is not None:
+                    values[:] = draw(number)[..., None]
                 frame = av.VideoFrame.from_ndarray(values, format="rgb24")
                 frame.pts = number
                 container.mux(video.encode(frame))

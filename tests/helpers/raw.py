@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from mm_balance.data.readers import ave, cremad, kinetics_sounds
+from mm_balance.data.readers import ave, cremad, grid, kinetics_sounds
 from mm_balance.data.readers.base import shipped_list
 from tests.helpers.media import tone, write_video
 
@@ -97,4 +97,48 @@ def make_kinetics(folder: Path, rows=None, *, layout="{split}/{label}") -> Path:
     files = media(folder.parent / "media")
     for split, clip, label in kinetics_rows() if rows is None else rows:
         link(files["mp4"], folder / layout.format(split=split, label=label) / f"{clip}.mp4")
+    return folder
+
+
+BBAF2N = """0 23750 sil
+23750 29500 bin
+29500 34000 blue
+34000 35500 at
+35500 41000 f
+41000 47250 two
+47250 53000 now
+53000 74500 sil
+"""
+"""The alignment of s1's sentence bbaf2n, as in the corpus."""
+
+
+def grid_alignment(name: str) -> str:
+    """The times of bbaf2n for the words of another sentence."""
+    lines = [line.split() for line in BBAF2N.splitlines()]
+    for line, character, words in zip(lines[1:-1], name, grid.SLOTS.values(), strict=True):
+        line[2] = words[character]
+    return "".join(f"{' '.join(line)}\n" for line in lines)
+
+
+def grid_names(count: int, letters="abcdefghijklmnopqrstuvxyz") -> list[str]:
+    """Sentences that say every letter equally often."""
+    return [
+        f"{'blps'[n % 4]}{'bgrw'[n // 4 % 4]}i{letter}{'z123456789'[n // 16]}a"
+        for letter in letters
+        for n in range(count)
+    ]
+
+
+def make_grid(
+    folder: Path, names, *, talkers=("s1",), video="{talker}/{name}.mpg", alignment="alignments/{talker}/{name}.align"
+):
+    """The download of GRID: one real clip under every name."""
+    folder.mkdir(parents=True)
+    film = write_video(folder.parent / "sentence.mpg", seconds=3.0)
+    for talker in talkers:
+        for name in names:
+            link(film, folder / video.format(talker=talker, name=name))
+            path = folder / alignment.format(talker=talker, name=name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(grid_alignment(name))
     return folder

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mm_balance.data.readers import ave, cremad, kinetics_sounds
+from mm_balance.data.readers import ave, cremad, grid, kinetics_sounds
 from mm_balance.data.readers.base import RawRow, RawSet, write_manifest
 from mm_balance.errors import UserError
 
-READERS: Mapping[str, Callable[[Path, str], RawSet]] = {
-    module.NAME: module.read for module in (cremad, ave, kinetics_sounds)
-}
-PROTOCOLS: Mapping[str, tuple[str, ...]] = {module.NAME: module.PROTOCOLS for module in (cremad, ave, kinetics_sounds)}
+MODULES = (grid, cremad, ave, kinetics_sounds)
+READERS: Mapping[str, Callable[[Path, str], RawSet]] = {module.NAME: module.read for module in MODULES}
+PROTOCOLS: Mapping[str, tuple[str, ...]] = {module.NAME: module.PROTOCOLS for module in MODULES}
 
 __all__ = ["PROTOCOLS", "READERS", "RawRow", "RawSet", "check_protocol", "read_raw", "write_manifest"]
 
