@@ -178,6 +178,8 @@ REFITS_FOLDER = "refits"
 MIXTURE_FILE = "mixture.json"
 DENSITY_FILE = "density.png"
 GAPS_FILE = "gaps.parquet"
+VALIDATION_MIXTURE_FILE = "validation_mixture.json"
+VALIDATION_GAPS_FILE = "validation_gaps.parquet"
 DENSITY_IMAGE_KEY = "gmm/density"
 STUDY_FOLDER = "study"
 STUDY_TABLE = "study/trials"
@@ -197,9 +199,14 @@ ARTIFACTS = {
     f"{DATA_FOLDER}/{SAMPLES_FILE}": "one row per sample: split, label, files, hashes, durations, and metadata of the data set "
     "(CREMA-D: actor, human votes)",
     f"{REFITS_FOLDER}/epoch_NNNN/{MIXTURE_FILE}": "the fitted mixture; load it with Mixture.from_json",
-    f"{REFITS_FOLDER}/epoch_NNNN/{DENSITY_FILE}": "histogram of gaps, components, their sum, posterior",
+    f"{REFITS_FOLDER}/epoch_NNNN/{DENSITY_FILE}": "histogram of gaps, components, their sum, posterior; below them the gaps of the "
+    "validation samples with a mixture of their own",
     f"{REFITS_FOLDER}/epoch_NNNN/{GAPS_FILE}": "one row per training sample: index, sample, label, p_<modality>, p_fused, gap, "
     "posterior_imbalanced (and the deliberate corruption, if known)",
+    f"{REFITS_FOLDER}/epoch_NNNN/{VALIDATION_MIXTURE_FILE}": "a mixture of the same kind, fitted to the validation gaps; nothing is "
+    "trained with it",
+    f"{REFITS_FOLDER}/epoch_NNNN/{VALIDATION_GAPS_FILE}": "the same columns, one row per validation sample; the posterior is that of "
+    "the validation mixture",
     GAP_FIGURE: "the first fit of stage 2 (the paper's Fig. 2)",
     EVOLUTION_FIGURE: "all fits of the run, if there are several (the paper's Fig. 3)",
     ACCURACY_FIGURE: "validation accuracy per modality over epochs (the paper's Fig. 4)",

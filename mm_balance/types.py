@@ -144,7 +144,7 @@ class SplitPredictions:
 
 @dataclass
 class GapFit:
-    """Gaps of the training split with the mixture fitted to them, for methods and plots.
+    """Gaps of a split with the mixture fitted to them: of training for methods, of validation only for reports.
 
     Attributes:
         epoch: epochs finished at the time of the fit.

@@ -126,6 +126,10 @@ def test_metric_and_artifact_names():
     )  # fmt: skip
     assert (names.CONFIG_FILE, names.ENVIRONMENT_FILE) == ("config.json", "environment.json")
     assert names.DENSITY_IMAGE_KEY == "gmm/density"
+    assert (names.MIXTURE_FILE, names.DENSITY_FILE, names.GAPS_FILE) == ("mixture.json", "density.png", "gaps.parquet")
+    assert (names.VALIDATION_MIXTURE_FILE, names.VALIDATION_GAPS_FILE) == (
+        "validation_mixture.json", "validation_gaps.parquet"
+    )  # fmt: skip
 
 
 def test_python_surface():

@@ -38,6 +38,12 @@ def gap_fit_from_state(state: dict[str, Any]) -> GapFit:
     return GapFit(**{**state, "mixture": Mixture.from_json(state["mixture"])})
 
 
+def validation_fit_from_state(state: dict[str, Any]) -> GapFit | None:
+    """Return the validation fit of a stage's state; None = there was none, or the state is older than such fits."""
+    saved = state.get("validation_refit")
+    return None if saved is None else gap_fit_from_state(saved)
+
+
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write ``state`` atomically (temporary file + rename): ``path`` is either the old or the new checkpoint, never a partial one."""
     path.parent.mkdir(parents=True, exist_ok=True)

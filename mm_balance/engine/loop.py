@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mm_balance.data import BatchLoader, MultimodalData
-from mm_balance.engine.checkpoint import gap_fit_from_state, gap_fit_to_state
+from mm_balance.engine.checkpoint import gap_fit_from_state, gap_fit_to_state, validation_fit_from_state
 from mm_balance.engine.cost import Stopwatch, peak_memory_bytes, reset_peak_memory
 from mm_balance.engine.evaluate import split_metrics
 from mm_balance.engine.inspector import EngineInspector
@@ -68,7 +68,8 @@ class Progress:
         sums: sums over the samples of the current epoch, loss part -> scalar tensor.
         seconds: training time of the current epoch.
         points: all metric points so far.
-        gap_fit: the latest gap fit.
+        gap_fit: the latest gap fit, of the training samples.
+        validation_fit: the fit of the validation samples at the same time, to report; None = there is none. Nothing is trained on it.
         plan: the method's plan for the current epoch.
         steps: updates in this stage.
         step_seconds: training time of these updates.
@@ -86,6 +87,7 @@ class Progress:
     seconds: float = 0.0
     points: list[MetricPoint] = field(default_factory=list)
     gap_fit: GapFit | None = None
+    validation_fit: GapFit | None = None
     plan: EpochPlan = field(default_factory=EpochPlan)
     steps: int = 0
     step_seconds: float = 0.0
@@ -105,7 +107,8 @@ def capture(stage: Stage, progress: Progress) -> dict[str, Any]:
     """Return the full training state as tensors and primitives."""
     progress.passes = stage.model.passes.state_dict()
     progress.peak_memory = max(progress.peak_memory, peak_memory_bytes(stage.device))
-    plain = {name: value for name, value in vars(progress).items() if name not in ("points", "gap_fit", "plan")}
+    apart = ("points", "gap_fit", "validation_fit", "plan")
+    plain = {name: value for name, value in vars(progress).items() if name not in apart}
     return {
         "model": stage.model.state_dict(),
         "method": stage.method.state_dict(),
@@ -115,6 +118,7 @@ def capture(stage: Stage, progress: Progress) -> dict[str, Any]:
         "plan": asdict(progress.plan),
         "points": [asdict(point) for point in progress.points],
         "refit": None if progress.gap_fit is None else gap_fit_to_state(progress.gap_fit),
+        "validation_refit": None if progress.validation_fit is None else gap_fit_to_state(progress.validation_fit),
         "samples_digest": stage.data.splits["train"].samples_digest,
         "record": dict(stage.record),
     }
@@ -136,6 +140,7 @@ def restore(stage: Stage, state: dict[str, Any]) -> Progress:
         plan=EpochPlan(**state["plan"]),
         points=[MetricPoint(**point) for point in state["points"]],
         gap_fit=None if state["refit"] is None else gap_fit_from_state(state["refit"]),
+        validation_fit=validation_fit_from_state(state),
     )
     stage.model.passes.load_state_dict(progress.passes)
     progress.sums = {name: value.to(stage.device) for name, value in progress.sums.items()}
@@ -195,12 +200,11 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
                     stage.model, stage.method, stage.data.splits["val"], stage.device, coalitions=True
                 )
             metrics |= dict(split_metrics(predictions, "val"))
-            fresh = None
-            if _fit_due(stage, progress.stage_epoch):
-                fresh = progress.gap_fit = measure_gaps(stage, progress.epoch)
-                metrics |= _gap_fit_metrics(stage, fresh)
-                density = fit_gaps(predictions, progress.epoch, stage.mixture).mixture.density_at_zero
-                metrics |= _finite({"val/density_at_zero": density})
+            fit_due = _fit_due(stage, progress.stage_epoch)
+            if fit_due:
+                progress.gap_fit = measure_gaps(stage, progress.epoch)
+                progress.validation_fit = fit_gaps(predictions, progress.epoch, stage.mixture)
+                metrics |= _gap_fit_metrics(stage, progress.gap_fit, progress.validation_fit)
             bar.set_postfix(val=f"{metrics['val/accuracy']:.3f}", refresh=False)
             if metrics["val/accuracy"] > progress.best_accuracy:
                 progress.best_accuracy, progress.best_epoch = metrics["val/accuracy"], progress.epoch
@@ -210,7 +214,10 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
             recorder.save(capture(stage, progress))
             if progress.best_epoch == progress.epoch:
                 recorder.save_best(best_state(stage, progress))
-            recorder.publish(point, fresh)
+            if fit_due:
+                recorder.publish(point, progress.gap_fit, progress.validation_fit)
+            else:
+                recorder.publish(point)
 
 
 def best_state(stage: Stage, progress: Progress) -> dict[str, Any]:
@@ -319,10 +326,12 @@ def measure_gaps(stage: Stage, epoch: int) -> GapFit:
     return fit_gaps(predictions, epoch, stage.mixture)
 
 
-def _gap_fit_metrics(stage: Stage, fresh: GapFit) -> dict[str, float]:
+def _gap_fit_metrics(stage: Stage, fresh: GapFit, validation: GapFit | None) -> dict[str, float]:
     metrics = gap_fit_metrics(fresh)
     if stage.data.truth_known:
         metrics |= truth_metrics(fresh, stage.data.splits["train"].corrupted)
+    if validation is not None:
+        metrics["val/density_at_zero"] = validation.mixture.density_at_zero
     return _finite(metrics)
 
 
@@ -334,7 +343,8 @@ def _finite(metrics: dict[str, float]) -> dict[str, float]:
 def _publish_first_fit(stage: Stage, progress: Progress, recorder: Recorder) -> None:
     """Publish the gap fit that the stage starts from as its first point."""
     assert progress.gap_fit is not None
-    point = MetricPoint(progress.epoch, int(time.time() * 1000), _gap_fit_metrics(stage, progress.gap_fit))
+    metrics = _gap_fit_metrics(stage, progress.gap_fit, progress.validation_fit)
+    point = MetricPoint(progress.epoch, int(time.time() * 1000), metrics)
     progress.points.append(point)
     recorder.save(capture(stage, progress))
-    recorder.publish(point, progress.gap_fit)
+    recorder.publish(point, progress.gap_fit, progress.validation_fit)

@@ -26,7 +26,7 @@ BALANCED_IN_FACT = 0.1
 def gap_table(points: Sequence[MetricPoint]) -> list[str]:
     """Return the refits of a stage as lines of a Markdown table, training beside validation.
 
-    The first row of a stage 2 is the fit that it starts from; its validation values are on the warm-up run.
+    The first row of a stage 2 is the fit that it starts from; its mean gaps on validation are on the warm-up run.
     """
     rows = [
         "| epoch | mean gap | on validation | mean abs(gap) | on validation | density at 0 | on validation | imbalanced weight "

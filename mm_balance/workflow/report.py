@@ -47,7 +47,9 @@ def _log_figures(result: StageResult, target: TrackedRun, points: list[MetricPoi
         labels = [f"{name} branch" if branches else name for name in modalities]
         other = labels[1] if len(labels) == 2 else "the best other"
         series = [(refit.epoch, refit.gaps, refit.mixture) for refit in refits]
-        target.log_bytes(save_png(mixture_evolution(series, leading=labels[0], other=other)), names.EVOLUTION_FIGURE)
+        validation = [refit.validation for refit in refits]
+        evolution = mixture_evolution(series, validation=validation, leading=labels[0], other=other)
+        target.log_bytes(save_png(evolution), names.EVOLUTION_FIGURE)
 
 
 def accuracy_figure(
