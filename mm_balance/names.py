@@ -57,7 +57,7 @@ REFIT_METRICS = {
     "gmm/separated": "1 = the mixture beats one Gaussian by BIC (informative only: the fit is used either way)",
     "gmm/degenerate": "1 = too few, constant or non-finite gaps: one component, posterior 0",
     "gmm/posterior_monotone": "1 = the posterior never decreases as the absolute gap grows over the observed range",
-    "gap/mean": "mean gap over the training split (eval mode)",
+    "gap/mean": "mean gap over the training split (where its gaps come from: `gap_source`)",
     "gap/std": "its standard deviation",
     "gap/mean_abs": "mean absolute gap over the training split",
     "gap/fraction_imbalanced": "fraction of training samples with posterior_imbalanced above 0.5",

@@ -30,6 +30,7 @@ def gap_fit_to_state(fit: GapFit) -> dict[str, Any]:
         "gaps": fit.gaps,
         "mixture": fit.mixture.to_json(),
         "posterior_imbalanced": fit.posterior_imbalanced,
+        "source": fit.source,
     }
 
 

@@ -18,6 +18,9 @@ from mm_balance.functional.mixture import Mixture
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import GapFit
 
+SOURCES = {"refit": "", "running": ", running means", "cross_fitted": ", cross-fitted"}
+"""Value of ``gap_source`` -> how the title of the density plot names it."""
+
 
 def write_refit(
     run: TrackedRun,
@@ -71,7 +74,7 @@ def density_plot(refit: GapFit, validation: GapFit | None, *, branches: bool) ->
         refit.gaps.numpy(),
         refit.mixture,
         validation=None if validation is None else (validation.gaps.numpy(), validation.mixture),
-        title=f"Modality gap after epoch {refit.epoch}",
+        title=f"Modality gap after epoch {refit.epoch}{SOURCES[refit.source]}",
         leading=leading,
         other=others[0] if len(others) == 1 else "the best other",
     )

@@ -23,6 +23,19 @@ BALANCED_IN_FACT = 0.1
 """Absolute gap below which a sample called imbalanced is balanced by any practical standard."""
 
 
+SOURCES = {
+    "refit": "those of the network at each refit, which has trained on these samples",
+    "running": "those of running means of the probabilities that training saw, epoch by epoch",
+    "cross_fitted": "each from a copy of the network that never trained on that sample",
+}
+"""Value of ``gap_source`` -> what the gaps of the training samples are."""
+
+
+def source_note(source: str) -> str:
+    """Return which gaps of the training samples the mixture was fitted to, as a sentence."""
+    return f"Gaps of the training samples are {SOURCES[source]} (`gap_source={source}`)."
+
+
 def gap_table(points: Sequence[MetricPoint]) -> list[str]:
     """Return the refits of a stage as lines of a Markdown table, training beside validation.
 

@@ -14,6 +14,7 @@ from mm_balance.data import MultimodalData
 from mm_balance.engine import loop
 from mm_balance.engine.checkpoint import gap_fit_from_state, validation_fit_from_state
 from mm_balance.engine.cost import peak_memory_bytes
+from mm_balance.engine.gap_sources import SeenProbabilities
 from mm_balance.engine.predictions import fit_gaps_from_probabilities
 from mm_balance.engine.recorder import MetricPoint, OnPoint, ignore_point
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
@@ -173,6 +174,9 @@ def build_stage(plan: StagePlan, data: MultimodalData, *, title: str) -> loop.St
         learning_rate=rate,
         title=title,
         new_optimizer_step=optimizer_step,
+        gap_source=plan.gap_source,
+        # A warm-up keeps them for a second stage that needs them; nothing else in it depends on them.
+        keep_seen=plan.gap_source == "running" or plan.stage == "warmup",
     )
 
 
@@ -204,13 +208,20 @@ def _begin(plan: StagePlan, stage: loop.Stage, run: TrackedRun, warmup: TrackedR
         first_epoch=gap_fit.epoch,
         gap_fit=gap_fit,
         validation_fit=None if validation is None else _with_mixture(validation, plan.mixture),
+        seen=SeenProbabilities.from_state(state.get("seen"), stage.device) if stage.keep_seen else None,
     )
 
 
 def _with_mixture(fit: GapFit, kind: str) -> GapFit:
     """Return the fit of a mixture of another kind to the same gaps."""
     return fit_gaps_from_probabilities(
-        fit.probabilities, fit.fused_probability, fit.labels, fit.epoch, kind, samples_digest=fit.samples_digest
+        fit.probabilities,
+        fit.fused_probability,
+        fit.labels,
+        fit.epoch,
+        kind,
+        samples_digest=fit.samples_digest,
+        source=fit.source,
     )
 
 
