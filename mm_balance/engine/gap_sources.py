@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,18 +31,20 @@ class SeenProbabilities:
     """True-class probabilities that training saw: one row per modality, and one for the fused prediction.
 
     Attributes:
+        modalities: names of the rows, all but the last.
         running: ``(modalities + 1, samples)`` float64, running means over epochs; ``UNSEEN`` = never seen.
         latest: the same shape, of the current epoch; ``UNSEEN`` = not yet.
     """
 
+    modalities: tuple[str, ...]
     running: Tensor
     latest: Tensor
 
     @classmethod
-    def none_yet(cls, modalities: int, samples: int, device: torch.device) -> SeenProbabilities:
+    def none_yet(cls, modalities: Sequence[str], samples: int, device: torch.device) -> SeenProbabilities:
         """Return the state before training: nothing seen."""
-        empty = torch.full((modalities + 1, samples), UNSEEN, dtype=torch.float64, device=device)
-        return cls(empty, empty.clone())
+        empty = torch.full((len(modalities) + 1, samples), UNSEEN, dtype=torch.float64, device=device)
+        return cls(tuple(modalities), empty, empty.clone())
 
     @torch.no_grad()
     def record(self, output: Output, batch: Batch) -> None:
@@ -51,9 +54,10 @@ class SeenProbabilities:
         in a step that overflows under float16, are left out.
         """
         every_sample = torch.ones_like(batch.labels, dtype=torch.bool)
-        shown = [batch.present.get(name, every_sample) for name in output.unimodal]
+        shown = [batch.present.get(name, every_sample) for name in self.modalities]
         masks = [*shown, torch.stack(shown).all(dim=0)]
-        for row, (logits, present) in enumerate(zip([*output.unimodal.values(), output.fused], masks, strict=True)):
+        logits_of_rows = [*(output.unimodal[name] for name in self.modalities), output.fused]
+        for row, (logits, present) in enumerate(zip(logits_of_rows, masks, strict=True)):
             probability = true_class_probability(logits.detach().double(), batch.labels)
             kept = torch.where(present & probability.isfinite(), probability, self.latest[row, batch.index])
             self.latest[row, batch.index] = kept
@@ -77,17 +81,20 @@ class SeenProbabilities:
         running = self.running.cpu()
         if otherwise is None:
             return running
-        fallback = torch.stack([*otherwise.probabilities.values(), otherwise.fused_probability])
+        unimodal = [otherwise.probabilities[name] for name in self.modalities]
+        fallback = torch.stack([*unimodal, otherwise.fused_probability])
         return torch.where(running < 0, fallback.double(), running)
 
-    def to_state(self) -> dict[str, Tensor]:
-        """Convert to tensors, for a checkpoint."""
-        return {"running": self.running, "latest": self.latest}
+    def to_state(self) -> dict[str, Any]:
+        """Convert to tensors and primitives, for a checkpoint."""
+        return {"modalities": list(self.modalities), "running": self.running, "latest": self.latest}
 
     @classmethod
     def from_state(cls, state: dict[str, Any] | None, device: torch.device) -> SeenProbabilities | None:
         """Invert ``to_state``; None = nothing was saved."""
-        return None if state is None else cls(state["running"].to(device), state["latest"].to(device))
+        if state is None:
+            return None
+        return cls(tuple(state["modalities"]), state["running"].to(device), state["latest"].to(device))
 
 
 def loss_of_copies(network: MultimodalNetwork, batch: Batch) -> Tensor:

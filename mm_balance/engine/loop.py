@@ -194,7 +194,7 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
     reset_peak_memory(stage.device)
     if stage.keep_seen and progress.seen is None:
         progress.seen = SeenProbabilities.none_yet(
-            len(stage.model.modalities), len(stage.data.splits["train"]), stage.device
+            stage.model.modalities, len(stage.data.splits["train"]), stage.device
         )
     if progress.gap_fit is not None and not progress.points:
         _publish_first_fit(stage, progress, recorder, stop_requested)
@@ -392,7 +392,7 @@ def _running_fit(stage: Stage, epoch: int, seen: SeenProbabilities, otherwise: G
     train = stage.data.splits["train"]
     *unimodal, fused = seen.filled(otherwise)
     return fit_gaps_from_probabilities(
-        dict(zip(stage.model.modalities, unimodal, strict=True)),
+        dict(zip(seen.modalities, unimodal, strict=True)),
         fused,
         train.labels,
         epoch,

@@ -51,11 +51,12 @@ def batch_of(index, present=None):
 
 
 def output_of(audio, visual, fused):
-    return Output(logits_of(*fused), {"audio": logits_of(*audio), "visual": logits_of(*visual)}, {})
+    """Modalities in another order than the rows: names decide."""
+    return Output(logits_of(*fused), {"visual": logits_of(*visual), "audio": logits_of(*audio)}, {})
 
 
 def test_running_means_worked_out_by_hand():
-    seen = SeenProbabilities.none_yet(2, 4, CPU)
+    seen = SeenProbabilities.none_yet(("audio", "visual"), 4, CPU)
     seen.record(output_of([0.5, 0.8], [0.2, 0.4], [0.6, 0.9]), batch_of([2, 0]))
     seen.record(output_of([0.3], [0.1], [0.7]), batch_of([1]))
     seen.end_epoch()
@@ -74,7 +75,7 @@ def test_running_means_worked_out_by_hand():
 
 
 def test_a_modality_that_was_not_shown_and_a_value_that_is_not_finite_are_left_out():
-    seen = SeenProbabilities.none_yet(2, 2, CPU)
+    seen = SeenProbabilities.none_yet(("audio", "visual"), 2, CPU)
     seen.record(
         output_of([0.5, 0.8], [0.2, 0.4], [0.6, 0.9]), batch_of([0, 1], {"visual": torch.tensor([True, False])})
     )
