@@ -90,10 +90,12 @@ def gap_findings(
         f"{verdict}: mean gap {_signed(on_validation)} on validation, {_signed(on_training)} on the training samples."
     ]
     validation_abs, training_abs = metrics["val/gap_mean_abs"], metrics["gap/mean_abs"]
-    if validation_abs > NOTICEABLE and training_abs < MEMORIZED * validation_abs:
+    source = "refit" if fit is None else fit.source
+    if source != "cross_fitted" and validation_abs > NOTICEABLE and training_abs < MEMORIZED * validation_abs:
         lines.append(
             f"**The training samples are memorized**: their mean abs(gap) is {training_abs:.3f}, on validation {validation_abs:.3f}. "
-            "Mixture, posterior and density at zero describe gaps that training has closed, not a network that is balanced."
+            "Mixture, posterior and density at zero describe gaps that training has closed, not a network that is balanced. "
+            "`gap_source=cross_fitted` measures gaps that are not memorized."
         )
     if fit is not None and not fit.mixture.degenerate:
         lines += _doubtful_mixture(fit, mixture)
