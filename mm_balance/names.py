@@ -57,7 +57,7 @@ REFIT_METRICS = {
     "gmm/separated": "1 = the mixture beats one Gaussian by BIC (informative only: the fit is used either way)",
     "gmm/degenerate": "1 = too few, constant or non-finite gaps: one component, posterior 0",
     "gmm/posterior_monotone": "1 = the posterior never decreases as the absolute gap grows over the observed range",
-    "gap/mean": "mean gap over the training split (eval mode)",
+    "gap/mean": "mean gap over the training split (where its gaps come from: `gap_source`)",
     "gap/std": "its standard deviation",
     "gap/mean_abs": "mean absolute gap over the training split",
     "gap/fraction_imbalanced": "fraction of training samples with posterior_imbalanced above 0.5",
@@ -178,6 +178,8 @@ REFITS_FOLDER = "refits"
 MIXTURE_FILE = "mixture.json"
 DENSITY_FILE = "density.png"
 GAPS_FILE = "gaps.parquet"
+VALIDATION_MIXTURE_FILE = "validation_mixture.json"
+VALIDATION_GAPS_FILE = "validation_gaps.parquet"
 DENSITY_IMAGE_KEY = "gmm/density"
 STUDY_FOLDER = "study"
 STUDY_TABLE = "study/trials"
@@ -197,9 +199,14 @@ ARTIFACTS = {
     f"{DATA_FOLDER}/{SAMPLES_FILE}": "one row per sample: split, label, files, hashes, durations, and metadata of the data set "
     "(CREMA-D: actor, human votes)",
     f"{REFITS_FOLDER}/epoch_NNNN/{MIXTURE_FILE}": "the fitted mixture; load it with Mixture.from_json",
-    f"{REFITS_FOLDER}/epoch_NNNN/{DENSITY_FILE}": "histogram of gaps, components, their sum, posterior",
+    f"{REFITS_FOLDER}/epoch_NNNN/{DENSITY_FILE}": "histogram of gaps, components, their sum, posterior; below them the gaps of the "
+    "validation samples with a mixture of their own",
     f"{REFITS_FOLDER}/epoch_NNNN/{GAPS_FILE}": "one row per training sample: index, sample, label, p_<modality>, p_fused, gap, "
     "posterior_imbalanced (and the deliberate corruption, if known)",
+    f"{REFITS_FOLDER}/epoch_NNNN/{VALIDATION_MIXTURE_FILE}": "a mixture of the same kind, fitted to the validation gaps; nothing is "
+    "trained with it",
+    f"{REFITS_FOLDER}/epoch_NNNN/{VALIDATION_GAPS_FILE}": "the same columns, one row per validation sample; the posterior is that of "
+    "the validation mixture",
     GAP_FIGURE: "the first fit of stage 2 (the paper's Fig. 2)",
     EVOLUTION_FIGURE: "all fits of the run, if there are several (the paper's Fig. 3)",
     ACCURACY_FIGURE: "validation accuracy per modality over epochs (the paper's Fig. 4)",

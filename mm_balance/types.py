@@ -144,7 +144,7 @@ class SplitPredictions:
 
 @dataclass
 class GapFit:
-    """Gaps of the training split with the mixture fitted to them, for methods and plots.
+    """Gaps of a split with the mixture fitted to them: of training for methods, of validation only for reports.
 
     Attributes:
         epoch: epochs finished at the time of the fit.
@@ -155,6 +155,7 @@ class GapFit:
         gaps: ``(samples,)`` float64 in [-1, 1].
         mixture: the fitted mixture.
         posterior_imbalanced: ``(samples,)`` float64 in [0, 1].
+        source: where the probabilities come from, a value of ``gap_source``.
     """
 
     epoch: int
@@ -165,6 +166,7 @@ class GapFit:
     gaps: Tensor
     mixture: Mixture
     posterior_imbalanced: Tensor
+    source: str = "refit"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ momentum weight_decay seed device precision deterministic resume_run""".split()
 WARMUP = ["warmup_epochs", "warmup_unimodal_weight"]
 LOSS = """loss_form unimodal_weight gap_weight shift_weight hard_weight balanced_fusion_weight posterior_weighting
 posterior_source gap_gradient anneal anneal_start anneal_end""".split()
-STAGE = ["refit_every", "mixture", "optimizer_state", "selection"]
+STAGE = ["refit_every", "mixture", "gap_source", "optimizer_state", "selection"]
 ADAPTIVE = [*STAGE, "adaptive_epochs", "adaptive_learning_rate", *LOSS]
 STUDY = """study_name search space trials objective sampler pruner workers devices storage worker_restarts
 confirm_seeds""".split()
@@ -63,8 +63,9 @@ def test_defaults():
         "on_error": "fail", "fusion": "concat",
         "optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0001, "selection": "last", "seed": 0,
         "precision": "float32", "resume_run": "none", "warmup_run": "none", "optimizer_state": "reset",
-        "mixture": "two", "loss_form": "reconstructed", "unimodal_weight": 1.0, "gap_weight": 0.5, "shift_weight": 0.5,
-        "hard_weight": 1.0, "posterior_weighting": "posterior", "posterior_source": "refit", "gap_gradient": "both",
+        "mixture": "two", "gap_source": "refit", "loss_form": "reconstructed", "unimodal_weight": 1.0,
+        "gap_weight": 0.5, "shift_weight": 0.5, "hard_weight": 1.0,
+        "posterior_weighting": "posterior", "posterior_source": "refit", "gap_gradient": "both",
         "anneal": "cosine", "anneal_start": 1.0, "anneal_end": 0.1, "run_id": "none", "split": "test",
         "learning_rate_hold": 0, "protocol": "published", "resampler": "soxr_hq", "source": "none", "method": "gap_mixture",
         "frames_as": "images", "method_options": "none", "probe": False, "deterministic": False,
@@ -95,6 +96,7 @@ def test_choices():
         "precision": ("float32", "bfloat16", "float16"),
         "optimizer_state": ("reset", "keep"),
         "mixture": ("two", "two_absolute", "three"),
+        "gap_source": ("refit", "running", "cross_fitted"),
         "loss_form": ("reconstructed", "prose", "abstract_v2"),
         "posterior_weighting": ("posterior", "none", "prior"),
         "posterior_source": ("refit", "current"),
@@ -130,6 +132,10 @@ def test_metric_and_artifact_names():
     )  # fmt: skip
     assert (names.CONFIG_FILE, names.ENVIRONMENT_FILE) == ("config.json", "environment.json")
     assert names.DENSITY_IMAGE_KEY == "gmm/density"
+    assert (names.MIXTURE_FILE, names.DENSITY_FILE, names.GAPS_FILE) == ("mixture.json", "density.png", "gaps.parquet")
+    assert (names.VALIDATION_MIXTURE_FILE, names.VALIDATION_GAPS_FILE) == (
+        "validation_mixture.json", "validation_gaps.parquet"
+    )  # fmt: skip
 
 
 def test_python_surface():

@@ -298,6 +298,14 @@ class StageConfig:
         search=("two", "two_absolute", "three"),
         searched_by="form",
     )
+    gap_source: str = param(
+        "refit",
+        "gaps that the mixture is fitted to and posteriors come from: of the network at each `refit`; `running` means of what "
+        "training saw; `cross_fitted`, each sample's from a copy that never trained on it (docs/usage.md: what it costs)",
+        choices=("refit", "running", "cross_fitted"),
+        source=f"{PAPER}, Eq. 6 (`refit`); the others are ours",
+        search=("refit", "running", "cross_fitted"),
+    )
     optimizer_state: str = param(
         "reset",
         "optimizer state at the start of stage 2",

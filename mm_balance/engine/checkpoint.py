@@ -30,12 +30,19 @@ def gap_fit_to_state(fit: GapFit) -> dict[str, Any]:
         "gaps": fit.gaps,
         "mixture": fit.mixture.to_json(),
         "posterior_imbalanced": fit.posterior_imbalanced,
+        "source": fit.source,
     }
 
 
 def gap_fit_from_state(state: dict[str, Any]) -> GapFit:
     """Invert ``gap_fit_to_state``."""
     return GapFit(**{**state, "mixture": Mixture.from_json(state["mixture"])})
+
+
+def validation_fit_from_state(state: dict[str, Any]) -> GapFit | None:
+    """Return the validation fit of a stage's state; None = there was none, or the state is older than such fits."""
+    saved = state.get("validation_refit")
+    return None if saved is None else gap_fit_from_state(saved)
 
 
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:

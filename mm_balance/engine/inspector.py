@@ -14,6 +14,7 @@ from mm_balance.data import BatchLoader, MultimodalData
 from mm_balance.engine.predictions import predict_split
 from mm_balance.engine.step import EngineOptimizerStep
 from mm_balance.errors import Interrupted
+from mm_balance.functional.folds import stratified_folds
 from mm_balance.methods import Method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import random_state, restore_random_state
@@ -60,7 +61,12 @@ class EngineInspector:
         return predict_split(self.model, self.method, self.data.splits[part], self.device, features=True)
 
     def train_copy(
-        self, loss: Callable[[MultimodalNetwork, Batch], Tensor], epochs: int, *, fresh: bool = False
+        self,
+        loss: Callable[[MultimodalNetwork, Batch], Tensor],
+        epochs: int,
+        *,
+        fresh: bool = False,
+        samples: Tensor | None = None,
     ) -> EngineInspector:
         """Train a copy of the network with ``loss`` alone and return an inspector of it (see ``Inspector.train_copy``).
 
@@ -79,7 +85,7 @@ class EngineInspector:
                 optimizer_step.set_learning_rate(
                     self.learning_rate(_clock_of_copy(self.clock, epoch, epochs, fresh=fresh))
                 )
-                for batch in loader.epoch(COPY_EPOCHS + epoch, self.device):
+                for batch in loader.epoch(COPY_EPOCHS + epoch, self.device, samples=samples):
                     optimizer_step.zero_grad()
                     with optimizer_step.autocast():
                         value = loss(network, batch)
@@ -88,6 +94,33 @@ class EngineInspector:
                     if self.stop_requested():
                         raise Interrupted
         return replace(self, model=network, gap_fit=None)
+
+    def cross_predict(
+        self, loss: Callable[[MultimodalNetwork, Batch], Tensor], epochs: int, *, folds: int = 4
+    ) -> SplitPredictions:
+        """Predict every training sample by a copy that never trained on it (see ``Inspector.cross_predict``).
+
+        Raises:
+            ValueError: fewer than two folds, or more than training samples.
+            Interrupted: a stop was requested. The copies are discarded; the stage's state is that of the last checkpoint.
+        """
+        train = self.data.splits["train"]
+        assigned = stratified_folds(train.labels, folds, seed=self.seed)
+        chosen, parts = [], []
+        for fold in range(folds):
+            others = (assigned != fold).nonzero().squeeze(1)
+            chosen.append((assigned == fold).nonzero().squeeze(1))
+            trained = self.train_copy(loss, epochs, fresh=True, samples=others)
+            parts.append(predict_split(trained.model, self.method, train.subset(chosen[-1]), self.device))
+        place = torch.cat(chosen).argsort()
+        return SplitPredictions(
+            labels=train.labels,
+            fused=torch.cat([part.fused for part in parts])[place],
+            unimodal={
+                name: torch.cat([part.unimodal[name] for part in parts])[place] for name in self.model.modalities
+            },
+            samples_digest=train.samples_digest,
+        )
 
 
 def _clock_of_copy(clock: Clock, epoch: int, epochs: int, *, fresh: bool) -> Clock:

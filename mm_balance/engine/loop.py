@@ -13,11 +13,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mm_balance.data import BatchLoader, MultimodalData
-from mm_balance.engine.checkpoint import gap_fit_from_state, gap_fit_to_state
+from mm_balance.engine.checkpoint import gap_fit_from_state, gap_fit_to_state, validation_fit_from_state
 from mm_balance.engine.cost import Stopwatch, peak_memory_bytes, reset_peak_memory
 from mm_balance.engine.evaluate import split_metrics
+from mm_balance.engine.gap_sources import FOLDS, SeenProbabilities, loss_of_copies
 from mm_balance.engine.inspector import EngineInspector
-from mm_balance.engine.predictions import fit_gaps, gap_fit_metrics, predict_split, truth_metrics
+from mm_balance.engine.predictions import (
+    fit_gaps,
+    fit_gaps_from_probabilities,
+    gap_fit_metrics,
+    predict_split,
+    truth_metrics,
+)
 from mm_balance.engine.recorder import MetricPoint, Recorder
 from mm_balance.engine.step import EngineOptimizerStep
 from mm_balance.errors import Diverged, Interrupted, UserError
@@ -35,6 +42,8 @@ class Stage:
         epochs: length of the stage.
         refit_every: epochs between refits; None = a single refit, after the last epoch.
         mixture: kind of mixture to fit.
+        gap_source: where the training samples' gaps come from, see ``mm_balance.engine.gap_sources``.
+        keep_seen: whether to keep running means of what training saw: for this stage's gaps, or for a stage that continues it.
         learning_rate: schedule, clock -> learning rate.
         title: label of the progress bar.
         new_optimizer_step: network -> a fresh optimizer for it, at the stage's initial learning rate.
@@ -54,6 +63,8 @@ class Stage:
     learning_rate: Callable[[Clock], float]
     title: str
     new_optimizer_step: Callable[[nn.Module], EngineOptimizerStep]
+    gap_source: str = "refit"
+    keep_seen: bool = False
     record: dict[str, Any] = field(default_factory=dict)
 
 
@@ -68,7 +79,9 @@ class Progress:
         sums: sums over the samples of the current epoch, loss part -> scalar tensor.
         seconds: training time of the current epoch.
         points: all metric points so far.
-        gap_fit: the latest gap fit.
+        gap_fit: the latest gap fit, of the training samples.
+        validation_fit: the fit of the validation samples at the same time, to report; None = there is none. Nothing is trained on it.
+        seen: probabilities that training saw; None = not kept.
         plan: the method's plan for the current epoch.
         steps: updates in this stage.
         step_seconds: training time of these updates.
@@ -86,6 +99,8 @@ class Progress:
     seconds: float = 0.0
     points: list[MetricPoint] = field(default_factory=list)
     gap_fit: GapFit | None = None
+    validation_fit: GapFit | None = None
+    seen: SeenProbabilities | None = None
     plan: EpochPlan = field(default_factory=EpochPlan)
     steps: int = 0
     step_seconds: float = 0.0
@@ -105,7 +120,8 @@ def capture(stage: Stage, progress: Progress) -> dict[str, Any]:
     """Return the full training state as tensors and primitives."""
     progress.passes = stage.model.passes.state_dict()
     progress.peak_memory = max(progress.peak_memory, peak_memory_bytes(stage.device))
-    plain = {name: value for name, value in vars(progress).items() if name not in ("points", "gap_fit", "plan")}
+    apart = ("points", "gap_fit", "validation_fit", "seen", "plan")
+    plain = {name: value for name, value in vars(progress).items() if name not in apart}
     return {
         "model": stage.model.state_dict(),
         "method": stage.method.state_dict(),
@@ -115,6 +131,8 @@ def capture(stage: Stage, progress: Progress) -> dict[str, Any]:
         "plan": asdict(progress.plan),
         "points": [asdict(point) for point in progress.points],
         "refit": None if progress.gap_fit is None else gap_fit_to_state(progress.gap_fit),
+        "validation_refit": None if progress.validation_fit is None else gap_fit_to_state(progress.validation_fit),
+        "seen": None if progress.seen is None else progress.seen.to_state(),
         "samples_digest": stage.data.splits["train"].samples_digest,
         "record": dict(stage.record),
     }
@@ -136,6 +154,8 @@ def restore(stage: Stage, state: dict[str, Any]) -> Progress:
         plan=EpochPlan(**state["plan"]),
         points=[MetricPoint(**point) for point in state["points"]],
         gap_fit=None if state["refit"] is None else gap_fit_from_state(state["refit"]),
+        validation_fit=validation_fit_from_state(state),
+        seen=SeenProbabilities.from_state(state.get("seen"), stage.device),
     )
     stage.model.passes.load_state_dict(progress.passes)
     progress.sums = {name: value.to(stage.device) for name, value in progress.sums.items()}
@@ -172,8 +192,12 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
     """
     loader = BatchLoader(stage.data.splits["train"], stage.batch_size, seed=stage.seed)
     reset_peak_memory(stage.device)
+    if stage.keep_seen and progress.seen is None:
+        progress.seen = SeenProbabilities.none_yet(
+            stage.model.modalities, len(stage.data.splits["train"]), stage.device
+        )
     if progress.gap_fit is not None and not progress.points:
-        _publish_first_fit(stage, progress, recorder)
+        _publish_first_fit(stage, progress, recorder, stop_requested)
     bar = tqdm(
         total=stage.epochs * len(loader), initial=progress.stage_epoch * len(loader) + progress.batch,
         desc=stage.title, unit="batch", mininterval=0.5, dynamic_ncols=True,
@@ -188,6 +212,8 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
                     bar.total += loader.batches(len(progress.plan.samples)) - len(loader)
             metrics = _train_epoch(stage, progress, loader, recorder, clock, stop_requested, bar, watch)
             metrics |= progress.plan.notes
+            if progress.seen is not None:
+                progress.seen.end_epoch()
             progress.stage_epoch += 1
             progress.batch, progress.sums, progress.seconds = 0, {}, 0.0
             with stage.model.passes.paused():
@@ -195,12 +221,13 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
                     stage.model, stage.method, stage.data.splits["val"], stage.device, coalitions=True
                 )
             metrics |= dict(split_metrics(predictions, "val"))
-            fresh = None
-            if _fit_due(stage, progress.stage_epoch):
-                fresh = progress.gap_fit = measure_gaps(stage, progress.epoch)
-                metrics |= _gap_fit_metrics(stage, fresh)
-                density = fit_gaps(predictions, progress.epoch, stage.mixture).mixture.density_at_zero
-                metrics |= _finite({"val/density_at_zero": density})
+            fit_due = _fit_due(stage, progress.stage_epoch)
+            if fit_due:
+                progress.gap_fit = measure_gaps(
+                    stage, progress.epoch, seen=progress.seen, stop_requested=stop_requested
+                )
+                progress.validation_fit = fit_gaps(predictions, progress.epoch, stage.mixture)
+                metrics |= _gap_fit_metrics(stage, progress.gap_fit, progress.validation_fit)
             bar.set_postfix(val=f"{metrics['val/accuracy']:.3f}", refresh=False)
             if metrics["val/accuracy"] > progress.best_accuracy:
                 progress.best_accuracy, progress.best_epoch = metrics["val/accuracy"], progress.epoch
@@ -210,7 +237,10 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
             recorder.save(capture(stage, progress))
             if progress.best_epoch == progress.epoch:
                 recorder.save_best(best_state(stage, progress))
-            recorder.publish(point, fresh)
+            if fit_due:
+                recorder.publish(point, progress.gap_fit, progress.validation_fit)
+            else:
+                recorder.publish(point)
 
 
 def best_state(stage: Stage, progress: Progress) -> dict[str, Any]:
@@ -224,15 +254,20 @@ def best_state(stage: Stage, progress: Progress) -> dict[str, Any]:
 
 def plan_epoch(stage: Stage, progress: Progress, clock: Clock, stop_requested: Callable[[], bool]) -> None:
     """Let the method inspect the stage and plan the epoch."""
-    seed = stage.seed + 7919 * (clock.epoch + 1)
-    inspector = EngineInspector(
-        model=stage.model, gap_fit=progress.gap_fit, method=stage.method, data=stage.data, device=stage.device,
-        batch_size=stage.batch_size, seed=seed, new_optimizer_step=stage.new_optimizer_step, learning_rate=stage.learning_rate,
-        clock=clock, stop_requested=stop_requested,
-    )  # fmt: skip
+    inspector = _inspector(stage, progress.gap_fit, clock, stop_requested)
     progress.plan = stage.method.refresh(stage.model, inspector, clock)
     if progress.plan.reset_optimizer:
         stage.optimizer_step.reset()
+
+
+def _inspector(
+    stage: Stage, gap_fit: GapFit | None, clock: Clock, stop_requested: Callable[[], bool]
+) -> EngineInspector:
+    return EngineInspector(
+        model=stage.model, gap_fit=gap_fit, method=stage.method, data=stage.data, device=stage.device,
+        batch_size=stage.batch_size, seed=stage.seed + 7919 * (clock.epoch + 1), new_optimizer_step=stage.new_optimizer_step,
+        learning_rate=stage.learning_rate, clock=clock, stop_requested=stop_requested,
+    )  # fmt: skip
 
 
 def _train_epoch(
@@ -258,6 +293,8 @@ def _train_epoch(
         now = replace(clock, batch=progress.batch, batches=batches)
         loss_output = stage.method.update(stage.model, batch, stage.optimizer_step, now)
         _accumulate(progress.sums, loss_output.total, loss_output.parts, len(batch.labels))
+        if progress.seen is not None:
+            progress.seen.record(loss_output.output, batch)
         progress.batch += 1
         bar.update()
         if stop_requested():
@@ -312,17 +349,65 @@ def _fit_due(stage: Stage, stage_epoch: int) -> bool:
     return stage_epoch == stage.epochs or (every is not None and stage_epoch % every == 0)
 
 
-def measure_gaps(stage: Stage, epoch: int) -> GapFit:
-    """Measure the training samples' gaps after ``epoch`` epochs and fit the mixture; counted as cost if the method needs it."""
+def _never() -> bool:
+    return False
+
+
+def measure_gaps(
+    stage: Stage,
+    epoch: int,
+    *,
+    seen: SeenProbabilities | None = None,
+    stop_requested: Callable[[], bool] = _never,
+) -> GapFit:
+    """Measure the training samples' gaps after ``epoch`` epochs, by the stage's ``gap_source``, and fit the mixture.
+
+    Passes are counted as cost if the method needs the gaps. Copies of ``cross_fitted`` train as many epochs as the network has.
+
+    Args:
+        stage: the stage.
+        epoch: epochs finished, over both stages.
+        seen: what training saw, for ``running``. A sample that it never saw counts with the network's prediction, as under
+            ``refit``.
+        stop_requested: polled after every batch of a copy.
+
+    Raises:
+        Interrupted: a stop was requested while a copy was trained.
+    """
+    train = stage.data.splits["train"]
+    running = seen if stage.gap_source == "running" else None
+    if running is not None and running.complete:
+        return _running_fit(stage, epoch, running, None)
     with nullcontext() if stage.method.needs_warmup else stage.model.passes.paused():
-        predictions = predict_split(stage.model, stage.method, stage.data.splits["train"], stage.device)
-    return fit_gaps(predictions, epoch, stage.mixture)
+        if stage.gap_source == "cross_fitted":
+            inspector = _inspector(stage, None, Clock(epoch, 0, epoch), stop_requested)
+            predictions = inspector.cross_predict(loss_of_copies, max(epoch, 1), folds=min(FOLDS, len(train)))
+            return fit_gaps(predictions, epoch, stage.mixture, source=stage.gap_source)
+        fit = fit_gaps(predict_split(stage.model, stage.method, train, stage.device), epoch, stage.mixture)
+    return fit if running is None else _running_fit(stage, epoch, running, fit)
 
 
-def _gap_fit_metrics(stage: Stage, fresh: GapFit) -> dict[str, float]:
+def _running_fit(stage: Stage, epoch: int, seen: SeenProbabilities, otherwise: GapFit | None) -> GapFit:
+    """Fit the gaps of the running means; ``otherwise`` stands in for what was never seen."""
+    train = stage.data.splits["train"]
+    *unimodal, fused = seen.filled(otherwise)
+    return fit_gaps_from_probabilities(
+        dict(zip(seen.modalities, unimodal, strict=True)),
+        fused,
+        train.labels,
+        epoch,
+        stage.mixture,
+        samples_digest=train.samples_digest,
+        source="running",
+    )
+
+
+def _gap_fit_metrics(stage: Stage, fresh: GapFit, validation: GapFit | None) -> dict[str, float]:
     metrics = gap_fit_metrics(fresh)
     if stage.data.truth_known:
         metrics |= truth_metrics(fresh, stage.data.splits["train"].corrupted)
+    if validation is not None:
+        metrics["val/density_at_zero"] = validation.mixture.density_at_zero
     return _finite(metrics)
 
 
@@ -331,10 +416,21 @@ def _finite(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value == value and abs(value) < float("inf")}
 
 
-def _publish_first_fit(stage: Stage, progress: Progress, recorder: Recorder) -> None:
-    """Publish the gap fit that the stage starts from as its first point."""
+def _publish_first_fit(
+    stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Callable[[], bool]
+) -> None:
+    """Publish the gap fit that the stage starts from as its first point. Where ``gap_source`` is not ``refit``, the fit of the
+    warm-up is replaced, and stands in for samples that training never saw.
+    """
     assert progress.gap_fit is not None
-    point = MetricPoint(progress.epoch, int(time.time() * 1000), _gap_fit_metrics(stage, progress.gap_fit))
+    watch = Stopwatch()
+    if stage.gap_source == "cross_fitted":
+        progress.gap_fit = measure_gaps(stage, progress.epoch, stop_requested=stop_requested)
+    elif stage.gap_source == "running" and progress.seen is not None:
+        progress.gap_fit = _running_fit(stage, progress.epoch, progress.seen, progress.gap_fit)
+    progress.training_seconds += watch.lap()
+    metrics = _gap_fit_metrics(stage, progress.gap_fit, progress.validation_fit)
+    point = MetricPoint(progress.epoch, int(time.time() * 1000), metrics)
     progress.points.append(point)
     recorder.save(capture(stage, progress))
-    recorder.publish(point, progress.gap_fit)
+    recorder.publish(point, progress.gap_fit, progress.validation_fit)

@@ -64,7 +64,7 @@ def _batch_tensors(output: Output, model: MultimodalNetwork, features: bool, coa
     return tensors
 
 
-def fit_gaps(predictions: SplitPredictions, epoch: int, kind: str) -> GapFit:
+def fit_gaps(predictions: SplitPredictions, epoch: int, kind: str, *, source: str = "refit") -> GapFit:
     """Compute the gap of every sample (Eq. 6), fit the mixture (Eq. 8) and compute posteriors (Eq. 9)."""
     probabilities = {
         name: true_class_probability(logits.double(), predictions.labels)
@@ -77,6 +77,7 @@ def fit_gaps(predictions: SplitPredictions, epoch: int, kind: str) -> GapFit:
         epoch,
         kind,
         samples_digest=predictions.samples_digest,
+        source=source,
     )
 
 
@@ -88,6 +89,7 @@ def fit_gaps_from_probabilities(
     kind: str,
     *,
     samples_digest: str,
+    source: str = "refit",
 ) -> GapFit:
     """Same as ``fit_gaps``, from true-class probabilities, each ``(samples,)``; fits another mixture kind to saved gaps."""
     gaps = gap_from_probabilities(probabilities)
@@ -101,6 +103,7 @@ def fit_gaps_from_probabilities(
         gaps=gaps,
         mixture=mixture,
         posterior_imbalanced=mixture.posterior_imbalanced(gaps),
+        source=source,
     )
 
 

@@ -41,8 +41,8 @@ class Recorder(Protocol):
     def save_best(self, state: dict[str, Any]) -> None:
         """Save the weights of the best validation epoch so far."""
 
-    def publish(self, point: MetricPoint, refit: GapFit | None) -> None:
-        """Publish a point, and the refit made at it, if any."""
+    def publish(self, point: MetricPoint, refit: GapFit | None = None, validation: GapFit | None = None) -> None:
+        """Publish a point, and the refit made at it, if any, with that of the validation samples."""
 
 
 @dataclass
@@ -51,6 +51,7 @@ class ListRecorder:
 
     points: list[MetricPoint] = field(default_factory=list)
     refits: list[GapFit] = field(default_factory=list)
+    validation_refits: list[GapFit] = field(default_factory=list)
     state: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
 
@@ -60,7 +61,9 @@ class ListRecorder:
     def save_best(self, state: dict[str, Any]) -> None:
         self.best = state
 
-    def publish(self, point: MetricPoint, refit: GapFit | None) -> None:
+    def publish(self, point: MetricPoint, refit: GapFit | None = None, validation: GapFit | None = None) -> None:
         self.points.append(point)
         if refit is not None:
             self.refits.append(refit)
+        if validation is not None:
+            self.validation_refits.append(validation)

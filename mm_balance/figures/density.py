@@ -1,8 +1,9 @@
-"""One gap mixture fit over the histogram of the gaps (the paper's Fig. 2)."""
+"""One gap mixture fit over the histogram of the gaps (the paper's Fig. 2), and that of the validation samples below it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -26,13 +27,28 @@ if TYPE_CHECKING:
     from mm_balance.functional.mixture import Mixture
 
 BIN = 0.04
+DOTTED = (0, (1, 1.2))
 LOG_SCALE_ABOVE = 40.0
 """Peak density above which the density axis is logarithmic; on a linear axis, everything but such a peak would vanish."""
 
 
+class Role(NamedTuple):
+    """How a component is called and drawn. Line styles differ, too, so that curves can be told apart in gray."""
+
+    name: str
+    color: str
+    line: str | tuple[int, tuple[float, ...]]
+
+
 @matplotlib.rc_context(STYLE)
 def mixture_density(
-    gaps: np.ndarray, mixture: Mixture, *, title: str, leading: str = "audio", other: str = "visual"
+    gaps: np.ndarray,
+    mixture: Mixture,
+    *,
+    title: str,
+    validation: tuple[np.ndarray, Mixture] | None = None,
+    leading: str = "audio",
+    other: str = "visual",
 ) -> Figure:
     """Draw the histogram of the gaps, the components, their sum, and the posterior on a right-hand axis.
 
@@ -40,38 +56,75 @@ def mixture_density(
         gaps: ``(samples,)`` gaps in [-1, 1]; non-finite ones are left out and counted.
         mixture: mixture fit to the gaps.
         title: title of the figure.
+        validation: gaps ``(samples,)`` of the validation samples and the mixture fit to them, for a second panel below, with a
+            density scale of its own: a peak of memorized training gaps would flatten everything else.
         leading: modality that is ahead if the gap is positive.
         other: modality it is compared with.
 
     Returns:
         The figure. A mixture of absolute gaps is drawn mirrored, half of its mass on each side of zero.
     """
-    figure = Figure(figsize=(7.6, 5.6), dpi=DOTS_PER_INCH)
-    axes = figure.add_axes((0.09, 0.37, 0.82, 0.55))
+    if validation is None:
+        figure = Figure(figsize=(7.6, 5.6), dpi=DOTS_PER_INCH)
+        axes = figure.add_axes((0.09, 0.37, 0.82, 0.55))
+        _draw_panel(axes, gaps, mixture, leading, other)
+        posterior = _draw_posterior(axes, mixture)
+        _add_legend(figure, axes, gaps, mixture, [posterior], loc="lower left", anchor=(0.085, 0.01))
+        axes.set_title(title, loc="left")
+        axes.set_xlabel(gap_label(leading, other))
+        return figure
+    figure = Figure(figsize=(12.0, 6.6), dpi=DOTS_PER_INCH)
+    upper = figure.add_axes((0.055, 0.54, 0.475, 0.39))
+    lower = figure.add_axes((0.055, 0.08, 0.475, 0.36))
+    _draw_panel(upper, gaps, mixture, leading, other)
+    posterior = _draw_posterior(upper, mixture)
+    _add_legend(figure, upper, gaps, mixture, [posterior], loc="upper left", anchor=(0.595, 0.94))
+    upper.set_title(f"{title}: training samples", loc="left")
+    _draw_panel(lower, *validation, leading, other)
+    points = grid(mixture)
+    (training,) = lower.plot(
+        points, mixture.density(points), color=DARK_GRAY, linewidth=0.9, linestyle=DOTTED, zorder=1.5
+    )
+    training.set_label("sum of the training samples, for comparison")
+    _add_legend(figure, lower, *validation, [], loc="upper left", anchor=(0.595, 0.45))
+    lower.set_title("Validation samples, which cannot be memorized", loc="left")
+    lower.set_xlabel(gap_label(leading, other), loc="left")  # long names would be cut off at the left
+    return figure
+
+
+def _draw_panel(axes: Axes, gaps: np.ndarray, mixture: Mixture, leading: str, other: str) -> None:
     finite = finite_gaps(gaps)
     points = grid(mixture)
     heights, edges = histogram(finite, mixture)
-    axes.stairs(heights, edges, fill=True, color=GRAY, label=f"gaps of {len(finite):,} samples")
+    axes.stairs(heights, edges, fill=True, color=GRAY, label=_gaps_label(finite))
     total = mixture.density(points)
     components = mixture.component_densities(points)
-    for component, curve, (name, color) in zip(
-        mixture.components, components, roles(mixture, leading, other), strict=True
-    ):
+    for component, curve, role in zip(mixture.components, components, roles(mixture, leading, other), strict=True):
         numbers = f"weight {component.weight:.3f}, mean {component.mean:+.3f}, std {component.std:.3f}"
-        axes.plot(points, curve, color=color, label=f"{name}: {numbers}")
+        axes.plot(points, curve, color=role.color, linestyle=role.line, label=f"{role.name}: {numbers}")
     axes.plot(points, total, color=BLACK, linewidth=1.2, linestyle="--", label=_total_label(mixture))
+    axes.axvline(0.0, color=DARK_GRAY, linewidth=0.6, zorder=0)
     _scale_density(axes, float(total.max()), heights)
     axes.set_xlim(points[0], points[-1])
-    axes.set_xlabel(gap_label(leading, other))
-    axes.set_title(title, loc="left")
-    posterior = _draw_posterior(axes, points, mixture)
+
+
+def _add_legend(
+    figure: Figure,
+    axes: Axes,
+    gaps: np.ndarray,
+    mixture: Mixture,
+    more: Sequence[Line2D],
+    *,
+    loc: Literal["upper left", "lower left"],
+    anchor: tuple[float, float],
+) -> None:
+    """Add the entries of ``axes`` and ``more``, below a sentence on the fit."""
     handles, _ = axes.get_legend_handles_labels()
     legend = figure.legend(
-        handles=[*handles, posterior], title=_verdict(mixture, len(gaps) - len(finite)),
-        loc="lower left", bbox_to_anchor=(0.085, 0.01), frameon=False, alignment="left", borderaxespad=0.0,
+        handles=[*handles, *more], title=_verdict(mixture, len(gaps) - len(finite_gaps(gaps))), loc=loc, bbox_to_anchor=anchor,
+        frameon=False, alignment="left", borderaxespad=0.0,
     )  # fmt: skip
     legend.get_title().set_fontweight("bold")
-    return figure
 
 
 def finite_gaps(gaps: np.ndarray) -> np.ndarray:
@@ -111,19 +164,19 @@ def histogram(values: np.ndarray, mixture: Mixture) -> tuple[np.ndarray, np.ndar
     return counts / (max(len(values), 1) * np.diff(edges)), edges
 
 
-def roles(mixture: Mixture, leading: str, other: str) -> list[tuple[str, str]]:
-    """Return name and color of every component, in the order of ``mixture.components``."""
-    names_and_colors = []
+def roles(mixture: Mixture, leading: str, other: str) -> list[Role]:
+    """Return the role of every component, in the order of ``mixture.components``."""
+    found = []
     for index, component in enumerate(mixture.components):
         if index == mixture.balanced_index:
-            names_and_colors.append(("balanced", BALANCED))
+            found.append(Role("balanced", BALANCED, "-"))
         elif mixture.kind != "three":
-            names_and_colors.append(("imbalanced", IMBALANCED))
+            found.append(Role("imbalanced", IMBALANCED, "-."))
         elif component.mean > 0:
-            names_and_colors.append((f"{leading} ahead", IMBALANCED))
+            found.append(Role(f"{leading} ahead", IMBALANCED, "-."))
         else:
-            names_and_colors.append((f"{other} ahead", ORANGE))
-    return names_and_colors
+            found.append(Role(f"{other} ahead", ORANGE, (0, (6, 1.5, 1, 1.5, 1, 1.5))))
+    return found
 
 
 def gap_label(leading: str, other: str) -> str:
@@ -131,8 +184,9 @@ def gap_label(leading: str, other: str) -> str:
     return f"← {other} ahead     modality gap  p({leading}) − p({other})     {leading} ahead →"
 
 
-def _draw_posterior(axes: Axes, points: np.ndarray, mixture: Mixture) -> Line2D:
+def _draw_posterior(axes: Axes, mixture: Mixture) -> Line2D:
     right = axes.twinx()
+    points = grid(mixture)
     posterior = mixture.posterior_imbalanced(points)
     (line,) = right.plot(
         points, posterior, color=PURPLE, linestyle=":", label="posterior of imbalanced (right-hand axis)"
@@ -142,7 +196,6 @@ def _draw_posterior(axes: Axes, points: np.ndarray, mixture: Mixture) -> Line2D:
     right.tick_params(axis="y", colors=PURPLE)
     right.spines["left"].set_visible(False)
     right.spines["right"].set_visible(True)
-    axes.axvline(0.0, color=DARK_GRAY, linewidth=0.6, zorder=0)
     return line
 
 
@@ -156,6 +209,11 @@ def _scale_density(axes: Axes, peak: float, heights: np.ndarray) -> None:
         # A single bin far above the fit (many equal gaps) must not flatten the curves.
         axes.set_ylim(0.0, 1.08 * min(highest, 2 * peak))
         axes.set_ylabel("density")
+
+
+def _gaps_label(finite: np.ndarray) -> str:
+    label = f"gaps of {len(finite):,} samples"
+    return f"{label}: mean {finite.mean():+.3f}, mean abs {np.abs(finite).mean():.3f}" if len(finite) else label
 
 
 def _total_label(mixture: Mixture) -> str:

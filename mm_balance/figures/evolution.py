@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -22,48 +22,87 @@ MOST_PANELS = 6
 
 @matplotlib.rc_context(STYLE)
 def mixture_evolution(
-    refits: Sequence[tuple[int, np.ndarray, Mixture]], *, leading: str = "audio", other: str = "visual"
+    refits: Sequence[tuple[int, np.ndarray, Mixture]],
+    *,
+    validation: Sequence[tuple[np.ndarray, Mixture] | None] = (),
+    leading: str = "audio",
+    other: str = "visual",
 ) -> Figure:
     """Draw the density at each refit in stacked panels, and three statistics over all refits on the right.
 
     Args:
         refits: epoch, gaps ``(samples,)`` and mixture of each refit, in order of epochs, all of the same mixture kind.
             If there are more than six, six evenly spaced ones get panels, including the first and the last.
+        validation: gaps and mixture of the validation samples at each refit, None where there are none, for a second column of
+            panels; empty = no such column.
         leading: modality that is ahead if the gap is positive.
         other: modality it is compared with.
 
     Raises:
-        ValueError: ``refits`` is empty.
+        ValueError: ``refits`` is empty, or ``validation`` has another length.
     """
     if not refits:
         raise ValueError("nothing to draw: pass at least one refit")
+    both = any(item is not None for item in validation)
+    if both and len(validation) != len(refits):
+        raise ValueError(f"{len(refits)} refits, but {len(validation)} of the validation samples")
     chosen = sorted({round(number) for number in np.linspace(0, len(refits) - 1, min(len(refits), MOST_PANELS))})
-    figure = Figure(figsize=(9.6, max(1.2 + 1.05 * len(chosen), 4.4)), dpi=DOTS_PER_INCH)
+    figure = Figure(figsize=(13.6 if both else 9.6, max(1.2 + 1.05 * len(chosen), 4.4)), dpi=DOTS_PER_INCH)
     height = figure.get_figheight()
-    top, bottom = 1 - 0.75 / height, 0.55 / height
-    left = figure.add_gridspec(len(chosen), 1, left=0.07, right=0.6, top=top, bottom=bottom, hspace=0.25)
-    panels = list(left.subplots(sharex=True, squeeze=False)[:, 0])
-    for axes, number in zip(panels, chosen, strict=True):
+    top, bottom = 1 - (1.0 if both else 0.75) / height, 0.55 / height
+    spans = ((0.045, 0.375), (0.41, 0.74)) if both else ((0.07, 0.6),)
+    columns = [_column(figure, len(chosen), *span, top, bottom, 0.25) for span in spans]
+    for place, number in enumerate(chosen):
         epoch, gaps, mixture = refits[number]
-        _draw_refit(axes, epoch, gaps, mixture, leading, other)
-    panels[-1].set_xlabel(gap_label(leading, other))
-    handles, labels = _first_of_each_label(panels)
+        _draw_refit(columns[0][place], epoch, gaps, mixture, leading, other)
+        if both:
+            _draw_validation(columns[1][place], epoch, validation[number], leading, other)
+    # One label for both columns: two would run into each other.
+    middle = (spans[0][0] + spans[-1][1]) / 2
+    figure.text(middle, 0.08 / height, gap_label(leading, other), ha="center", va="bottom", fontsize=10)
+    for panels, title in zip(columns, ("training samples", "validation samples") if both else (), strict=False):
+        panels[0].set_title(title, loc="left", fontsize=10)
+    handles, labels = _first_of_each_label([axes for panels in columns for axes in panels])
+    left = spans[0][0]
     figure.legend(
-        handles, labels, loc="upper left", bbox_to_anchor=(0.062, 1 - 0.36 / height), ncols=5, frameon=False,
+        handles, labels, loc="upper left", bbox_to_anchor=(left - 0.008, 1 - 0.36 / height), ncols=5, frameon=False,
         borderaxespad=0.0, columnspacing=1.2,
     )  # fmt: skip
-    right = figure.add_gridspec(3, 1, left=0.7, right=0.98, top=top, bottom=bottom, hspace=0.45)
-    _draw_statistics(list(right.subplots(sharex=True, squeeze=False)[:, 0]), refits)
-    figure.suptitle("Modality gap and its mixture over training", x=0.07, y=1 - 0.12 / height, ha="left", va="top")
+    statistics = _column(figure, 3, 0.79 if both else 0.7, 0.98, top, bottom, 0.45)
+    _draw_statistics(statistics, refits, validation if both else ())
+    if both:
+        figure.legend(
+            handles=statistics[0].get_lines(), loc="upper left", bbox_to_anchor=(0.782, 1 - 0.36 / height), ncols=2,
+            frameon=False, borderaxespad=0.0,
+        )  # fmt: skip
+    figure.suptitle("Modality gap and its mixture over training", x=left, y=1 - 0.12 / height, ha="left", va="top")
     return figure
+
+
+def _column(
+    figure: Figure, rows: int, left: float, right: float, top: float, bottom: float, space: float
+) -> list[Axes]:
+    """Add stacked panels that share the horizontal axis."""
+    grid_of_panels = figure.add_gridspec(rows, 1, left=left, right=right, top=top, bottom=bottom, hspace=space)
+    return list(grid_of_panels.subplots(sharex=True, squeeze=False)[:, 0])
+
+
+def _draw_validation(
+    axes: Axes, epoch: int, found: tuple[np.ndarray, Mixture] | None, leading: str, other: str
+) -> None:
+    if found is not None:
+        _draw_refit(axes, epoch, *found, leading, other)
+        return
+    axes.set_yticks([])
+    axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color=DARK_GRAY)
 
 
 def _draw_refit(axes: Axes, epoch: int, gaps: np.ndarray, mixture: Mixture, leading: str, other: str) -> None:
     points = grid(mixture)
     heights, edges = histogram(finite_gaps(gaps), mixture)
     axes.stairs(heights, edges, fill=True, color=GRAY, label="gaps")
-    for curve, (name, color) in zip(mixture.component_densities(points), roles(mixture, leading, other), strict=True):
-        axes.plot(points, curve, color=color, linewidth=1.4, label=name)
+    for curve, role in zip(mixture.component_densities(points), roles(mixture, leading, other), strict=True):
+        axes.plot(points, curve, color=role.color, linestyle=role.line, linewidth=1.4, label=role.name)
     total = mixture.density(points)
     axes.plot(points, total, color=BLACK, linewidth=1.0, linestyle="--", label="sum")
     axes.axvline(0.0, color=DARK_GRAY, linewidth=0.6, zorder=0)
@@ -78,16 +117,26 @@ def _draw_refit(axes: Axes, epoch: int, gaps: np.ndarray, mixture: Mixture, lead
     )  # fmt: skip
 
 
-def _draw_statistics(panels: Sequence[Axes], refits: Sequence[tuple[int, np.ndarray, Mixture]]) -> None:
+def _draw_statistics(
+    panels: Sequence[Axes],
+    refits: Sequence[tuple[int, np.ndarray, Mixture]],
+    validation: Sequence[tuple[np.ndarray, Mixture] | None],
+) -> None:
+    """Draw three statistics of the mixtures, and those of the validation samples as dashed lines with hollow markers."""
     epochs = [epoch for epoch, _, _ in refits]
-    mixtures = [mixture for _, _, mixture in refits]
-    series = (
-        ("weight of imbalanced", [mixture.imbalanced.weight for mixture in mixtures], IMBALANCED),
-        ("mean of imbalanced", [mixture.imbalanced.mean for mixture in mixtures], IMBALANCED),
-        ("density at zero", [mixture.density_at_zero for mixture in mixtures], BALANCED),
+    training = [(epoch, mixture) for epoch, _, mixture in refits]
+    measured = [(epoch, found[1]) for epoch, found in zip(epochs, validation, strict=False) if found is not None]
+    statistics: tuple[tuple[str, Callable[[Mixture], float], str], ...] = (
+        ("weight of imbalanced", lambda mixture: mixture.imbalanced.weight, IMBALANCED),
+        ("mean of imbalanced", lambda mixture: mixture.imbalanced.mean, IMBALANCED),
+        ("density at zero", lambda mixture: mixture.density_at_zero, BALANCED),
     )
-    for axes, (name, values, color) in zip(panels, series, strict=True):
-        axes.plot(epochs, values, color=color, marker="o", markersize=4)
+    for axes, (name, statistic, color) in zip(panels, statistics, strict=True):
+        _draw_series(axes, training, statistic, color=color, label="training")
+        if measured:
+            _draw_series(
+                axes, measured, statistic, color=color, label="validation", linestyle="--", markerfacecolor="white"
+            )
         axes.set_title(name, loc="left", fontsize=10)
         axes.grid(axis="y", color=GRAY, linewidth=0.5)
         axes.margins(x=0.06, y=0.15)
@@ -96,6 +145,14 @@ def _draw_statistics(panels: Sequence[Axes], refits: Sequence[tuple[int, np.ndar
     panels[-1].set_ylim(bottom=0.0)
     panels[-1].set_xlabel("epochs finished")
     epoch_ticks(panels[-1], epochs)
+
+
+def _draw_series(
+    axes: Axes, fits: Sequence[tuple[int, Mixture]], statistic: Callable[[Mixture], float], **style: Any
+) -> None:
+    axes.plot(
+        [epoch for epoch, _ in fits], [statistic(mixture) for _, mixture in fits], marker="o", markersize=4, **style
+    )
 
 
 def _first_of_each_label(panels: Sequence[Axes]) -> tuple[list[Artist], list[str]]:

@@ -60,7 +60,12 @@ class Inspector(Protocol):
         """Predict ``train`` or ``held_out`` (see ``Method.held_out``) in eval mode; features are included."""
 
     def train_copy(
-        self, loss: Callable[[MultimodalNetwork, Batch], Tensor], epochs: int, *, fresh: bool = False
+        self,
+        loss: Callable[[MultimodalNetwork, Batch], Tensor],
+        epochs: int,
+        *,
+        fresh: bool = False,
+        samples: Tensor | None = None,
     ) -> Inspector:
         """Train a copy of the network with ``loss`` alone and return an inspector of that copy.
 
@@ -72,6 +77,28 @@ class Inspector(Protocol):
             epochs: number of epochs to train.
             fresh: start from new weights instead of the network's. The learning rate then follows the schedule of a separate
                 stage of ``epochs`` epochs; otherwise that of the stage's upcoming epochs (past its end, that of the last one).
+            samples: ``(n,)`` int64, training samples to train on; None = all.
+        """
+
+    def cross_predict(
+        self, loss: Callable[[MultimodalNetwork, Batch], Tensor], epochs: int, *, folds: int = 4
+    ) -> SplitPredictions:
+        """Predict every training sample by a copy of the network that never trained on it (cross-fitting), in eval mode.
+
+        The training split is divided into stratified folds. For each one, a copy with new weights is trained on the other folds
+        (``train_copy`` with ``fresh``), and predicts this one. What a network memorizes is in none of these predictions. Features
+        are not included: those of different copies have nothing in common.
+
+        It costs ``(folds - 1) * epochs`` epochs of training and one pass over the training split. Network, optimizer and random
+        state are unchanged.
+
+        Args:
+            loss: (copy, batch) -> scalar.
+            epochs: number of epochs to train each copy.
+            folds: number of folds, 2 to the number of training samples.
+
+        Raises:
+            ValueError: another number of folds.
         """
 
 

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mm_balance import names
-from mm_balance.engine.checkpoint import gap_fit_from_state, read_checkpoint, write_checkpoint
+from mm_balance.engine.checkpoint import (
+    gap_fit_from_state,
+    read_checkpoint,
+    validation_fit_from_state,
+    write_checkpoint,
+)
 from mm_balance.engine.recorder import MetricPoint, OnPoint, ignore_point
 from mm_balance.errors import UserError
 from mm_balance.tracking import refits
@@ -27,6 +32,7 @@ class MlflowRecorder:
         work_folder: local folder of this run's checkpoints; it survives a kill and is removed by ``close``.
         samples: stable ids of the training samples, for the table of gaps.
         corrupted: per training sample the deliberately corrupted modality; None if unknown.
+        validation_samples: stable ids of the validation samples.
         branches: whether the gaps are of branches that see each other; figures then say so.
         upload: whether checkpoints become artifacts; if not, they stay in the working folder.
         on_point: called with every published point, including those of an earlier process.
@@ -44,6 +50,7 @@ class MlflowRecorder:
         samples: Sequence[str],
         corrupted: Sequence[str] | None,
         *,
+        validation_samples: Sequence[str] = (),
         branches: bool = False,
         upload: bool = True,
         on_point: OnPoint = ignore_point,
@@ -52,6 +59,7 @@ class MlflowRecorder:
         self.work_folder = work_folder
         self.samples = samples
         self.corrupted = corrupted
+        self.validation_samples = validation_samples
         self.branches = branches
         self.upload = upload
         self.on_point = on_point
@@ -76,11 +84,11 @@ class MlflowRecorder:
     def save_best(self, state: dict[str, Any]) -> None:
         self._save(state, names.CHECKPOINT_BEST)
 
-    def publish(self, point: MetricPoint, refit: GapFit | None) -> None:
+    def publish(self, point: MetricPoint, refit: GapFit | None = None, validation: GapFit | None = None) -> None:
         with self._timed():
             self.run.log_points([point])
             if refit is not None:
-                self._publish_refit(refit)
+                self._publish_refit(refit, validation)
         self.on_point(point)
 
     def load(self, name: str = names.CHECKPOINT_LAST) -> dict[str, Any] | None:
@@ -118,9 +126,10 @@ class MlflowRecorder:
             return
         refit = gap_fit_from_state(state["refit"])
         # The fit in the state may be that of the warm-up, which belongs to another run.
+        validation = validation_fit_from_state(state)
         belongs_here = refit.epoch in {point.step for point in points if "gap/mean" in point.metrics}
-        if belongs_here and not refits.is_complete(self.run, refit.epoch):
-            self._publish_refit(refit)
+        if belongs_here and not refits.is_complete(self.run, refit.epoch, with_validation=validation is not None):
+            self._publish_refit(refit, validation)
 
     def close(self) -> None:
         """Remove the working folder of a run that has finished and whose checkpoints are artifacts."""
@@ -136,9 +145,17 @@ class MlflowRecorder:
         with self._timed():
             self.run.log_file(path, names.CHECKPOINT_FOLDER)
 
-    def _publish_refit(self, refit: GapFit) -> None:
+    def _publish_refit(self, refit: GapFit, validation: GapFit | None) -> None:
         started = time.perf_counter()
-        refits.write_refit(self.run, refit, self.samples, self.corrupted, branches=self.branches)
+        refits.write_refit(
+            self.run,
+            refit,
+            self.samples,
+            self.corrupted,
+            validation=validation,
+            validation_samples=self.validation_samples,
+            branches=self.branches,
+        )
         self.refit_seconds.append(time.perf_counter() - started)
 
     @contextmanager

@@ -18,6 +18,9 @@ from mm_balance.functional.mixture import Mixture
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import GapFit
 
+SOURCES = {"refit": "", "running": ", running means", "cross_fitted": ", cross-fitted"}
+"""Value of ``gap_source`` -> how the title of the density plot names it."""
+
 
 def write_refit(
     run: TrackedRun,
@@ -25,36 +28,53 @@ def write_refit(
     samples: Sequence[str],
     corrupted: Sequence[str] | None,
     *,
+    validation: GapFit | None = None,
+    validation_samples: Sequence[str] = (),
     branches: bool = False,
 ) -> None:
-    """Log a refit: mixture, density plot and table, then the plot again as a step of the image.
+    """Log a refit: mixtures, density plot and tables, then the plot again as a step of the image.
 
     Args:
         run: the run to log to.
         refit: the fit to log.
         samples: stable ids of the training samples.
         corrupted: per training sample the deliberately corrupted modality; None if unknown.
+        validation: the fit of the validation samples at the same time; None = there is none.
+        validation_samples: stable ids of the validation samples.
         branches: whether the gaps are of branches that see each other; the plot then says so.
     """
-    plot = density_plot(refit, branches=branches)
+    plot = density_plot(refit, validation, branches=branches)
     folder = names.refit_folder(refit.epoch)
     with TemporaryDirectory() as temporary:
         local = Path(temporary)
         (local / names.MIXTURE_FILE).write_text(refit.mixture.to_json() + "\n", "utf-8")
         (local / names.DENSITY_FILE).write_bytes(plot)
         gap_table(refit, samples, corrupted).to_parquet(local / names.GAPS_FILE, index=False)
-        for name in (names.MIXTURE_FILE, names.DENSITY_FILE, names.GAPS_FILE):
+        if validation is not None:
+            (local / names.VALIDATION_MIXTURE_FILE).write_text(validation.mixture.to_json() + "\n", "utf-8")
+            # Corruption is planted in training samples only.
+            clean = None if corrupted is None else [""] * len(validation_samples)
+            table = gap_table(validation, validation_samples, clean)
+            table.to_parquet(local / names.VALIDATION_GAPS_FILE, index=False)
+        for name in _files(with_validation=validation is not None):
             run.log_file(local / name, folder)
     run.log_step_image(plot, names.DENSITY_IMAGE_KEY, refit.epoch)
 
 
-def density_plot(refit: GapFit, *, branches: bool) -> bytes:
-    """Plot histogram and mixture of the gaps, as PNG."""
+def _files(*, with_validation: bool) -> tuple[str, ...]:
+    """Return the names of a refit's files, in the order in which they are logged."""
+    validation = (names.VALIDATION_MIXTURE_FILE, names.VALIDATION_GAPS_FILE) if with_validation else ()
+    return (names.MIXTURE_FILE, names.DENSITY_FILE, names.GAPS_FILE, *validation)
+
+
+def density_plot(refit: GapFit, validation: GapFit | None, *, branches: bool) -> bytes:
+    """Plot histogram and mixture of the gaps, and below them those of the validation samples, as PNG."""
     leading, *others = [f"{name} branch" if branches else name for name in refit.probabilities]
     figure = mixture_density(
         refit.gaps.numpy(),
         refit.mixture,
-        title=f"Modality gap after epoch {refit.epoch}",
+        validation=None if validation is None else (validation.gaps.numpy(), validation.mixture),
+        title=f"Modality gap after epoch {refit.epoch}{SOURCES[refit.source]}",
         leading=leading,
         other=others[0] if len(others) == 1 else "the best other",
     )
@@ -62,7 +82,7 @@ def density_plot(refit: GapFit, *, branches: bool) -> bytes:
 
 
 def gap_table(refit: GapFit, samples: Sequence[str], corrupted: Sequence[str] | None) -> pd.DataFrame:
-    """Return one row per training sample: measured probabilities and gap, and the posterior of the mixture.
+    """Return one row per sample of the split: measured probabilities and gap, and the posterior of the mixture.
 
     Columns: index, sample, label, ``p_<modality>``, p_fused, gap, posterior_imbalanced, and, where known, ``corrupted`` (the
     deliberately corrupted modality, empty = clean).
@@ -80,12 +100,21 @@ def gap_table(refit: GapFit, samples: Sequence[str], corrupted: Sequence[str] | 
 
 @dataclass(frozen=True)
 class PublishedRefit:
-    """A refit as logged on its run: epoch, gaps ``(samples,)`` float64, mixture, and the density plot as PNG."""
+    """A refit as logged on its run.
+
+    Attributes:
+        epoch: epochs finished.
+        gaps: ``(samples,)`` float64, of the training samples.
+        mixture: mixture of these gaps.
+        density: the density plot as PNG.
+        validation: gaps ``(samples,)`` and mixture of the validation samples; None = an older run, without them.
+    """
 
     epoch: int
     gaps: np.ndarray
     mixture: Mixture
     density: bytes
+    validation: tuple[np.ndarray, Mixture] | None = None
 
 
 def refit_epochs(run: TrackedRun) -> list[int]:
@@ -95,13 +124,21 @@ def refit_epochs(run: TrackedRun) -> list[int]:
 
 def read_refit(run: TrackedRun, epoch: int) -> PublishedRefit:
     """Read the refit after ``epoch`` epochs. Raises UserError if it, or one of its files, is missing."""
+    logged = run.artifact_names(names.refit_folder(epoch))
+    with_validation = f"{names.refit_folder(epoch)}/{names.VALIDATION_GAPS_FILE}" in logged
     with TemporaryDirectory() as temporary:
-        mixture, density, gaps = _fetch(run, epoch, Path(temporary))
+        files = _fetch(run, epoch, Path(temporary), with_validation=with_validation)
         return PublishedRefit(
             epoch=epoch,
-            gaps=pd.read_parquet(gaps, columns=["gap"])["gap"].to_numpy(),
-            mixture=Mixture.from_json(mixture.read_text("utf-8")),
-            density=density.read_bytes(),
+            gaps=_read_gaps(files[names.GAPS_FILE]),
+            mixture=_read_mixture(files[names.MIXTURE_FILE]),
+            density=files[names.DENSITY_FILE].read_bytes(),
+            validation=(
+                _read_gaps(files[names.VALIDATION_GAPS_FILE]),
+                _read_mixture(files[names.VALIDATION_MIXTURE_FILE]),
+            )
+            if with_validation
+            else None,
         )
 
 
@@ -116,30 +153,37 @@ def read_gap_table(run: TrackedRun, epoch: int) -> pd.DataFrame:
         return pd.read_parquet(run.fetch(f"{names.refit_folder(epoch)}/{names.GAPS_FILE}", Path(folder)))
 
 
-def is_complete(run: TrackedRun, epoch: int) -> bool:
+def is_complete(run: TrackedRun, epoch: int, *, with_validation: bool = False) -> bool:
     """Whether the run has everything that ``write_refit`` logs, and every file can be read completely.
+
+    ``with_validation``: including the files of the validation samples.
 
     A killed process may have sent only the first files, and a store without atomic writes may keep a truncated last file.
     """
     with TemporaryDirectory() as temporary:
         local = Path(temporary)
         try:
-            mixture, density, gaps = _fetch(run, epoch, local)
-            Mixture.from_json(mixture.read_text("utf-8"))
-            pd.read_parquet(gaps)
-            _read_picture(density)
+            files = _fetch(run, epoch, local, with_validation=with_validation)
+            _read_picture(files.pop(names.DENSITY_FILE))
+            for name, path in files.items():
+                _read_mixture(path) if name.endswith(".json") else pd.read_parquet(path)
         except (UserError, OSError, ValueError):
             return False
         return any(_is_complete_image(run, pair, local) for pair in run.step_images(names.DENSITY_IMAGE_KEY, epoch))
 
 
-def _fetch(run: TrackedRun, epoch: int, local: Path) -> tuple[Path, Path, Path]:
-    """Download the files of a refit: mixture, density plot, table. Raises UserError if one is missing."""
+def _fetch(run: TrackedRun, epoch: int, local: Path, *, with_validation: bool) -> dict[str, Path]:
+    """Download the files of a refit: name -> local path. Raises UserError if one is missing."""
     folder = names.refit_folder(epoch)
-    mixture, density, gaps = (
-        run.fetch(f"{folder}/{name}", local) for name in (names.MIXTURE_FILE, names.DENSITY_FILE, names.GAPS_FILE)
-    )
-    return mixture, density, gaps
+    return {name: run.fetch(f"{folder}/{name}", local) for name in _files(with_validation=with_validation)}
+
+
+def _read_mixture(path: Path) -> Mixture:
+    return Mixture.from_json(path.read_text("utf-8"))
+
+
+def _read_gaps(path: Path) -> np.ndarray:
+    return pd.read_parquet(path, columns=["gap"])["gap"].to_numpy()
 
 
 def _is_complete_image(run: TrackedRun, pair: tuple[str, str], local: Path) -> bool:

@@ -23,10 +23,23 @@ BALANCED_IN_FACT = 0.1
 """Absolute gap below which a sample called imbalanced is balanced by any practical standard."""
 
 
+SOURCES = {
+    "refit": "those of the network at each refit, which has trained on these samples",
+    "running": "those of running means of the probabilities that training saw, epoch by epoch",
+    "cross_fitted": "each from a copy of the network that never trained on that sample",
+}
+"""Value of ``gap_source`` -> what the gaps of the training samples are."""
+
+
+def source_note(source: str) -> str:
+    """Return which gaps of the training samples the mixture was fitted to, as a sentence."""
+    return f"Gaps of the training samples are {SOURCES[source]} (`gap_source={source}`)."
+
+
 def gap_table(points: Sequence[MetricPoint]) -> list[str]:
     """Return the refits of a stage as lines of a Markdown table, training beside validation.
 
-    The first row of a stage 2 is the fit that it starts from; its validation values are on the warm-up run.
+    The first row of a stage 2 is the fit that it starts from; its mean gaps on validation are on the warm-up run.
     """
     rows = [
         "| epoch | mean gap | on validation | mean abs(gap) | on validation | density at 0 | on validation | imbalanced weight "
@@ -77,10 +90,12 @@ def gap_findings(
         f"{verdict}: mean gap {_signed(on_validation)} on validation, {_signed(on_training)} on the training samples."
     ]
     validation_abs, training_abs = metrics["val/gap_mean_abs"], metrics["gap/mean_abs"]
-    if validation_abs > NOTICEABLE and training_abs < MEMORIZED * validation_abs:
+    source = "refit" if fit is None else fit.source
+    if source != "cross_fitted" and validation_abs > NOTICEABLE and training_abs < MEMORIZED * validation_abs:
         lines.append(
             f"**The training samples are memorized**: their mean abs(gap) is {training_abs:.3f}, on validation {validation_abs:.3f}. "
-            "Mixture, posterior and density at zero describe gaps that training has closed, not a network that is balanced."
+            "Mixture, posterior and density at zero describe gaps that training has closed, not a network that is balanced. "
+            "`gap_source=cross_fitted` measures gaps that are not memorized."
         )
     if fit is not None and not fit.mixture.degenerate:
         lines += _doubtful_mixture(fit, mixture)

@@ -26,6 +26,7 @@ class StagePlan:
         learning_rate: initial learning rate of the stage.
         anneal_rate: whether ``learning_rate_schedule=cosine`` decays over this stage.
         select_best: whether the result is the weights of the best validation epoch instead of the last ones.
+        gap_source: where the training samples' gaps come from.
     """
 
     config: Config
@@ -38,6 +39,7 @@ class StagePlan:
     learning_rate: float
     anneal_rate: bool = True
     select_best: bool = False
+    gap_source: str = "refit"
 
 
 def warmup_plan(config: Config) -> StagePlan:
@@ -71,6 +73,7 @@ def adaptive_plan(config: Config) -> StagePlan:
         mixture=config.stage.mixture,
         learning_rate=config.adaptive.adaptive_learning_rate,
         select_best=config.selection.selection == "best_validation",
+        gap_source=config.stage.gap_source,
     )
 
 

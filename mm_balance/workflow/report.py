@@ -14,7 +14,7 @@ from mm_balance.figures import Figure, mixture_evolution, save_png, unimodal_acc
 from mm_balance.tracking.model import log_model
 from mm_balance.tracking.refits import read_refits
 from mm_balance.tracking.runs import TrackedRun
-from mm_balance.workflow.gap_report import gap_findings, gap_table
+from mm_balance.workflow.gap_report import gap_findings, gap_table, source_note
 from mm_balance.workflow.stage import StageResult
 
 
@@ -47,7 +47,9 @@ def _log_figures(result: StageResult, target: TrackedRun, points: list[MetricPoi
         labels = [f"{name} branch" if branches else name for name in modalities]
         other = labels[1] if len(labels) == 2 else "the best other"
         series = [(refit.epoch, refit.gaps, refit.mixture) for refit in refits]
-        target.log_bytes(save_png(mixture_evolution(series, leading=labels[0], other=other)), names.EVOLUTION_FIGURE)
+        validation = [refit.validation for refit in refits]
+        evolution = mixture_evolution(series, validation=validation, leading=labels[0], other=other)
+        target.log_bytes(save_png(evolution), names.EVOLUTION_FIGURE)
 
 
 def accuracy_figure(
@@ -147,6 +149,7 @@ def notes(result: StageResult) -> list[str]:
     lines = [
         f"Gap = p_{lead} - p_{others[0] if len(others) == 1 else 'best other'} of the true class (Eq. 6): positive means "
         f"{lead} is ahead.",
+        *([] if result.progress.gap_fit is None else [source_note(result.progress.gap_fit.source)]),
         *result.stage.method.notes(),
         f"Data: {data.source} Sizes: {', '.join(f'{name} {size}' for name, size in data.counts.items())}.",
     ]

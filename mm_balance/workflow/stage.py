@@ -12,7 +12,9 @@ from torch import nn
 from mm_balance import names
 from mm_balance.data import MultimodalData
 from mm_balance.engine import loop
+from mm_balance.engine.checkpoint import gap_fit_from_state, validation_fit_from_state
 from mm_balance.engine.cost import peak_memory_bytes
+from mm_balance.engine.gap_sources import SeenProbabilities
 from mm_balance.engine.predictions import fit_gaps_from_probabilities
 from mm_balance.engine.recorder import MetricPoint, OnPoint, ignore_point
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
@@ -24,7 +26,7 @@ from mm_balance.seeding import seed_everything, set_numerics
 from mm_balance.tracking.environment import environment
 from mm_balance.tracking.recorder import MlflowRecorder
 from mm_balance.tracking.runs import TrackedRun
-from mm_balance.types import Clock
+from mm_balance.types import Clock, GapFit
 from mm_balance.workflow.card import log_data
 from mm_balance.workflow.plans import StagePlan
 from mm_balance.workflow.provenance import FollowedWarmup, Provenance
@@ -172,6 +174,9 @@ def build_stage(plan: StagePlan, data: MultimodalData, *, title: str) -> loop.St
         learning_rate=rate,
         title=title,
         new_optimizer_step=optimizer_step,
+        gap_source=plan.gap_source,
+        # A warm-up keeps them for a second stage that needs them; nothing else in it depends on them.
+        keep_seen=plan.gap_source == "running" or plan.stage == "warmup",
     )
 
 
@@ -197,16 +202,27 @@ def _begin(plan: StagePlan, stage: loop.Stage, run: TrackedRun, warmup: TrackedR
             raise UserError(
                 f"optimizer_state=keep: the warm-up used another optimizer ({error}); use optimizer_state=reset"
             ) from error
-    warmup_fit = loop.gap_fit_from_state(state["refit"])
-    gap_fit = fit_gaps_from_probabilities(
-        warmup_fit.probabilities,
-        warmup_fit.fused_probability,
-        warmup_fit.labels,
-        warmup_fit.epoch,
-        plan.mixture,
-        samples_digest=warmup_fit.samples_digest,
+    gap_fit = _with_mixture(gap_fit_from_state(state["refit"]), plan.mixture)
+    validation = validation_fit_from_state(state)
+    return loop.Progress(
+        first_epoch=gap_fit.epoch,
+        gap_fit=gap_fit,
+        validation_fit=None if validation is None else _with_mixture(validation, plan.mixture),
+        seen=SeenProbabilities.from_state(state.get("seen"), stage.device) if stage.keep_seen else None,
     )
-    return loop.Progress(first_epoch=warmup_fit.epoch, gap_fit=gap_fit)
+
+
+def _with_mixture(fit: GapFit, kind: str) -> GapFit:
+    """Return the fit of a mixture of another kind to the same gaps."""
+    return fit_gaps_from_probabilities(
+        fit.probabilities,
+        fit.fused_probability,
+        fit.labels,
+        fit.epoch,
+        kind,
+        samples_digest=fit.samples_digest,
+        source=fit.source,
+    )
 
 
 def _save_lost_best(stage: loop.Stage, progress: loop.Progress, recorder: MlflowRecorder) -> None:
@@ -301,6 +317,7 @@ def _recorder(
         work_folder(run.run_id),
         train.samples,
         train.corrupted if stage.data.truth_known else None,
+        validation_samples=stage.data.splits["val"].samples,
         branches=stage.method.sees_others(),
         upload=not as_trial,
         on_point=on_point,

@@ -69,7 +69,9 @@ def check_refits(adaptive, parent, folder):
     assert set(steps(adaptive, "gmm/bic")) == {2, 3, 4}
     assert set(REFIT_METRICS) <= set(adaptive.data.metrics)
     refit = fetch(adaptive, "refits/epoch_0004", folder / "fetched")
-    assert {item.name for item in refit.iterdir()} == {"mixture.json", "density.png", "gaps.parquet"}
+    assert {item.name for item in refit.iterdir()} == {
+        "mixture.json", "density.png", "gaps.parquet", "validation_mixture.json", "validation_gaps.parquet"
+    }  # fmt: skip
     table = pd.read_parquet(refit / "gaps.parquet")
     mixture = Mixture.from_json((refit / "mixture.json").read_text())
     assert np.allclose(table["gap"], table["p_audio"] - table["p_visual"])

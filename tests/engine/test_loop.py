@@ -10,6 +10,7 @@ from torch import nn
 
 from mm_balance.engine import cost, loop
 from mm_balance.engine.checkpoint import read_checkpoint, write_checkpoint
+from mm_balance.engine.predictions import fit_gaps, predict_split
 from mm_balance.engine.recorder import ListRecorder
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import Interrupted, UserError
@@ -110,7 +111,7 @@ def test_saving_comes_before_publishing():
         def save(self, state):
             order.append(("save", len(state["points"])))
 
-        def publish(self, point, refit):
+        def publish(self, point, refit=None, validation=None):
             order.append(("publish", point.step))
 
     run(make_stage(epochs=2), Spy())
@@ -179,6 +180,42 @@ def test_a_refit_says_which_samples_it_is_of():
     _, recorder = run(make_stage(data=data, epochs=1))
     assert {refit.samples_digest for refit in recorder.refits} == {data.splits["train"].samples_digest}
     assert shuffled(data).splits["train"].samples_digest != data.splits["train"].samples_digest
+
+
+def test_every_refit_measures_the_validation_samples_too():
+    stage = make_stage(epochs=3, refit_every=2)
+    progress, recorder = run(stage)
+    assert [fit.epoch for fit in recorder.validation_refits] == [4, 5]
+    validation = stage.data.splits["val"]
+    assert {fit.samples_digest for fit in recorder.validation_refits} == {validation.samples_digest}
+    last, point = recorder.validation_refits[-1], recorder.points[-1]
+    predictions = predict_split(stage.model, stage.method, validation, CPU)
+    assert torch.equal(last.gaps, fit_gaps(predictions, 5, "two").gaps)
+    assert float(last.gaps.mean()) == pytest.approx(point.metrics["val/gap_mean"], abs=1e-6)
+    assert last.mixture.density_at_zero == point.metrics["val/density_at_zero"]
+    assert not torch.equal(last.gaps, progress.gap_fit.gaps[: len(last.gaps)])
+
+
+def test_the_validation_fit_survives_a_checkpoint_and_older_checkpoints_have_none(tmp_path):
+    progress, recorder = run(make_stage(epochs=1))
+    write_checkpoint(recorder.state, tmp_path / "last")
+    state = read_checkpoint(tmp_path / "last")
+    restored = loop.restore(make_stage(epochs=1), state)
+    assert restored.validation_fit.mixture == progress.validation_fit.mixture
+    assert torch.equal(restored.validation_fit.gaps, progress.validation_fit.gaps)
+    del state["validation_refit"]
+    assert loop.restore(make_stage(epochs=1), state).validation_fit is None
+
+
+def test_the_first_fit_of_a_stage_is_published_with_its_validation_samples():
+    stage = make_stage(epochs=1)
+    predictions = predict_split(stage.model, stage.method, stage.data.splits["val"], CPU)
+    validation, recorder = fit_gaps(predictions, 2, "two"), ListRecorder()
+    progress = start(stage)
+    progress.validation_fit = validation
+    loop.fit(stage, progress, recorder, never)
+    assert recorder.validation_refits[0] is validation
+    assert recorder.points[0].metrics["val/density_at_zero"] == validation.mixture.density_at_zero
 
 
 def test_training_seconds_count_all_processes_of_a_stage(monkeypatch):

@@ -147,6 +147,56 @@ def test_png_is_returned_and_written(tmp_path):
     assert path.read_bytes() == data
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_validation_has_a_panel_of_its_own_scale_and_numbers(kind):
+    generator = np.random.default_rng(0)
+    training = np.concatenate([generator.normal(0.0, 0.003, 900), generator.normal(0.2, 0.2, 100)])
+    held_out = np.concatenate([sample_gaps()[:97], [np.nan, np.nan]])
+    mixture = fit_mixture(held_out[:97], kind=kind)
+    figure = mixture_density(
+        training, fit_mixture(training, kind=kind), title="after epoch 6", validation=(held_out, mixture)
+    )
+    upper, lower, _ = figure.axes
+    assert upper.get_title(loc="left") == "after epoch 6: training samples"
+    assert lower.get_title(loc="left").startswith("Validation samples")
+    assert upper.get_xlim() == lower.get_xlim()
+    assert upper.get_yscale() == "log"
+    assert lower.get_yscale() == "linear"
+    total = next(line for line in lower.get_lines() if line.get_label().startswith("sum: density"))
+    np.testing.assert_allclose(total.get_ydata(), mixture.density(total.get_xdata()))
+    compared = next(line for line in lower.get_lines() if "training" in line.get_label())
+    assert compared.get_ydata().max() > 40 > lower.get_ylim()[1]
+    first, second = figure.legends
+    assert "gaps of 1,000 samples" in "".join(text.get_text() for text in first.get_texts())
+    assert "gaps of 97 samples" in "".join(text.get_text() for text in second.get_texts())
+    assert "left out: 2" in second.get_title().get_text()
+    assert_finite(figure)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_components_can_be_told_apart_without_color(kind):
+    gaps = sample_gaps()
+    axes = mixture_density(gaps, fit_mixture(gaps, kind=kind), title="").axes[0]
+    curves = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
+    assert len({str(line._unscaled_dash_pattern) for line in curves}) == len(curves)
+
+
+def test_nothing_of_the_figure_is_cut_off():
+    """The longest labels there are: three components, and names of branches."""
+    gaps = sample_gaps()
+    mixture = fit_mixture(gaps, kind="three")
+    figure = mixture_density(
+        gaps, mixture, title="t", validation=(gaps, mixture), leading="audio branch", other="the best other"
+    )
+    save_png(figure)
+    renderer = figure.canvas.get_renderer()
+    width, height = figure.get_size_inches() * figure.dpi
+    boxes = [legend.get_window_extent(renderer) for legend in figure.legends]
+    boxes += [axes.get_tightbbox(renderer) for axes in figure.axes]
+    assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height for box in boxes)
+    assert boxes[2].x1 < boxes[0].x0, "legend beside the panel"
+
+
 def test_drawing_leaves_the_global_style_alone():
     before = dict(matplotlib.rcParams)
     gaps = sample_gaps()

@@ -62,6 +62,37 @@ def test_degenerate_refits_and_a_single_one_are_drawn():
     assert save_png(mixture_evolution(series[:1])).startswith(b"\x89PNG")
 
 
+def test_validation_has_a_column_of_panels_and_lines_of_its_own():
+    series = refits(3)
+    validation = [None, *((gaps[::2], fit_mixture(gaps[::2])) for _, gaps, _ in series[1:])]
+    figure = mixture_evolution(series, validation=validation)
+    assert len(figure.axes) == 3 + 3 + 3
+    assert "not measured" in panel_texts(figure)
+    for _, mixture in validation[1:]:
+        assert f"density at zero {mixture.density_at_zero:.3g}" in panel_texts(figure)
+    for axes, statistic in zip(
+        figure.axes[-3:],
+        (
+            lambda mixture: mixture.imbalanced.weight,
+            lambda mixture: mixture.imbalanced.mean,
+            lambda mixture: mixture.density_at_zero,
+        ),
+        strict=True,
+    ):
+        training, held_out = axes.get_lines()[:2]
+        assert list(training.get_xdata()) == [6, 9, 12]
+        assert list(held_out.get_xdata()) == [9, 12]
+        np.testing.assert_allclose(held_out.get_ydata(), [statistic(mixture) for _, mixture in validation[1:]])
+        assert training.get_linestyle() != held_out.get_linestyle()
+    assert save_png(figure).startswith(b"\x89PNG")
+
+
+def test_without_validation_there_is_no_column_for_it():
+    assert len(mixture_evolution(refits(2), validation=[None, None]).axes) == 2 + 3
+    with pytest.raises(ValueError, match="2 refits, but 1 of the validation samples"):
+        mixture_evolution(refits(2), validation=[refits(1)[0][1:]])
+
+
 def test_nothing_to_draw_is_an_error():
     with pytest.raises(ValueError, match="at least one refit"):
         mixture_evolution([])

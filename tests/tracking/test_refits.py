@@ -22,16 +22,23 @@ from mm_balance.tracking.recorder import MlflowRecorder
 
 SAMPLES = [f"s{place}" for place in range(40)]
 CORRUPTED = ["audio", *[""] * 39]
-FILES = (names.MIXTURE_FILE, names.DENSITY_FILE, names.GAPS_FILE)
+VALIDATION_SAMPLES = [f"v{place}" for place in range(20)]
+FILES = (
+    names.MIXTURE_FILE,
+    names.DENSITY_FILE,
+    names.GAPS_FILE,
+    names.VALIDATION_MIXTURE_FILE,
+    names.VALIDATION_GAPS_FILE,
+)
 
 
-def fit(epoch=2):
-    draw = torch.Generator().manual_seed(epoch)
-    probabilities = {name: torch.rand(40, generator=draw) for name in ("audio", "visual")}
+def fit(epoch=2, samples=40):
+    draw = torch.Generator().manual_seed(epoch + samples)
+    probabilities = {name: torch.rand(samples, generator=draw) for name in ("audio", "visual")}
     return fit_gaps_from_probabilities(
         probabilities,
-        torch.rand(40, generator=draw),
-        torch.zeros(40, dtype=torch.long),
+        torch.rand(samples, generator=draw),
+        torch.zeros(samples, dtype=torch.long),
         epoch,
         "two",
         samples_digest="d",
@@ -43,9 +50,17 @@ def run(store):
     return open_run("some run")
 
 
+def write(run, epoch=2):
+    """Log a refit with the validation samples."""
+    validation = fit(epoch, samples=20)
+    refits.write_refit(
+        run, fit(epoch), SAMPLES, CORRUPTED, validation=validation, validation_samples=VALIDATION_SAMPLES
+    )
+
+
 @pytest.fixture
 def logged(run):
-    refits.write_refit(run, fit(), SAMPLES, CORRUPTED)
+    write(run)
     return run
 
 
@@ -74,6 +89,35 @@ def test_a_refit_reads_back_as_it_was(logged):
     ]  # fmt: skip
 
 
+def test_the_validation_samples_of_a_refit_read_back_as_they_were(logged, tmp_path):
+    expected = fit(samples=20)
+    gaps, mixture = refits.read_refit(logged, 2).validation
+    np.testing.assert_array_equal(gaps, expected.gaps.numpy())
+    assert mixture == expected.mixture
+    table = pd.read_parquet(logged.fetch("refits/epoch_0002/validation_gaps.parquet", tmp_path))
+    assert list(table) == list(refits.read_gap_table(logged, 2))
+    assert list(table["sample"]) == VALIDATION_SAMPLES
+    np.testing.assert_array_equal(table["p_visual"], expected.probabilities["visual"].numpy())
+    assert set(table["corrupted"]) == {""}
+
+
+def test_the_density_plot_shows_the_validation_samples(run, monkeypatch):
+    drawn = []
+    draw = refits.mixture_density
+    monkeypatch.setattr(refits, "mixture_density", lambda *gaps, **more: drawn.append(draw(*gaps, **more)) or drawn[-1])
+    write(run)
+    titles = [axes.get_title(loc="left") for axes in drawn[0].axes]
+    assert titles[0] == "Modality gap after epoch 2: training samples"
+    assert any(title.startswith("Validation samples") for title in titles)
+
+
+def test_a_refit_of_an_older_run_has_no_validation_samples(run):
+    refits.write_refit(run, fit(), SAMPLES, CORRUPTED)
+    assert refits.read_refit(run, 2).validation is None
+    assert refits.is_complete(run, 2)
+    assert not refits.is_complete(run, 2, with_validation=True)
+
+
 def test_refits_come_in_order_of_epoch(run):
     assert refits.refit_epochs(run) == []
     assert refits.read_refits(run) == []
@@ -94,7 +138,7 @@ def test_the_image_has_the_names_that_mlflow_gives_it(logged):
 
 
 def test_only_what_is_all_there_is_complete(logged):
-    assert refits.is_complete(logged, 2)
+    assert refits.is_complete(logged, 2, with_validation=True)
     assert not refits.is_complete(logged, 3)
     refits.write_refit(logged, fit(3), SAMPLES, None)  # another step's image is none of this one's
     for path in (artifacts(logged) / "images").glob("*+step+2+*"):
@@ -103,7 +147,7 @@ def test_only_what_is_all_there_is_complete(logged):
     assert refits.is_complete(logged, 3)
 
 
-@pytest.mark.parametrize("part", range(5))
+@pytest.mark.parametrize("part", range(7))
 @pytest.mark.parametrize("kept", [None, 0.0, 0.5, 0.9])
 def test_what_lacks_a_file_or_has_a_part_of_one_is_not_complete_until_it_is_sent_again(logged, part, kept):
     path = parts(logged)[part]
@@ -111,9 +155,9 @@ def test_what_lacks_a_file_or_has_a_part_of_one_is_not_complete_until_it_is_sent
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    assert not refits.is_complete(logged, 2)
-    refits.write_refit(logged, fit(), SAMPLES, CORRUPTED)
-    assert refits.is_complete(logged, 2)
+    assert not refits.is_complete(logged, 2, with_validation=True)
+    write(logged)
+    assert refits.is_complete(logged, 2, with_validation=True)
 
 
 def test_an_image_without_the_tag_by_which_mlflow_shows_it_is_not_there(logged):
@@ -122,16 +166,29 @@ def test_an_image_without_the_tag_by_which_mlflow_shows_it_is_not_there(logged):
 
 
 def test_a_continued_run_sends_its_last_refit_again_only_where_it_is_not_complete(run, tmp_path):
-    recorder = MlflowRecorder(run, tmp_path / "work", SAMPLES, CORRUPTED)
+    recorder = MlflowRecorder(run, tmp_path / "work", SAMPLES, CORRUPTED, validation_samples=VALIDATION_SAMPLES)
     point = {"step": 2, "time": 0, "metrics": {"gap/mean": 0.1}}
-    state = {"points": [point], "refit": gap_fit_to_state(fit())}
+    state = {
+        "points": [point],
+        "refit": gap_fit_to_state(fit()),
+        "validation_refit": gap_fit_to_state(fit(samples=20)),
+    }
     recorder.reconcile({**state, "points": []})  # the fit of another run, which this one began from
     assert refits.refit_epochs(run) == []
     for _ in range(2):
         recorder.reconcile(state)
         assert refits.is_complete(run, 2)
         assert len(run.step_images(names.DENSITY_IMAGE_KEY, 2)) == 1
-    (artifacts(run) / names.refit_folder(2) / names.GAPS_FILE).unlink()
-    recorder.reconcile(state)
-    assert refits.is_complete(run, 2)
+    for file in (names.GAPS_FILE, names.VALIDATION_GAPS_FILE):
+        (artifacts(run) / names.refit_folder(2) / file).unlink()
+        recorder.reconcile(state)
+        assert refits.is_complete(run, 2, with_validation=True)
     assert len(run.metric_series("gap/mean")) == 1
+
+
+def test_a_state_from_before_there_were_validation_fits_is_published_without(run, tmp_path):
+    recorder = MlflowRecorder(run, tmp_path / "work", SAMPLES, CORRUPTED, validation_samples=VALIDATION_SAMPLES)
+    point = {"step": 2, "time": 0, "metrics": {"gap/mean": 0.1}}
+    recorder.reconcile({"points": [point], "refit": gap_fit_to_state(fit())})
+    assert refits.is_complete(run, 2)
+    assert refits.read_refit(run, 2).validation is None

@@ -1,14 +1,17 @@
 """What a run's page says about its gaps."""
 
 import doctest
+from dataclasses import replace
 
 import pytest
 import torch
 
+from mm_balance.config import options
 from mm_balance.engine.predictions import fit_gaps_from_probabilities
 from mm_balance.engine.recorder import MetricPoint
+from mm_balance.tracking.refits import SOURCES
 from mm_balance.workflow import gap_report
-from mm_balance.workflow.gap_report import gap_findings, gap_table
+from mm_balance.workflow.gap_report import gap_findings, gap_table, source_note
 
 NAMES = ["audio", "visual"]
 
@@ -57,6 +60,20 @@ def test_memorized_training_samples_are_warned_of():
     lines = gap_findings(metrics_of(0.0, 0.2, training_abs=0.1, validation_abs=0.3), None, NAMES, "two")
     assert "training samples are memorized**: their mean abs(gap) is 0.100, on validation 0.300" in lines[1]
     assert len(gap_findings(metrics_of(0.0, 0.2, training_abs=0.2, validation_abs=0.3), None, NAMES, "two")) == 1
+
+
+def test_cross_fitted_gaps_are_not_called_memorized():
+    gaps = torch.cat([normal(0.0, 0.03, 700), normal(0.8, 0.05, 150), normal(-0.8, 0.05, 150)])
+    metrics = metrics_of(0.0, 0.2, training_abs=0.1, validation_abs=0.3)
+    for source, memorized in (("refit", True), ("running", True), ("cross_fitted", False)):
+        fit = replace(fit_of(gaps, "three"), source=source)
+        assert ("memorized" in " ".join(gap_findings(metrics, fit, NAMES, "three"))) is memorized
+
+
+@pytest.mark.parametrize("source", options()["gap_source"].choices)
+def test_every_source_of_gaps_is_said_in_words(source):
+    assert source_note(source).endswith(f"(`gap_source={source}`).")
+    assert source in SOURCES
 
 
 def test_a_component_away_from_zero_and_a_posterior_that_falls_are_warned_of():
