@@ -70,14 +70,17 @@ def log_lead(probabilities: Tensor) -> Tensor:
     return lead - lead.nanquantile(0.5, dim=1, keepdim=True)
 
 
-def modality_doubts(probabilities: Tensor) -> Tensor:
+def modality_doubts(probabilities: Tensor, *, margin: float = 0.0) -> Tensor:
     """Return the posterior that a modality of a sample is broken: of the wide component of its leads, where it lags behind.
 
-    Per modality, a mixture of two Gaussians on absolute leads (``two_absolute``) is fitted; leads above 0 are not doubted. With two
-    modalities at most one of them is doubted per sample.
+    Per modality, a mixture of two Gaussians on absolute leads (``two_absolute``) is fitted; leads above ``-margin`` are not doubted.
+    With two modalities at most one of them is doubted per sample. The mixture follows the scale of the leads: on clean data, where
+    all of them are small, it still calls the larger ones wide. The margin does not follow it.
 
     Args:
         probabilities: ``(modalities, samples)`` running true-class probabilities; ``UNSEEN`` allowed.
+        margin: smallest lag that is doubted, as a log ratio of probabilities, at least 0: at 1, the modality holds the label to be
+            ``e`` times less likely than the best of the others does, beyond its usual lag.
 
     Returns:
         ``(modalities, samples)`` float32 in [0, 1]; 0 for samples never seen, and everywhere if no mixture can be fitted (fewer than
@@ -91,7 +94,7 @@ def modality_doubts(probabilities: Tensor) -> Tensor:
         seen = lead.isfinite()
         values = lead[seen].cpu()
         posterior = fit_mixture(values, kind="two_absolute").posterior_imbalanced(values)
-        doubts[row, seen] = (posterior * (values < 0)).to(doubts)
+        doubts[row, seen] = (posterior * (values < -margin)).to(doubts)
     return doubts
 
 

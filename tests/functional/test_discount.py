@@ -68,6 +68,22 @@ def test_a_general_lag_of_a_modality_is_no_doubt():
     torch.testing.assert_close(modality_doubts(weaker), modality_doubts(probabilities))
 
 
+def test_lags_within_the_margin_are_not_doubted_and_all_others_as_without_it():
+    probabilities = planted()
+    lead, without = log_lead(probabilities), modality_doubts(probabilities)
+    for margin in (0.5, 4.6):
+        doubts = modality_doubts(probabilities, margin=margin)
+        assert torch.equal(doubts, torch.where(lead < -margin, without, 0.0))
+    assert 0 < (doubts > 0).sum() < (without > 0).sum()
+
+
+def test_the_mixture_finds_something_in_clean_data_and_the_margin_nothing():
+    generator = torch.Generator().manual_seed(4)
+    clean = 0.95 - 0.1 * torch.rand(2, 500, generator=generator, dtype=torch.float64) ** 3
+    assert modality_doubts(clean).mean() > 0.05
+    assert (modality_doubts(clean, margin=1.0) == 0).all()
+
+
 def test_unseen_samples_and_tiny_sets_are_not_doubted():
     probabilities = planted()
     probabilities[:, 5] = UNSEEN
