@@ -110,10 +110,13 @@ def _draw_refit(axes: Axes, epoch: int, gaps: np.ndarray, mixture: Mixture, lead
     # Each panel has its own scale: the peak grows so much that early panels would be flat on a shared one.
     axes.set_ylim(0.0, 1.1 * min(max(total.max(), heights.max(initial=0.0)), 2 * total.max()))
     axes.locator_params(axis="y", nbins=3)
-    axes.text(0.01, 0.9, f"epoch {epoch}", transform=axes.transAxes, ha="left", va="top", fontweight="bold")
+    backing = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5}  # curves may pass behind the text
+    axes.text(
+        0.01, 0.9, f"epoch {epoch}", transform=axes.transAxes, ha="left", va="top", fontweight="bold", bbox=backing,
+    )  # fmt: skip
     axes.text(
         0.99, 0.9, f"density at zero {mixture.density_at_zero:.3g}", transform=axes.transAxes, ha="right", va="top",
-        fontsize=9, color=DARK_GRAY,
+        fontsize=9, color=DARK_GRAY, bbox=backing,
     )  # fmt: skip
 
 
