@@ -254,15 +254,16 @@ def best_state(stage: Stage, progress: Progress) -> dict[str, Any]:
 
 def plan_epoch(stage: Stage, progress: Progress, clock: Clock, stop_requested: Callable[[], bool]) -> None:
     """Let the method inspect the stage and plan the epoch."""
-    inspector = _inspector(stage, progress.gap_fit, clock, stop_requested)
+    inspector = inspector_at(stage, progress.gap_fit, clock, stop_requested)
     progress.plan = stage.method.refresh(stage.model, inspector, clock)
     if progress.plan.reset_optimizer:
         stage.optimizer_step.reset()
 
 
-def _inspector(
+def inspector_at(
     stage: Stage, gap_fit: GapFit | None, clock: Clock, stop_requested: Callable[[], bool]
 ) -> EngineInspector:
+    """Return an inspector of the stage at ``clock``."""
     return EngineInspector(
         model=stage.model, gap_fit=gap_fit, method=stage.method, data=stage.data, device=stage.device,
         batch_size=stage.batch_size, seed=stage.seed + 7919 * (clock.epoch + 1), new_optimizer_step=stage.new_optimizer_step,
@@ -380,7 +381,7 @@ def measure_gaps(
         return _running_fit(stage, epoch, running, None)
     with nullcontext() if stage.method.needs_warmup else stage.model.passes.paused():
         if stage.gap_source == "cross_fitted":
-            inspector = _inspector(stage, None, Clock(epoch, 0, epoch), stop_requested)
+            inspector = inspector_at(stage, None, Clock(epoch, 0, epoch), stop_requested)
             predictions = inspector.cross_predict(loss_of_copies, max(epoch, 1), folds=min(FOLDS, len(train)))
             return fit_gaps(predictions, epoch, stage.mixture, source=stage.gap_source)
         fit = fit_gaps(predict_split(stage.model, stage.method, train, stage.device), epoch, stage.mixture)
