@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test verify test-fast ui check format bench glossary methods leaderboard studies first-result clean
+.PHONY: help install demo test verify test-fast ui check format bench glossary methods leaderboard studies first-result regimes detection clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -62,6 +62,12 @@ studies: install ## four Optuna studies on `digits`, confirmed on new seeds (abo
 
 first-result: install ## the result table of README: 5 seeds, all settings (about an hour on 2 cores)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m analysis.first_result
+
+regimes: install ## broken data: control, rivals and ours, tuned alike in each regime (hours; goes on where it was stopped)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m analysis.regimes
+
+detection: install ## how well planted corruption is found, and whether the modality is named (hours; goes on where it was stopped)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m analysis.detection
 
 clean: ## remove .venv and caches; runs and results stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
