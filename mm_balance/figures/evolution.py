@@ -99,7 +99,8 @@ def _draw_validation(
 
 def _draw_refit(axes: Axes, epoch: int, gaps: np.ndarray, mixture: Mixture, leading: str, other: str) -> None:
     points = grid(mixture)
-    heights, edges = histogram(finite_gaps(gaps), mixture)
+    finite = finite_gaps(gaps)
+    heights, edges = histogram(finite, mixture)
     axes.stairs(heights, edges, fill=True, color=GRAY, label="gaps")
     for curve, role in zip(mixture.component_densities(points), roles(mixture, leading, other), strict=True):
         axes.plot(points, curve, color=role.color, linestyle=role.line, linewidth=1.4, label=role.name)
@@ -110,13 +111,12 @@ def _draw_refit(axes: Axes, epoch: int, gaps: np.ndarray, mixture: Mixture, lead
     # Each panel has its own scale: the peak grows so much that early panels would be flat on a shared one.
     axes.set_ylim(0.0, 1.1 * min(max(total.max(), heights.max(initial=0.0)), 2 * total.max()))
     axes.locator_params(axis="y", nbins=3)
-    backing = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5}  # curves may pass behind the text
+    # On the side where fewer curves run.
+    place, side = (0.01, "left") if float(finite.sum()) >= 0 else (0.99, "right")
+    axes.text(place, 0.93, f"epoch {epoch}", transform=axes.transAxes, ha=side, va="top", fontweight="bold")
     axes.text(
-        0.01, 0.9, f"epoch {epoch}", transform=axes.transAxes, ha="left", va="top", fontweight="bold", bbox=backing,
-    )  # fmt: skip
-    axes.text(
-        0.99, 0.9, f"density at zero {mixture.density_at_zero:.3g}", transform=axes.transAxes, ha="right", va="top",
-        fontsize=9, color=DARK_GRAY, bbox=backing,
+        place, 0.7, f"density at zero {mixture.density_at_zero:.3g}", transform=axes.transAxes, ha=side, va="top",
+        fontsize=9, color=DARK_GRAY,
     )  # fmt: skip
 
 

@@ -87,6 +87,15 @@ def test_validation_has_a_column_of_panels_and_lines_of_its_own():
     assert save_png(figure).startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_texts_are_on_the_side_with_fewer_gaps(sign):
+    (epoch, gaps, _), gaps_mirrored = refits(1)[0], sign * refits(1)[0][1]
+    assert gaps.mean() > 0
+    axes = mixture_evolution([(epoch, gaps_mirrored, fit_mixture(gaps_mirrored))]).axes[0]
+    assert len(axes.texts) == 2
+    assert all((text.get_position()[0] < 0.5) is (sign > 0) for text in axes.texts)
+
+
 def test_without_validation_there_is_no_column_for_it():
     assert len(mixture_evolution(refits(2), validation=[None, None]).axes) == 2 + 3
     with pytest.raises(ValueError, match="2 refits, but 1 of the validation samples"):
