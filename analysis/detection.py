@@ -28,6 +28,7 @@ from torch import Tensor
 from analysis import campaign
 from analysis.tables import finished_run, spread
 from mm_balance.config import Config, resolve, warmup_parameters
+from mm_balance.config.resolve import PRESETS
 from mm_balance.data import MultimodalData
 from mm_balance.engine.gap_sources import FOLDS, loss_of_copies
 from mm_balance.engine.loop import inspector_at
@@ -93,7 +94,7 @@ def main() -> None:
 def _settings(data: str, kind: str, grid: str, preset: str) -> tuple[tuple[str, Any], ...]:
     settings: dict[str, Any] = {"dataset": data, "corruption": SHARE, "corruption_kind": kind}
     if data == GRID:
-        settings |= {"dataset": grid, "preset": GRID}
+        settings |= {"dataset": grid, "preset": str(PRESETS / f"{GRID}.yaml")}
     if preset != "auto":
         settings["preset"] = preset
     return tuple(sorted(settings.items()))

@@ -27,6 +27,7 @@ from analysis import campaign
 from analysis.tables import difference, spread, table_runs
 from analysis.tuning import Grid, Trial, tune
 from mm_balance.config import ADAPTIVE_METHOD, Config, format_value, options, resolve, warmup_parameters
+from mm_balance.config.resolve import PRESETS
 from mm_balance.errors import UserError
 from mm_balance.functional.metrics import holm, paired_p_value
 from mm_balance.methods import find_method
@@ -105,7 +106,7 @@ def _regime_settings(regime: str, grid: str, preset: str) -> dict[str, Any]:
         return settings
     if grid == "none":
         raise UserError(f"{regime!r} needs --grid PATH, the manifest of GRID letters (docs/data.md says how to get it)")
-    return {"preset": GRID, **settings, "dataset": grid}
+    return {"preset": str(PRESETS / f"{GRID}.yaml"), **settings, "dataset": grid}
 
 
 def run_regime(

@@ -99,5 +99,5 @@ def test_a_job_is_the_control_on_that_corruption(kind, tmp_path):
     assert [plans[source].gap_source for source in tasks] == ["refit", "running", "refit"]
     assert configuration(tasks["refit"]).corruption.corruption_kind == kind
     assert len({_warmup_task(task) for task in tasks.values()}) == 1
-    grid = dict(_settings("grid", kind, "x.csv", "auto"))
-    assert (grid["preset"], grid["dataset"]) == ("grid", "x.csv")
+    config = configuration(Task("grid", kind, 1, _settings("grid", kind, "x.csv", "auto"), tmp_path, "refit"))
+    assert (config.data.dataset, config.input.frames_as, config.corruption.corruption) == ("x.csv", "channels", 0.2)

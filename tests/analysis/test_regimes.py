@@ -102,8 +102,8 @@ def test_warmups_are_shared_by_the_rows_of_a_seed():
 def test_grid_needs_its_manifest_and_a_name_must_be_known():
     with pytest.raises(UserError, match="needs --grid PATH"):
         regimes._regime_settings("grid clean", "none", "auto")
-    assert regimes._regime_settings("grid clean", "x.csv", "auto") == {
-        "preset": "grid", "corruption": 0.0, "dataset": "x.csv",
-    }  # fmt: skip
+    settings = regimes._regime_settings("grid clean", "x.csv", "auto")
+    config = configuration(Task("grid clean", 4000, tuple(sorted(settings.items()))))
+    assert (config.data.dataset, config.corruption.corruption, config.input.frames_as) == ("x.csv", 0.0, "channels")
     with pytest.raises(UserError, match=r"regime 'digits' is not known; there are: digits 40 % corrupted"):
         regimes._regime_settings("digits", "none", "auto")
