@@ -1,5 +1,7 @@
 """Regimes of broken data: the same trials and budget for every method, and a table that keeps what a call does not name."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -104,6 +106,10 @@ def test_grid_needs_its_manifest_and_a_name_must_be_known():
         regimes._regime_settings("grid clean", "none", "auto")
     settings = regimes._regime_settings("grid clean", "x.csv", "auto")
     config = configuration(Task("grid clean", 4000, tuple(sorted(settings.items()))))
-    assert (config.data.dataset, config.corruption.corruption, config.input.frames_as) == ("x.csv", 0.0, "channels")
+    assert (Path(config.data.dataset).name, config.corruption.corruption, config.input.frames_as) == (
+        "x.csv",
+        0.0,
+        "channels",
+    )
     with pytest.raises(UserError, match=r"regime 'digits' is not known; there are: digits 40 % corrupted"):
         regimes._regime_settings("digits", "none", "auto")
