@@ -75,8 +75,8 @@ def results(
                     raise Interrupted
         except BrokenProcessPool as error:
             raise UserError(
-                "a decoding process died (out of memory, or a file that crashes the decoder); decoded clips are kept: "
-                "run again, with workers=1 to see which clip it stops at"
+                "a decoding process died (out of memory, a file that crashes the decoder, or a script that prepares data outside "
+                '`if __name__ == "__main__":`); decoded clips are kept: run again, with workers=1 to see which clip it stops at'
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

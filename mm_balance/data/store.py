@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,6 +98,12 @@ def build_store(
         Interrupted: ``stop`` returned True.
         UserError: not enough disk space, no write permission, or a decoding process died.
     """
+    # Decoding processes import the script that started them. One that prepares data as it is imported would wait for itself here.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UserError(
+            "a decoding process has imported your script, which prepares data at once: put its calls under "
+            '`if __name__ == "__main__":`, or decode with workers=1'
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder, progress):

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -310,3 +312,21 @@ def test_a_folder_of_frames_is_identified_and_hashed_by_its_frames(tmp_path):
     os.utime(folder / "2.png", (1, 1))
     assert identify("s", {"visual": folder}, {"visual": "frames"}) != first
     assert content_hash(folder) != hashed
+
+
+def test_a_script_without_a_main_guard_is_told_so_and_does_not_wait_for_itself(tmp_path):
+    """Decoding processes import the script, which would start over and wait for the lock that the first one holds."""
+    clips = make_clips(tmp_path / "raw", 3)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from tests.data.test_store import build, make_clips\n"
+        f"build(Path({str(tmp_path / 'store')!r}), make_clips(Path({str(tmp_path / 'raw')!r}), {len(clips)}), workers=2)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])},
+    )  # fmt: skip
+    assert ended.returncode != 0
+    assert "a decoding process has imported your script, which prepares data at once" in ended.stderr
+    assert "a script that prepares data outside" in ended.stderr.splitlines()[-1]
