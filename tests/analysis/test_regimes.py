@@ -102,6 +102,12 @@ def test_warmups_are_shared_by_the_rows_of_a_seed():
     assert regimes._warmup_task(rows[0]).row == ""
 
 
+def test_all_regimes_are_those_that_can_be_run():
+    assert regimes._named("all", with_grid=True) == list(REGIMES)
+    assert regimes._named("all", with_grid=False) == [name for name in REGIMES if name.startswith("digits")]
+    assert regimes._named("grid clean, digits clean", with_grid=False) == ["grid clean", "digits clean"]
+
+
 def test_grid_needs_its_manifest_and_a_name_must_be_known():
     with pytest.raises(UserError, match="needs --grid PATH"):
         regimes._regime_settings("grid clean", "none", "auto")
