@@ -5,21 +5,26 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import pandas as pd
+
 from analysis.tables import ROW_TAG, finished_run
-from mm_balance.config import Config
+from mm_balance.config import ADAPTIVE_METHOD, Config, format_value, options, resolve, warmup_parameters
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Diverged, UserError
 from mm_balance.memory import keep_freed_memory
+from mm_balance.methods import find_method
 from mm_balance.tracking.lookup import open_run, prepare_store
 from mm_balance.tracking.runs import TrackedRun
-from mm_balance.workflow.plans import warmup_plan
+from mm_balance.workflow.plans import trial_plan, warmup_plan
+from mm_balance.workflow.provenance import expected_settings
 from mm_balance.workflow.runs import run_evaluation, run_stage
+from mm_balance.workflow.setup import read_data
 from mm_balance.workflow.stage import StageResult
 from mm_balance.workflow.warmups import find_matching_warmup
 
@@ -178,6 +183,56 @@ def train_row(
         line += f", test {tested['test/accuracy']:.4f}"
     run.set_tags({ROW_TAG: task.row})  # set last: only complete runs count
     return TaskResult(line, settings)
+
+
+def stage_two(settings: Mapping[str, Any], method: str, seed: int) -> Config:
+    """Return the configuration of a method after a warm-up; other methods than the paper's run as a stage of `train`, as long.
+
+    Args:
+        settings: parameters and options of the method, by name.
+        method: its name; empty = the warm-up itself.
+        seed: seed of the run.
+    """
+    values = {**settings, "seed": seed, "device": "cpu"}
+    if method in ("", ADAPTIVE_METHOD):
+        return resolve(values)
+    names = {item.name for item in fields(find_method(method).Options)}
+    chosen = {name: value for name, value in values.items() if name in names}
+    config = resolve({name: value for name, value in values.items() if name not in names})
+    return config.replace(
+        method=method,
+        method_options=",".join(f"{name}={format_value(value)}" for name, value in chosen.items()) or None,
+        epochs=config.adaptive.adaptive_epochs,
+    )
+
+
+def of_warmup(settings: Iterable[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """Return the settings on which the warm-up depends: its parameters, and those of the data."""
+    known = {"preset", *warmup_parameters(), *(name for name, option in options().items() if option.in_digest)}
+    return tuple((name, value) for name, value in settings if name in known)
+
+
+def run_after_warmup(task: Task, config: Config, *, test: bool) -> TaskResult:
+    """Train a row after its warm-up, or the warm-up itself (an empty row), unless such a run exists. Errors as ``train_row``."""
+    data = read_data(config)
+    if not task.row:
+        return train_warmup(config, data)
+    plan = trial_plan(config, after_warmup=True)
+    settings = expected_settings(plan, data, after_warmup=True)
+
+    def train(run: TrackedRun) -> StageResult:
+        return run_stage(plan, data, run, never_stop, existing_warmup(config, data))
+
+    return train_row(task, data, settings, train, test=test)
+
+
+def replace_rows(frame: pd.DataFrame, path: Path, keys: list[str]) -> pd.DataFrame:
+    """Return ``frame`` together with the rows of the table at ``path`` whose ``keys`` it does not have."""
+    if not path.is_file():
+        return frame
+    before = pd.read_csv(path)
+    again = before.set_index(keys).index.isin(frame.set_index(keys).index)
+    return pd.concat([before[~again], frame], ignore_index=True)
 
 
 def score_of(row: str, settings: str) -> float:

@@ -27,9 +27,8 @@ from torch import Tensor
 
 from analysis import campaign
 from analysis.tables import finished_run, spread
-from mm_balance.config import Config, resolve, warmup_parameters
+from mm_balance.config import Config
 from mm_balance.config.resolve import PRESETS
-from mm_balance.data import MultimodalData
 from mm_balance.engine.gap_sources import FOLDS, loss_of_copies
 from mm_balance.engine.loop import inspector_at
 from mm_balance.functional.gap import true_class_probability
@@ -38,13 +37,13 @@ from mm_balance.functional.mixture import fit_mixture
 from mm_balance.tracking.refits import read_gap_table, refit_epochs
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import Clock, SplitPredictions
-from mm_balance.workflow.plans import StagePlan, trial_plan
+from mm_balance.workflow.plans import trial_plan
 from mm_balance.workflow.provenance import expected_settings
-from mm_balance.workflow.runs import run_stage
 from mm_balance.workflow.setup import read_data
-from mm_balance.workflow.stage import StageResult, build_stage
+from mm_balance.workflow.stage import build_stage
 
 EXPERIMENT = "detection"
+CONTROL = "concat_unimodal"
 FIRST_SEED = 6000
 SHARE = 0.2
 KINDS = ("mixed", "noise", "blank", "other", "mismatch", "label")
@@ -101,38 +100,27 @@ def _settings(data: str, kind: str, grid: str, preset: str) -> tuple[tuple[str, 
 
 
 def _warmup_task(task: Task) -> Task:
-    known = {"preset", "dataset", "corruption", "corruption_kind", *warmup_parameters()}
-    settings = tuple(item for item in task.settings if item[0] in known)
-    return Task(task.data, task.kind, task.seed, settings, task.out)
+    return Task(task.data, task.kind, task.seed, campaign.of_warmup(task.settings), task.out)
 
 
 def configuration(task: Task) -> Config:
-    """Return the configuration of a job; the control runs as a stage of `train` after the warm-up."""
+    """Return the configuration of a job: the control after a warm-up."""
     source = {"gap_source": task.source} if task.source in SOURCES else {}
-    config = resolve({**dict(task.settings), **source, "seed": task.seed, "device": "cpu"})
-    if not task.source:
-        return config
-    return config.replace(method="concat_unimodal", epochs=config.adaptive.adaptive_epochs)
+    return campaign.stage_two({**dict(task.settings), **source}, CONTROL if task.source else "", task.seed)
 
 
 def run_task(task: Task) -> campaign.TaskResult:
     """Do a job unless its result already exists."""
     config = configuration(task)
+    return (
+        _cross_fit(task, config) if task.source == CROSS_FITTED else campaign.run_after_warmup(task, config, test=False)
+    )
+
+
+def _cross_fit(task: Task, config: Config) -> campaign.TaskResult:
     data = read_data(config)
-    if not task.source:
-        return campaign.train_warmup(config, data)
     plan = trial_plan(config, after_warmup=True)
     settings = expected_settings(plan, data, after_warmup=True)
-    if task.source == CROSS_FITTED:
-        return _cross_fit(task, plan, data, settings)
-
-    def train(run: TrackedRun) -> StageResult:
-        return run_stage(plan, data, run, campaign.never_stop, campaign.existing_warmup(config, data))
-
-    return campaign.train_row(task, data, settings, train, test=False)
-
-
-def _cross_fit(task: Task, plan: StagePlan, data: MultimodalData, settings: str) -> campaign.TaskResult:
     path = cross_file(task, settings)
     if path.is_file():
         return campaign.TaskResult(campaign.ALREADY, settings)
@@ -252,10 +240,7 @@ def write(frame: pd.DataFrame, folder: Path) -> None:
     """Replace the cases of ``frame`` in ``detection.csv``, keep all others, and write the page anew."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "detection.csv"
-    if path.is_file():
-        before = pd.read_csv(path)
-        again = before.set_index(["data", "kind"]).index.isin(frame.set_index(["data", "kind"]).index)
-        frame = pd.concat([before[~again], frame], ignore_index=True)
+    frame = campaign.replace_rows(frame, path, ["data", "kind"])
     frame.to_csv(path, index=False)
     (folder / "detection.md").write_text("\n".join(page(frame)), "utf-8")
 

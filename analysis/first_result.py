@@ -12,20 +12,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from analysis import campaign
 from analysis.tables import collect, write_result
 from analysis.tuning import Grid, Trial, Tuning, tune
-from mm_balance.config import ADAPTIVE_METHOD, Config, format_value, options, resolve, warmup_parameters
-from mm_balance.methods import find_method
-from mm_balance.tracking.runs import TrackedRun
-from mm_balance.workflow.plans import trial_plan
-from mm_balance.workflow.provenance import expected_settings
-from mm_balance.workflow.runs import run_stage
-from mm_balance.workflow.setup import read_data
-from mm_balance.workflow.stage import StageResult
+from mm_balance.config import Config, options, resolve
 
 EXPERIMENT = "first-result"
 UNIMODAL_WEIGHT = Grid(options()["unimodal_weight"], (0.5, 1.0, 2.0))
@@ -130,8 +123,7 @@ def _items(settings: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 
 def _warmup_task(task: Task) -> Task:
-    warmup_settings = {"preset", *warmup_parameters()}
-    return Task(task.seed, tuple((name, value) for name, value in task.settings if name in warmup_settings))
+    return Task(task.seed, campaign.of_warmup(task.settings))
 
 
 def _run_all(tasks: list[Task], processes: int) -> dict[Task, str]:
@@ -139,33 +131,13 @@ def _run_all(tasks: list[Task], processes: int) -> dict[Task, str]:
 
 
 def configuration(task: Task) -> Config:
-    """Return the configuration of a task; methods other than ours run as a stage of `train` with the same budget."""
-    settings = {**dict(task.settings), "seed": task.seed, "device": "cpu"}
-    if task.method in ("", ADAPTIVE_METHOD):
-        return resolve(settings)
-    option_names = {item.name for item in fields(find_method(task.method).Options)}
-    method_options = {name: value for name, value in settings.items() if name in option_names}
-    config = resolve({name: value for name, value in settings.items() if name not in option_names})
-    return config.replace(
-        method=task.method,
-        method_options=",".join(f"{name}={format_value(value)}" for name, value in method_options.items()) or None,
-        epochs=config.adaptive.adaptive_epochs,
-    )
+    """Return the configuration of a task."""
+    return campaign.stage_two(dict(task.settings), task.method, task.seed)
 
 
 def run_task(task: Task) -> campaign.TaskResult:
     """Train a task unless its run already exists."""
-    config = configuration(task)
-    data = read_data(config)
-    if not task.row:
-        return campaign.train_warmup(config, data)
-    plan = trial_plan(config, after_warmup=True)
-    settings = expected_settings(plan, data, after_warmup=True)
-
-    def train(run: TrackedRun) -> StageResult:
-        return run_stage(plan, data, run, campaign.never_stop, campaign.existing_warmup(config, data))
-
-    return campaign.train_row(task, data, settings, train, test=task.test)
+    return campaign.run_after_warmup(task, configuration(task), test=task.test)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,10 @@ import pandas as pd
 from analysis import campaign
 from analysis.tables import difference, spread, table_runs
 from analysis.tuning import Grid, Trial, tune
-from mm_balance.config import ADAPTIVE_METHOD, Config, format_value, options, resolve, warmup_parameters
+from mm_balance.config import Config, options, resolve
 from mm_balance.config.resolve import PRESETS
 from mm_balance.errors import UserError
 from mm_balance.functional.metrics import holm, paired_p_value
-from mm_balance.methods import find_method
-from mm_balance.tracking.runs import TrackedRun
-from mm_balance.workflow.plans import trial_plan
-from mm_balance.workflow.provenance import expected_settings
-from mm_balance.workflow.runs import run_stage
-from mm_balance.workflow.setup import read_data
-from mm_balance.workflow.stage import StageResult
 
 EXPERIMENT = "regimes"
 FIRST_SEED = 4000
@@ -176,8 +169,7 @@ def _tuning_label(method: str, trial: Trial) -> str:
 
 
 def _warmup_task(task: Task) -> Task:
-    known = {"preset", "dataset", "corruption", "corruption_kind", *warmup_parameters()}
-    return Task(task.regime, task.seed, tuple(item for item in task.settings if item[0] in known))
+    return Task(task.regime, task.seed, campaign.of_warmup(task.settings))
 
 
 def _run_all(tasks: Sequence[Task], processes: int) -> dict[Task, str]:
@@ -185,33 +177,13 @@ def _run_all(tasks: Sequence[Task], processes: int) -> dict[Task, str]:
 
 
 def configuration(task: Task) -> Config:
-    """Return the configuration of a task; methods other than ours run as a stage of `train` with the same budget."""
-    settings = {**dict(task.settings), "seed": task.seed, "device": "cpu"}
-    if task.method in ("", ADAPTIVE_METHOD):
-        return resolve(settings)
-    own = {item.name for item in fields(find_method(task.method).Options)}
-    method_options = {name: value for name, value in settings.items() if name in own}
-    config = resolve({name: value for name, value in settings.items() if name not in own})
-    return config.replace(
-        method=task.method,
-        method_options=",".join(f"{name}={format_value(value)}" for name, value in method_options.items()) or None,
-        epochs=config.adaptive.adaptive_epochs,
-    )
+    """Return the configuration of a task."""
+    return campaign.stage_two(dict(task.settings), task.method, task.seed)
 
 
 def run_task(task: Task) -> campaign.TaskResult:
     """Train a task unless its run already exists."""
-    config = configuration(task)
-    data = read_data(config)
-    if not task.method:
-        return campaign.train_warmup(config, data)
-    plan = trial_plan(config, after_warmup=True)
-    settings = expected_settings(plan, data, after_warmup=True)
-
-    def train(run: TrackedRun) -> StageResult:
-        return run_stage(plan, data, run, campaign.never_stop, campaign.existing_warmup(config, data))
-
-    return campaign.train_row(task, data, settings, train, test=task.test)
+    return campaign.run_after_warmup(task, configuration(task), test=task.test)
 
 
 def collect(regime: str, settings: Mapping[tuple[str, int], str]) -> pd.DataFrame:
@@ -233,9 +205,7 @@ def write(frame: pd.DataFrame, folder: Path) -> None:
     """Replace the regimes of ``frame`` in ``regimes.csv``, keep all others, and write the page anew."""
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / "regimes.csv"
-    if table.is_file():
-        before = pd.read_csv(table)
-        frame = pd.concat([before[~before["regime"].isin(frame["regime"])], frame], ignore_index=True)
+    frame = campaign.replace_rows(frame, table, ["regime"])
     order = {name: number for number, name in enumerate(REGIMES)}
     frame = frame.sort_values(
         ["regime", "row", "seed"], key=lambda column: column.map(order) if column.name == "regime" else column
