@@ -20,18 +20,13 @@ the fused loss, and ``persistence``, so that both methods can be compared with i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from mm_balance.functional.discount import UNSEEN, discounted_losses, loss_doubts, running_mean
-from mm_balance.functional.gap import true_class_probability
-from mm_balance.methods.base import Inspector, Method, loss_output
+from mm_balance.functional.discount import loss_doubts
+from mm_balance.methods.doubting import DoubtingMethod
 from mm_balance.methods.options import option
-from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, EpochPlan, LossOutput
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class LossMixtureOptions:
     )
 
 
-class LossMixture(Method):
+class LossMixture(DoubtingMethod):
     """Trust a modality of a sample as far as its own loss is among the low ones."""
 
     name = "loss_mixture"
@@ -58,44 +53,5 @@ class LossMixture(Method):
     citation = "after DivideMix, Li et al., ICLR 2020, arXiv 2002.07394"
     Options = LossMixtureOptions
 
-    latest: Tensor
-    running: Tensor
-    history: Tensor
-
-    def __init__(self, options: LossMixtureOptions, modalities: Sequence[str], train_samples: int) -> None:
-        super().__init__(options, modalities, train_samples)
-        shape = (len(self.modalities), train_samples)
-        self.register_buffer("latest", torch.full(shape, UNSEEN, dtype=torch.float64))
-        self.register_buffer("running", torch.full(shape, UNSEEN, dtype=torch.float64))
-        # Newest first. Zeros until filled, so that nothing is doubted before `persistence` epochs have passed.
-        self.register_buffer("history", torch.zeros(options.persistence, *shape))
-
-    def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
-        if (self.latest < 0).all():
-            return EpochPlan()
-        self.running.copy_(running_mean(self.running, self.latest, self.options.decay))
-        self.latest.fill_(UNSEEN)
-        self.history.copy_(torch.cat([loss_doubts(self.running).unsqueeze(0), self.history[:-1]]))
-        means = self._doubts(torch.arange(self.train_samples, device=self.history.device), clock).mean(dim=1).tolist()
-        return EpochPlan(
-            notes={f"method/doubt_{name}": mean for name, mean in zip(self.modalities, means, strict=True)}
-        )
-
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
-        output = model(batch.inputs)
-        unimodal = {name: output.unimodal[name] for name in self.modalities}
-        fused_loss, unimodal_loss = discounted_losses(
-            output.fused, unimodal, batch.labels, self._doubts(batch.index, clock),
-            unimodal_weight=self.options.unimodal_weight, discounted=self.options.discounted,
-        )  # fmt: skip
-        return loss_output(output, fusion=fused_loss, unimodal=unimodal_loss)
-
-    def modulate(self, model: MultimodalNetwork, loss_output: LossOutput, batch: Batch, clock: Clock) -> None:
-        for row, name in enumerate(self.modalities):
-            logits = loss_output.output.unimodal[name].detach().double()
-            self.latest[row, batch.index] = true_class_probability(logits, batch.labels)
-
-    def _doubts(self, index: Tensor, clock: Clock) -> Tensor:
-        """Return the doubts about the samples at ``index`` in this epoch, ``(modalities, len(index))``."""
-        doubts = self.history[:, :, index].amin(dim=0)
-        return doubts if clock.stage_epoch >= self.options.start_epoch else torch.zeros_like(doubts)
+    def doubts_of(self, probabilities: Tensor) -> Tensor:
+        return loss_doubts(probabilities)

@@ -15,18 +15,16 @@ Source: ours. The posterior as a weight is the idea of arXiv 2510.21797v1, turne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mm_balance.functional.discount import UNSEEN, discounted_losses, modality_doubts, running_mean
-from mm_balance.functional.gap import true_class_probability
-from mm_balance.methods.base import Inspector, Method, loss_output
+from mm_balance.functional.discount import modality_doubts
+from mm_balance.methods.doubting import DoubtingMethod
 from mm_balance.methods.options import option
-from mm_balance.models import MultimodalNetwork
-from mm_balance.types import Batch, Clock, EpochPlan, LossOutput
+from mm_balance.types import Clock
 
 SHUFFLE_SEED = 0
 
@@ -53,7 +51,7 @@ class PosteriorDiscountOptions:
     shuffled: bool = option(False, "ablation: give the same doubts to random samples", source="ours")
 
 
-class PosteriorDiscount(Method):
+class PosteriorDiscount(DoubtingMethod):
     """Trust a modality of a sample as far as the mixture does not hold it for broken."""
 
     name = "posterior_discount"
@@ -61,51 +59,20 @@ class PosteriorDiscount(Method):
     citation = "ours; cf. Arazo et al., ICML 2019, arXiv 1904.11238; DivideMix, ICLR 2020, arXiv 2002.07394"
     Options = PosteriorDiscountOptions
 
-    latest: Tensor
-    running: Tensor
-    history: Tensor
     order: Tensor
 
-    def __init__(self, options: PosteriorDiscountOptions, modalities: Any, train_samples: int) -> None:
+    def __init__(self, options: PosteriorDiscountOptions, modalities: Sequence[str], train_samples: int) -> None:
         super().__init__(options, modalities, train_samples)
-        shape = (len(self.modalities), train_samples)
-        self.register_buffer("latest", torch.full(shape, UNSEEN, dtype=torch.float64))
-        self.register_buffer("running", torch.full(shape, UNSEEN, dtype=torch.float64))
-        # Newest first. Zeros until filled, so that nothing is doubted before `persistence` epochs have passed.
-        self.register_buffer("history", torch.zeros(options.persistence, *shape))
         order = torch.arange(train_samples)
         if options.shuffled:
             order = torch.randperm(train_samples, generator=torch.Generator().manual_seed(SHUFFLE_SEED))
         self.register_buffer("order", order, persistent=False)
 
-    def refresh(self, model: MultimodalNetwork, inspector: Inspector, clock: Clock) -> EpochPlan:
-        if (self.latest < 0).all():
-            return EpochPlan()
-        self.running.copy_(running_mean(self.running, self.latest, self.options.decay))
-        self.latest.fill_(UNSEEN)
-        self.history.copy_(
-            torch.cat([modality_doubts(self.running, margin=self.options.margin).unsqueeze(0), self.history[:-1]])
-        )
-        means = self._doubts(torch.arange(self.train_samples, device=self.order.device), clock).mean(dim=1).tolist()
-        return EpochPlan(
-            notes={f"method/doubt_{name}": mean for name, mean in zip(self.modalities, means, strict=True)}
-        )
+    def doubts_of(self, probabilities: Tensor) -> Tensor:
+        return modality_doubts(probabilities, margin=self.options.margin)
 
-    def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
-        output = model(batch.inputs)
-        unimodal = {name: output.unimodal[name] for name in self.modalities}
-        fused_loss, unimodal_loss = discounted_losses(
-            output.fused, unimodal, batch.labels, self.options.discount * self._doubts(batch.index, clock),
-            unimodal_weight=self.options.unimodal_weight, discounted=self.options.discounted,
-        )  # fmt: skip
-        return loss_output(output, fusion=fused_loss, unimodal=unimodal_loss)
-
-    def modulate(self, model: MultimodalNetwork, loss_output: LossOutput, batch: Batch, clock: Clock) -> None:
-        for row, name in enumerate(self.modalities):
-            logits = loss_output.output.unimodal[name].detach().double()
-            self.latest[row, batch.index] = true_class_probability(logits, batch.labels)
+    def _discounts(self, index: Tensor, clock: Clock) -> Tensor:
+        return self.options.discount * self._doubts(index, clock)
 
     def _doubts(self, index: Tensor, clock: Clock) -> Tensor:
-        """Return the doubts about the samples at ``index`` in this epoch, ``(modalities, len(index))``."""
-        doubts = self.history[:, :, self.order[index]].amin(dim=0)
-        return doubts if clock.stage_epoch >= self.options.start_epoch else torch.zeros_like(doubts)
+        return super()._doubts(self.order[index], clock)
