@@ -235,11 +235,11 @@ def replace_rows(frame: pd.DataFrame, path: Path, keys: list[str]) -> pd.DataFra
     return pd.concat([before[~again], frame], ignore_index=True)
 
 
-def score_of(row: str, settings: str) -> float:
+def score_of(row: str, settings: str, seed: int = TUNING_SEED) -> float:
     """Return the validation accuracy of a tuning row at the last epoch; 0 if its training diverged."""
-    run = finished_run(experiment(), row, TUNING_SEED, settings)
+    run = finished_run(experiment(), row, seed, settings)
     if run is None:
-        failed = finished_run(experiment(), row, TUNING_SEED, settings, "FAILED")
+        failed = finished_run(experiment(), row, seed, settings, "FAILED")
         assert failed is not None, f"{row} was not trained"
         return 0.0
     return run.metrics["val/accuracy"]

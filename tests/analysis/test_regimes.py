@@ -120,3 +120,28 @@ def test_grid_needs_its_manifest_and_a_name_must_be_known():
     )
     with pytest.raises(UserError, match=r"regime 'digits' is not known; there are: digits 40 % corrupted"):
         regimes._regime_settings("digits", "none", "auto")
+
+
+def test_a_weight_is_chosen_by_the_mean_over_the_tuning_seeds(monkeypatch):
+    """One seed prefers 16 by a sample, the other prefers 4 clearly: 4 it is, for every tuned row and the shuffled one."""
+    accuracy = {(4.0, 1000): 0.970, (16.0, 1000): 0.972, (4.0, 1001): 0.96, (16.0, 1001): 0.94}
+    trained = []
+
+    def run_all(tasks, processes):
+        trained.extend(tasks)
+        return {task: f"{dict(task.settings).get('unimodal_weight')}" for task in tasks}
+
+    monkeypatch.setattr(regimes, "_run_all", run_all)
+    monkeypatch.setattr(
+        regimes.campaign, "score_of", lambda row, digest, seed: accuracy.get((float(digest), seed), 0.9)
+    )
+    monkeypatch.setattr(
+        regimes, "collect", lambda regime, settings: pd.DataFrame([{"row": row.split(": ")[1]} for row, _ in settings])
+    )
+    table = regimes.run_regime("x", {"dataset": "digits"}, [CONTROL, OURS], [7000, 7001], processes=1)
+    assert set(table["unimodal_weight"]) == {4.0}
+    assert not table["at_edge"].any()
+    tuning = [task for task in trained if not task.test]
+    assert {task.seed for task in tuning} == set(regimes.TUNING_SEEDS) == {1000, 1001}
+    assert len(tuning) == 2 * 3 * 2
+    assert not {task.seed for task in trained if task.test} & set(regimes.TUNING_SEEDS)
