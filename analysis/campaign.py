@@ -61,6 +61,10 @@ class TaskResult:
     settings: str = ""
 
 
+def ignore_result(task: Task, result: TaskResult) -> None:
+    """Do nothing with a result."""
+
+
 def start_campaign(description: str, experiment: str, seeds: int, **more: Any) -> argparse.Namespace:
     """Parse the command line and prepare the MLflow store; presets other than ``auto`` use a separate experiment.
 
@@ -92,9 +96,20 @@ def experiment() -> str:
 
 
 def run_all(
-    warmups: Sequence[T], tasks: Sequence[T], run_task: Callable[[T], TaskResult], processes: int
+    warmups: Sequence[T],
+    tasks: Sequence[T],
+    run_task: Callable[[T], TaskResult],
+    processes: int,
+    on_result: Callable[[T, TaskResult], None] = ignore_result,
 ) -> dict[T, str]:
     """Run each distinct warm-up, then the tasks; one thread per process, so that runs are reproducible.
+
+    Args:
+        warmups: warm-ups of the tasks.
+        tasks: training runs.
+        run_task: trains one, in another process.
+        processes: number of processes.
+        on_result: called here with every finished task and its result.
 
     Returns:
         Task -> digest of its settings, which identifies its runs.
@@ -106,6 +121,8 @@ def run_all(
             for finished, future in enumerate(as_completed(futures), 1):
                 task, result = futures[future], future.result()
                 settings[task] = result.settings
+                if task.row:
+                    on_result(task, result)
                 print(
                     f"[{finished}/{len(phase)}] {task.row or 'warm-up'} seed {task.seed}: {result.message}", flush=True
                 )

@@ -1,30 +1,37 @@
-"""All methods on `digits` with the same epochs, learning rates and number of trials. An interrupted command resumes.
+"""All methods with the same epochs, learning rates and number of trials, on `digits` or on GRID letters. A stopped command resumes.
 
-    python -m analysis.leaderboard --seeds 3 --processes 2
+    python -m analysis.leaderboard --processes 2
+    python -m analysis.leaderboard --grid PATH/manifest.csv
 
 Methods without warm-up keep the learning rate constant for the epochs of a warm-up (``learning_rate_hold``), then decay it as after
 a warm-up, so all methods have the same rate in every epoch. Methods with warm-up share its run, whose epochs count.
 
 Tuning (rule in ``analysis.tuning``) uses a separate seed and the validation accuracy after the last epoch. Cost: 5 to 11 trials for
-each of 27 methods, the same number for all (135 to 297 runs), 3 seeds of the best one (81), and a warm-up of a third of the
-epochs for each seed and each rate at which a method with warm-up is tried. Test data are read once per run in the table and for
-nothing else. Runs go to the MLflow experiment ``leaderboard``.
+each method, the same number for all, three seeds of the best one on `digits` (all 31 methods) and five on GRID letters (ten methods),
+and a warm-up of a third of the epochs for each seed and each rate at which a method with warm-up is tried: 4 to 5 hours on 2 cores on
+`digits`, half an hour on GRID letters. Test data are read once per run in the table and for nothing else. Runs go to the MLflow
+experiment ``leaderboard``; their results are also written to ``leaderboard_runs.csv``, from which the command goes on where that store
+is not at hand.
 """
 
 from __future__ import annotations
 
+import argparse
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from analysis import campaign
+from analysis.results_file import Key, ResultsFile
 from analysis.tables import spread, table_runs
 from analysis.tuning import Choices, Grid, Space, Trial, Tuning, tune
 from mm_balance.config import Config, options, resolve
+from mm_balance.config.resolve import PRESETS
 from mm_balance.methods import METHODS
 from mm_balance.methods.options import declared_options
 from mm_balance.tracking.query import read_run
@@ -46,6 +53,12 @@ UNIMODAL_WEIGHT = _grid("concat_unimodal", "unimodal_weight", 0.5, 1.0, 2.0)
 OGM_STRENGTH = _grid("ogm", "alpha", 0.1, 0.3, 0.9)
 RANKED = tuple(name for name in METHODS if name != "one_modality")
 """The methods of the table: on `digits`, `one_modality` is `audio_only` or `visual_only`."""
+MAIN_TEN = (
+    "audio_only", "visual_only", "concat", "concat_unimodal", "ogm_ge", "mmpareto", "mla", "gap_mixture", "loss_mixture",
+    "posterior_discount",
+)  # fmt: skip
+"""The methods of the table on GRID letters."""
+FIRST_SEED = 8000
 SPACES: dict[str, Grid | Choices] = {
     "concat_unimodal": UNIMODAL_WEIGHT,
     "gap_mixture": UNIMODAL_WEIGHT,
@@ -81,6 +94,31 @@ SPACES: dict[str, Grid | Choices] = {
 FIXED = {"diagnose_relearn": "every=4", "opm": "start_epoch=2", "opm_ogm": "start_epoch=2"}
 """Method -> options adapted to a short stage, fixed in all trials: the defaults are for a hundred epochs."""
 COLUMNS = ("accuracy", "accuracy_audio", "accuracy_visual", "imbalance_degree")
+RESULTS: Mapping[str, type] = {
+    "run": str, "val_accuracy": float, **dict.fromkeys(COLUMNS, float), "epoch": int, "held": int, "seconds": float, "cost": float,
+}  # fmt: skip
+"""What is written down of a run; of a trial only its validation accuracy."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is measured: `digits` or GRID letters.
+
+    Attributes:
+        title: name of the data set.
+        preset: value of the parameter ``preset``.
+        dataset: value of the parameter ``dataset``.
+        suffix: of the files' names.
+        methods: names of the methods.
+        seeds: number of seeds.
+    """
+
+    title: str
+    preset: str
+    dataset: str
+    suffix: str
+    methods: tuple[str, ...]
+    seeds: int
 
 
 @dataclass(frozen=True)
@@ -94,17 +132,24 @@ class Task:
     options: str = ""
     row: str = ""
     test: bool = False
+    dataset: str = "digits"
 
 
 def main() -> None:
-    """Tune, train missing runs, collect results, write the table."""
-    arguments = campaign.start_campaign(__doc__, EXPERIMENT, 3, methods=",".join(RANKED))
-    methods = arguments.methods.split(",")
-    base = resolve({"preset": arguments.preset}).optimization.learning_rate
+    """Tune, train missing runs, write the table."""
+    arguments = campaign.start_campaign(__doc__, EXPERIMENT, 0, first_seed=FIRST_SEED, methods="auto", grid="none")
+    table = described(arguments)
+    base = resolve({"preset": table.preset, "dataset": table.dataset}).optimization.learning_rate
     rates = Grid(options()["learning_rate"], (base / 2, base, 2 * base))
+    record = ResultsFile(arguments.out / f"leaderboard{table.suffix}_runs.csv", RESULTS)
 
     def task(method: str, trial: Trial, seed: int, row: str, *, test: bool) -> Task:
-        return Task(seed, arguments.preset, trial.rate, method, method_options(method, trial), row, test)
+        return Task(seed, table.preset, trial.rate, method, method_options(method, trial), row, test, table.dataset)
+
+    def trained(tasks: Sequence[Task]) -> dict[Task, Key]:
+        return _run_all(tasks, record, arguments.processes)
+
+    used: set[Key] = set()
 
     def score(proposed: Mapping[str, Sequence[Trial]]) -> dict[str, list[float]]:
         tasks = {
@@ -113,23 +158,33 @@ def main() -> None:
             ]
             for method, trials in proposed.items()
         }
-        settings = _run_all([item for items in tasks.values() for item in items], arguments.processes)
-        return {
-            method: [campaign.score_of(item.row, settings[item]) for item in items] for method, items in tasks.items()
-        }
+        keys = trained([item for items in tasks.values() for item in items])
+        used.update(keys.values())
+        return {method: [record[keys[item]]["val_accuracy"] for item in items] for method, items in tasks.items()}
 
-    tuning = tune({method: SPACES.get(method) for method in methods}, rates, score)
-    final = [
-        task(method, tuning.best(method), seed, method, test=True)
-        for method in methods
-        for seed in range(arguments.seeds)
-    ]
-    settings = _run_all(final, arguments.processes)
-    frame = collect(campaign.experiment(), {(item.row, item.seed): settings[item] for item in final})
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(arguments.out / "leaderboard.csv", index=False)
-    trials_table(tuning).to_csv(arguments.out / "leaderboard_trials.csv", index=False)
-    (arguments.out / "leaderboard.md").write_text("\n".join(page(frame, tuning)), "utf-8")
+    tuning = tune({method: SPACES.get(method) for method in table.methods}, rates, score)
+    seeds = range(arguments.first_seed, arguments.first_seed + table.seeds)
+    final = trained(
+        [task(method, tuning.best(method), seed, method, test=True) for method in table.methods for seed in seeds]
+    )
+    record.keep({*used, *final.values()})
+    frame = runs_table(record, final)
+    frame.to_csv(arguments.out / f"leaderboard{table.suffix}.csv", index=False)
+    trials_table(tuning).to_csv(arguments.out / f"leaderboard{table.suffix}_trials.csv", index=False)
+    lines = page(frame, tuning, table.title, table.suffix)
+    (arguments.out / f"leaderboard{table.suffix}.md").write_text("\n".join(lines), "utf-8")
+
+
+def described(arguments: argparse.Namespace) -> Table:
+    """Return the table that the command line asks for."""
+    preset = arguments.preset
+    if arguments.grid == "none":
+        table = Table("`digits`", preset, "digits", "", RANKED, 3)
+    else:
+        grid_preset = str(PRESETS / "grid.yaml") if preset == "auto" else preset
+        table = Table("GRID letters", grid_preset, arguments.grid, "_grid", MAIN_TEN, 5)
+    methods = table.methods if arguments.methods == "auto" else tuple(arguments.methods.split(","))
+    return replace(table, methods=methods, seeds=arguments.seeds or table.seeds)
 
 
 def method_options(method: str, trial: Trial) -> str:
@@ -143,16 +198,44 @@ def _row(method: str, trial: Trial, rates: Grid) -> str:
     return f"tuning {method} {trial.text(rates, SPACES.get(method))}"
 
 
-def _run_all(tasks: Sequence[Task], processes: int) -> dict[Task, str]:
-    warmups = [Task(task.seed, task.preset, task.rate) for task in tasks if METHODS[task.method].needs_warmup]
-    return campaign.run_all(warmups, tasks, run_task, processes)
+def _run_all(tasks: Sequence[Task], record: ResultsFile, processes: int) -> dict[Task, Key]:
+    """Train what neither the record nor the store has; return the lines of the record."""
+    warmups = [
+        Task(task.seed, task.preset, task.rate, dataset=task.dataset)
+        for task in tasks
+        if METHODS[task.method].needs_warmup
+    ]
+
+    def write_down(task: Task, result: campaign.TaskResult) -> None:
+        key = (task.row, task.seed, result.settings)
+        if key not in record:
+            record.add(key, results_of(task, result.settings))
+
+    train = partial(run_task, known=record.keys())
+    settings = campaign.run_all(warmups, tasks, train, processes, write_down)
+    return {task: (task.row, task.seed, settings[task]) for task in tasks}
+
+
+def results_of(task: Task, settings: str) -> dict[str, Any]:
+    """Read what is written down of a finished run."""
+    if task.test:
+        (line,) = collect(campaign.experiment(), {(task.row, task.seed): settings}).to_dict("records")
+        return {name: line[name] for name in RESULTS}
+    return {"val_accuracy": campaign.score_of(task.row, settings)}
+
+
+def runs_table(record: ResultsFile, final: Mapping[Task, Key]) -> pd.DataFrame:
+    """Return the lines of the table's runs: method, seed and what is written down of them."""
+    lines = [{"method": task.method, "seed": task.seed, **record[key]} for task, key in final.items()]
+    return pd.DataFrame(lines).sort_values(["method", "seed"], ignore_index=True)
 
 
 def configuration(task: Task) -> Config:
     """Return the configuration of a task: all methods have the same total number of epochs and the same rate in each epoch."""
-    preset = resolve({"preset": task.preset})
+    data = {"preset": task.preset, "dataset": task.dataset}
+    preset = resolve(data)
     values = {
-        "preset": task.preset, "seed": task.seed, "device": "cpu", "learning_rate": task.rate,
+        **data, "seed": task.seed, "device": "cpu", "learning_rate": task.rate,
         "learning_rate_hold": preset.warmup.warmup_epochs,
     }  # fmt: skip
     if task.method:
@@ -164,8 +247,8 @@ def configuration(task: Task) -> Config:
     return resolve(values)
 
 
-def run_task(task: Task) -> campaign.TaskResult:
-    """Train a task unless its run already exists."""
+def run_task(task: Task, known: frozenset[Key] = frozenset()) -> campaign.TaskResult:
+    """Train a task unless its run already exists, in the store or among the ``known`` lines of the record."""
     config = configuration(task)
     data = read_data(config)
     if not task.method:
@@ -173,6 +256,8 @@ def run_task(task: Task) -> campaign.TaskResult:
     method = METHODS[task.method]
     plan = train_plan(config)
     settings = expected_settings(plan, data, after_warmup=method.needs_warmup)
+    if (task.row, task.seed, settings) in known:
+        return campaign.TaskResult(campaign.ALREADY, settings)
 
     def train(run: TrackedRun) -> StageResult:
         warmup = campaign.existing_warmup(config, data) if method.needs_warmup else None
@@ -190,6 +275,7 @@ def collect(experiment: str, settings: Mapping[tuple[str, int], str]) -> pd.Data
     for method, run, test in table_runs(experiment, settings):
         line: dict[str, Any] = {"method": method, "seed": int(run.tags["mm.seed"]), "run": run.run_id}
         line |= {name: test.metrics[f"test/{name}"] for name in COLUMNS}
+        line["val_accuracy"] = run.metrics["val/accuracy"]
         line["epoch"] = int(run.metrics["selection/last_epoch"])
         line["held"] = int(run.parameters["config/learning_rate_hold"])
         stages = [run, *([read_run(run.tags["mm.warmup_run"])] if "mm.warmup_run" in run.tags else [])]
@@ -218,7 +304,7 @@ def trials_table(tuning: Tuning) -> pd.DataFrame:
     )
 
 
-def page(frame: pd.DataFrame, tuning: Tuning) -> list[str]:
+def page(frame: pd.DataFrame, tuning: Tuning, title: str = "`digits`", suffix: str = "") -> list[str]:
     """Render the table as markdown, best fused accuracy first.
 
     Raises:
@@ -228,11 +314,13 @@ def page(frame: pd.DataFrame, tuning: Tuning) -> list[str]:
 
     epoch, held = _same(frame, "epoch"), _same(frame, "held")
     means = frame.groupby("method")["accuracy"].mean().sort_values(ascending=False)
+    seeds = sorted(frame["seed"].unique().tolist())
     lines = [
-        "# Leaderboard on `digits`",
+        f"# Leaderboard on {title}",
         "",
-        f"Written by `python -m analysis.leaderboard` on {time.strftime('%Y-%m-%d')} ({platform.machine()}, one thread per run, "
-        f"torch {torch.__version__}). Accuracy in %, mean ± standard deviation over seeds {sorted(frame['seed'].unique().tolist())}. "
+        f"Written by `python -m analysis.leaderboard{' --grid PATH' if suffix else ''}` on {time.strftime('%Y-%m-%d')} "
+        f"({platform.machine()}, one thread per run, torch {torch.__version__}). "
+        f"Accuracy in %, mean ± standard deviation over seeds {seeds}. "
         "Imbalance degree: difference of the modalities' Shapley values. Seconds: training time. Cost: encoder passes relative to "
         "joint training. Nothing was chosen on test data.",
         "",
@@ -242,7 +330,7 @@ def page(frame: pd.DataFrame, tuning: Tuning) -> list[str]:
         "the best rate; methods with the same option share a grid. If a best value lay at an edge of its grid, the grid was extended "
         "by one step for all methods that use it, and the others got as many additional trials between their best value and its "
         "better neighbor. Values that still lie at an edge are listed (`bound`: at the option's bound). All trials: "
-        "`leaderboard_trials.csv`.",
+        f"`leaderboard{suffix}_trials.csv`.",
         "",
         "| method | measured at | fused | audio | visual | imbalance degree | seconds | cost | trials | learning rate and options "
         "| at an edge |",

@@ -1,20 +1,26 @@
 """The leaderboard: the same epochs, rates and number of trials for every method, and the table that the command wrote."""
 
 import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from analysis import campaign
 from analysis.campaign import never_stop
 from analysis.leaderboard import (
     FIXED,
+    MAIN_TEN,
     RANKED,
     SPACES,
     Task,
     collect,
     configuration,
+    described,
+    main,
     method_options,
     page,
     run_task,
@@ -184,6 +190,51 @@ def test_the_written_table_has_all_methods_but_those_said_to_be_missing():
     runs = pd.read_csv(ROOT / "docs" / "results" / "leaderboard.csv")
     assert (runs.groupby("method").size() == 3).all()
     assert set(runs["method"]) == set(RANKED) - missing
+
+
+def asked(*more, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["leaderboard", *more])
+    return described(campaign.start_campaign("x", "leaderboard", 0, first_seed=8000, methods="auto", grid="none"))
+
+
+def test_on_grid_letters_the_main_ten_are_measured_with_the_preset_of_grid(store, monkeypatch):
+    digits, grid = (asked(*more, monkeypatch=monkeypatch) for more in ([], ["--grid", "letters/manifest.csv"]))
+    assert (digits.dataset, digits.preset, digits.methods, digits.seeds, digits.suffix) == (
+        "digits",
+        "auto",
+        RANKED,
+        3,
+        "",
+    )
+    assert (grid.dataset, grid.methods, grid.seeds, grid.suffix) == ("letters/manifest.csv", MAIN_TEN, 5, "_grid")
+    assert set(MAIN_TEN) <= set(RANKED)
+    assert len(MAIN_TEN) == 10
+    config = configuration(Task(0, grid.preset, 0.05, "concat", dataset=grid.dataset))
+    assert (config.input.frames_as, config.train.epochs, config.optimization.learning_rate_hold) == ("channels", 24, 8)
+    assert asked("--methods", "ogm,concat", "--seeds", "1", monkeypatch=monkeypatch).methods == ("ogm", "concat")
+
+
+SMALL = "warmup_epochs: 1\nadaptive_epochs: 1\nepochs: 2\nrefit_every: 1\ntrain_fraction: 0.05\n"
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_from_its_file_where_the_store_is_gone(store, monkeypatch, tmp_path, capsys):
+    """The second call finds an empty store, trains nothing anew, and writes the same table."""
+    preset = store / "small.yaml"
+    preset.write_text(SMALL)
+    monkeypatch.setattr(campaign, "ProcessPoolExecutor", lambda processes, context, set_up: ThreadPoolExecutor(1))
+    command = ["leaderboard", "--preset", str(preset), "--methods", "concat", "--seeds", "1", "--out"]
+    monkeypatch.setattr(sys, "argv", [*command, str(tmp_path / "out")])
+    main()
+    first = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert set(first) == {"leaderboard.csv", "leaderboard.md", "leaderboard_runs.csv", "leaderboard_trials.csv"}
+    trials = len(pd.read_csv(tmp_path / "out" / "leaderboard_trials.csv"))
+    assert len(first["leaderboard_runs.csv"].splitlines()) == 1 + trials + 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'empty.db'}")
+    capsys.readouterr()
+    main()
+    assert capsys.readouterr().out.count(": already there") == trials + 1
+    assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == first
 
 
 @pytest.mark.slow
