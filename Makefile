@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test verify test-fast ui check format bench glossary methods leaderboard studies first-result regimes detection clean
+.PHONY: help install demo test verify test-fast ui check format bench glossary methods leaderboard studies first-result regimes detection doubts clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -68,6 +68,9 @@ regimes: install ## broken data: control, rivals and ours, tuned alike in each r
 
 detection: install ## how well planted corruption is found, and whether the modality is named (hours; goes on where it was stopped)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m analysis.detection
+
+doubts: install ## the rules of posterior_discount, each alone and together, on validation (half an hour; goes on where it was stopped)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m analysis.doubts
 
 clean: ## remove .venv and caches; runs and results stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

@@ -29,6 +29,7 @@ def glossary() -> str:
     parts.append(_table("at each refit, over the training split in eval mode", names.REFIT_METRICS))
     parts.append(_table("at each refit, on validation", names.VALIDATION_REFIT_METRICS))
     parts.append(_table("at each refit, where corruption was planted (parameter `corruption`)", names.TRUTH_METRICS))
+    parts.append(_table("the same for methods that doubt (`posterior_discount`, `loss_mixture`)", names.DOUBT_METRICS))
     parts.append(_table("by some methods, per epoch", names.METHOD_METRICS))
     parts.append(_table("at the end of a stage", names.SELECTION_METRICS | names.COST_METRICS | names.TRACKING_METRICS))
     parts.append(_table("by `evaluate` with `probe=true`", names.PROBE_METRICS))

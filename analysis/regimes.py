@@ -84,7 +84,7 @@ def main() -> None:
     )  # fmt: skip
     # All settings first: a wrong name must not end the command after hours.
     settings = {
-        name: _regime_settings(name, arguments.grid, arguments.preset)
+        name: regime_settings(name, arguments.grid, arguments.preset)
         for name in _named(arguments.regimes, with_grid=arguments.grid != "none")
     }
     for regime, base in settings.items():
@@ -104,7 +104,17 @@ def _named(regimes: str, *, with_grid: bool) -> list[str]:
     return [name for name in REGIMES if with_grid or not name.startswith(GRID)]
 
 
-def _regime_settings(regime: str, grid: str, preset: str) -> dict[str, Any]:
+def regime_settings(regime: str, grid: str, preset: str) -> dict[str, Any]:
+    """Return the parameters of a regime's data.
+
+    Args:
+        regime: its name.
+        grid: manifest of GRID letters, or ``none``.
+        preset: value of ``--preset``.
+
+    Raises:
+        UserError: no such regime, or it needs the manifest.
+    """
     if regime not in REGIMES:
         raise UserError(f"regime {regime!r} is not known; there are: {', '.join(REGIMES)}")
     settings = {**REGIMES[regime]} if preset == "auto" else {**REGIMES[regime], "preset": preset}
@@ -144,7 +154,7 @@ def run_regime(
             for method, trials in proposed.items()
             for trial in trials
         }
-        digests = _run_all([item for items in tasks.values() for item in items], processes)
+        digests = run_tasks([item for items in tasks.values() for item in items], processes)
         means = {
             key: fmean(campaign.score_of(item.row, digests[item], item.seed) for item in items)
             for key, items in tasks.items()
@@ -159,7 +169,7 @@ def run_regime(
         *(task(method, weights[method], seed, method) for method in tuned for seed in seeds),
         *(task(OURS, weights[OURS], seed, SHUFFLED, shuffled=True) for seed in seeds if OURS in tuned),
     ]
-    digests = _run_all(rows, processes)
+    digests = run_tasks(rows, processes)
     frame = collect(regime, {(item.row, item.seed): digests[item] for item in rows})
     chosen = {**weights, SHUFFLED: weights.get(OURS)}
     frame["unimodal_weight"] = frame["row"].map(chosen)
@@ -176,7 +186,8 @@ def _warmup_task(task: Task) -> Task:
     return Task(task.regime, task.seed, campaign.of_warmup(task.settings))
 
 
-def _run_all(tasks: Sequence[Task], processes: int) -> dict[Task, str]:
+def run_tasks(tasks: Sequence[Task], processes: int) -> dict[Task, str]:
+    """Train what is missing, warm-ups first; return the digest of each task's settings."""
     return campaign.run_all([_warmup_task(task) for task in tasks], tasks, run_task, processes)
 
 

@@ -71,6 +71,14 @@ TRUTH_METRICS = {
 }
 """Logged at each refit if samples were deliberately corrupted (``corruption`` above 0)."""
 
+DOUBT_METRICS = {
+    "truth/auc_doubt_<modality>": "area under the ROC curve of the method's doubt about a modality (`doubt_<modality>`) for detecting "
+    "the samples corrupted in that modality",
+    "truth/doubt_corrupted_<modality>": "mean doubt about that modality over the samples corrupted in it",
+    "truth/doubt_clean_<modality>": "mean doubt about that modality over the clean samples: what doubting costs",
+}
+"""The same for methods that doubt (``Method.doubts``)."""
+
 METHOD_METRICS = {
     "method/weight_<head>": "G-Blending: weight of a head's loss",
     "method/pulled_back_<modality>": "Diagnosing & Re-learning: how far the encoder was reset towards its initial weights, 0 to 1",
@@ -202,7 +210,7 @@ ARTIFACTS = {
     f"{REFITS_FOLDER}/epoch_NNNN/{DENSITY_FILE}": "histogram of gaps, components, their sum, posterior; below them the gaps of the "
     "validation samples with a mixture of their own",
     f"{REFITS_FOLDER}/epoch_NNNN/{GAPS_FILE}": "one row per training sample: index, sample, label, p_<modality>, p_fused, gap, "
-    "posterior_imbalanced (and the deliberate corruption, if known)",
+    "posterior_imbalanced (and, for methods that doubt, doubt_<modality>; the deliberate corruption, if known)",
     f"{REFITS_FOLDER}/epoch_NNNN/{VALIDATION_MIXTURE_FILE}": "a mixture of the same kind, fitted to the validation gaps; nothing is "
     "trained with it",
     f"{REFITS_FOLDER}/epoch_NNNN/{VALIDATION_GAPS_FILE}": "the same columns, one row per validation sample; the posterior is that of "

@@ -156,6 +156,8 @@ class GapFit:
         mixture: the fitted mixture.
         posterior_imbalanced: ``(samples,)`` float64 in [0, 1].
         source: where the probabilities come from, a value of ``gap_source``.
+        doubts: modality -> ``(samples,)`` in [0, 1], how far the method doubted that modality of a sample in the epoch before the
+            fit; empty for methods that doubt none, and for validation.
     """
 
     epoch: int
@@ -167,6 +169,7 @@ class GapFit:
     mixture: Mixture
     posterior_imbalanced: Tensor
     source: str = "refit"
+    doubts: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

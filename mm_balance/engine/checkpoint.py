@@ -31,6 +31,7 @@ def gap_fit_to_state(fit: GapFit) -> dict[str, Any]:
         "mixture": fit.mixture.to_json(),
         "posterior_imbalanced": fit.posterior_imbalanced,
         "source": fit.source,
+        "doubts": dict(fit.doubts),
     }
 
 

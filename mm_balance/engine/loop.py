@@ -223,9 +223,9 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
             metrics |= dict(split_metrics(predictions, "val"))
             fit_due = _fit_due(stage, progress.stage_epoch)
             if fit_due:
-                progress.gap_fit = measure_gaps(
-                    stage, progress.epoch, seen=progress.seen, stop_requested=stop_requested
-                )
+                measured = measure_gaps(stage, progress.epoch, seen=progress.seen, stop_requested=stop_requested)
+                doubts = {name: doubt.detach().cpu() for name, doubt in stage.method.doubts().items()}
+                progress.gap_fit = replace(measured, doubts=doubts)
                 progress.validation_fit = fit_gaps(predictions, progress.epoch, stage.mixture)
                 metrics |= _gap_fit_metrics(stage, progress.gap_fit, progress.validation_fit)
             bar.set_postfix(val=f"{metrics['val/accuracy']:.3f}", refresh=False)

@@ -138,9 +138,9 @@ def truth_metrics(fit: GapFit, corrupted: Sequence[str]) -> dict[str, float]:
         corrupted: per sample, the deliberately corrupted modality, or ``label``; ``""`` = clean.
 
     Returns:
-        Areas under the ROC curve by name (``TRUTH_METRICS``), without those that have no positives. The signed score of a
-        modality is how far it lags behind the best other one; its positives are the samples corrupted in it, all others are
-        negatives.
+        Areas under the ROC curve by name (``TRUTH_METRICS``, ``DOUBT_METRICS``), without those that have no positives. The signed
+        score of a modality is how far it lags behind the best other one; its positives are the samples corrupted in it, all others
+        are negatives. A method's doubts about a modality are scored alike, and averaged over its positives and over the clean samples.
     """
     planted = torch.tensor([bool(name) for name in corrupted])
     if not planted.any():
@@ -156,4 +156,10 @@ def truth_metrics(fit: GapFit, corrupted: Sequence[str]) -> dict[str, float]:
         if of_modality.any():
             lag = -gap_from_probabilities(fit.probabilities, leading=modality)
             values[f"truth/auc_sign_{modality}"] = binary_auc(lag, of_modality)
+    for modality, doubt in fit.doubts.items():
+        of_modality = torch.tensor([name == modality for name in corrupted])
+        values[f"truth/doubt_clean_{modality}"] = float(doubt[~planted].double().mean())
+        if of_modality.any():
+            values[f"truth/auc_doubt_{modality}"] = binary_auc(doubt.double(), of_modality)
+            values[f"truth/doubt_corrupted_{modality}"] = float(doubt[of_modality].double().mean())
     return values

@@ -202,6 +202,13 @@ class Method(nn.Module):
         """
         return model(batch.inputs)
 
+    def doubts(self) -> dict[str, Tensor]:
+        """Return how far the method doubts a modality of a training sample: modality -> ``(train_samples,)`` in [0, 1].
+
+        Empty if it doubts none. They are written to the table of every refit and scored where corruption was planted.
+        """
+        return {}
+
     def anneal_coefficient(self, clock: Clock) -> float:
         """Return the epoch's annealing coefficient, for logging; 0 if the method has none."""
         return 0.0

@@ -77,7 +77,14 @@ class DoubtingMethod(Method):
         """Return how much of the losses of the samples at ``index`` is taken away, ``(modalities, len(index))`` in [0, 1]."""
         return self._doubts(index, clock)
 
+    def doubts(self) -> dict[str, Tensor]:
+        everything = self._doubts_at(torch.arange(self.train_samples, device=self.history.device))
+        return dict(zip(self.modalities, everything, strict=True))
+
+    def _doubts_at(self, index: Tensor) -> Tensor:
+        return self.history[:, :, index].amin(dim=0)
+
     def _doubts(self, index: Tensor, clock: Clock) -> Tensor:
         """Return the doubts about the samples at ``index`` in this epoch, ``(modalities, len(index))``."""
-        doubts = self.history[:, :, index].amin(dim=0)
+        doubts = self._doubts_at(index)
         return doubts if clock.stage_epoch >= self.options.start_epoch else torch.zeros_like(doubts)

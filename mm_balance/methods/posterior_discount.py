@@ -74,5 +74,5 @@ class PosteriorDiscount(DoubtingMethod):
     def _discounts(self, index: Tensor, clock: Clock) -> Tensor:
         return self.options.discount * self._doubts(index, clock)
 
-    def _doubts(self, index: Tensor, clock: Clock) -> Tensor:
-        return super()._doubts(self.order[index], clock)
+    def _doubts_at(self, index: Tensor) -> Tensor:
+        return super()._doubts_at(self.order[index])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mm_balance import names
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.types import GapFit
 
@@ -131,3 +132,26 @@ def _cell(values: Mapping[str, float], name: str, form: str) -> str:
 
 def _signed(value: float) -> str:
     return f"{0.0 if abs(value) < 0.005 else value:+.2f}"
+
+
+def doubts_note(fit: GapFit, truth: Mapping[str, float]) -> str:
+    """Say how many samples the method doubts and where they are listed and, where corruption was planted, how right it is.
+
+    Args:
+        fit: the last refit, with doubts.
+        truth: its metrics; those of ``names.DOUBT_METRICS`` if corruption was planted.
+    """
+    parts = []
+    for name, doubt in fit.doubts.items():
+        part = f"{name} of {int((doubt > 0.5).sum())}"
+        if f"truth/doubt_corrupted_{name}" in truth:
+            part += (
+                f" (mean doubt {truth[f'truth/doubt_corrupted_{name}']:.2f} where it was corrupted, "
+                f"{truth[f'truth/doubt_clean_{name}']:.2f} on clean samples)"
+            )
+        parts.append(part)
+    table = f"`{names.refit_folder(fit.epoch)}/{names.GAPS_FILE}`"
+    return (
+        f"Doubted by more than 0.5, of {len(fit.gaps)} training samples: {', '.join(parts)}. Which ones: columns "
+        f"{', '.join(f'`doubt_{name}`' for name in fit.doubts)} of {table}."
+    )

@@ -14,7 +14,7 @@ from mm_balance.figures import Figure, mixture_evolution, save_png, unimodal_acc
 from mm_balance.tracking.model import log_model
 from mm_balance.tracking.refits import read_refits
 from mm_balance.tracking.runs import TrackedRun
-from mm_balance.workflow.gap_report import gap_findings, gap_table, source_note
+from mm_balance.workflow.gap_report import doubts_note, gap_findings, gap_table, source_note
 from mm_balance.workflow.stage import StageResult
 
 
@@ -160,4 +160,6 @@ def notes(result: StageResult) -> list[str]:
             f"Detection of planted corruption in training at the last refit (AUC): abs(gap) {value['truth/auc_gap_abs']:.3f}, "
             f"posterior {value['truth/auc_posterior']:.3f}, -log p {value['truth/auc_loss']:.3f}."
         )
+    if result.progress.gap_fit is not None and result.progress.gap_fit.doubts:
+        lines.append(doubts_note(result.progress.gap_fit, truth[-1].metrics if truth else {}))
     return lines

@@ -110,8 +110,8 @@ def test_all_regimes_are_those_that_can_be_run():
 
 def test_grid_needs_its_manifest_and_a_name_must_be_known():
     with pytest.raises(UserError, match="needs --grid PATH"):
-        regimes._regime_settings("grid clean", "none", "auto")
-    settings = regimes._regime_settings("grid clean", "x.csv", "auto")
+        regimes.regime_settings("grid clean", "none", "auto")
+    settings = regimes.regime_settings("grid clean", "x.csv", "auto")
     config = configuration(Task("grid clean", 4000, tuple(sorted(settings.items()))))
     assert (Path(config.data.dataset).name, config.corruption.corruption, config.input.frames_as) == (
         "x.csv",
@@ -119,7 +119,7 @@ def test_grid_needs_its_manifest_and_a_name_must_be_known():
         "channels",
     )
     with pytest.raises(UserError, match=r"regime 'digits' is not known; there are: digits 40 % corrupted"):
-        regimes._regime_settings("digits", "none", "auto")
+        regimes.regime_settings("digits", "none", "auto")
 
 
 def test_a_weight_is_chosen_by_the_mean_over_the_tuning_seeds(monkeypatch):
@@ -131,7 +131,7 @@ def test_a_weight_is_chosen_by_the_mean_over_the_tuning_seeds(monkeypatch):
         trained.extend(tasks)
         return {task: f"{dict(task.settings).get('unimodal_weight')}" for task in tasks}
 
-    monkeypatch.setattr(regimes, "_run_all", run_all)
+    monkeypatch.setattr(regimes, "run_tasks", run_all)
     monkeypatch.setattr(
         regimes.campaign, "score_of", lambda row, digest, seed: accuracy.get((float(digest), seed), 0.9)
     )

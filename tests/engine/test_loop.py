@@ -9,12 +9,19 @@ import torch
 from torch import nn
 
 from mm_balance.engine import cost, loop
-from mm_balance.engine.checkpoint import read_checkpoint, write_checkpoint
+from mm_balance.engine.checkpoint import gap_fit_from_state, gap_fit_to_state, read_checkpoint, write_checkpoint
 from mm_balance.engine.predictions import fit_gaps, predict_split
 from mm_balance.engine.recorder import ListRecorder
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.names import REFIT_METRICS, SPLIT_METRICS, TRAIN_METRICS, TRUTH_METRICS, VALIDATION_REFIT_METRICS
+from mm_balance.names import (
+    DOUBT_METRICS,
+    REFIT_METRICS,
+    SPLIT_METRICS,
+    TRAIN_METRICS,
+    TRUTH_METRICS,
+    VALIDATION_REFIT_METRICS,
+)
 from mm_balance.testing import tiny_data as make_tiny_data
 from tests.helpers.stages import make_stage, never
 
@@ -61,6 +68,21 @@ def test_every_metric_is_named_once_in_names():
     logged = {name for point in recorder.points for name in point.metrics}
     assert logged == {*TRAIN_METRICS, *REFIT_METRICS, *VALIDATION_REFIT_METRICS, *split, *truth} - {"train/loss_<part>"}
     assert all(math.isfinite(value) for point in recorder.points for value in point.metrics.values())
+
+
+def test_the_doubts_of_a_method_are_in_its_refits_scored_and_survive_a_checkpoint():
+    stage = make_stage("posterior_discount", persistence=1, margin=0.0)
+    _, recorder = run(stage)
+    first, *_, last = recorder.refits
+    assert first.doubts == {}  # of the warm-up, which doubts nothing
+    assert {name: len(doubt) for name, doubt in last.doubts.items()} == dict.fromkeys(
+        ("audio", "visual"), len(last.gaps)
+    )
+    assert torch.equal(last.doubts["audio"], stage.method.history[0, 0])
+    assert last.doubts["visual"].amax() > 0
+    assert torch.equal(gap_fit_from_state(gap_fit_to_state(last)).doubts["visual"], last.doubts["visual"])
+    names_of = {name.replace("<modality>", modality) for name in DOUBT_METRICS for modality in ("audio", "visual")}
+    assert names_of <= set(recorder.points[-1].metrics)
 
 
 def test_the_parts_of_the_loss_sum_to_the_loss():

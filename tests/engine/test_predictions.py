@@ -1,5 +1,7 @@
 """Refits and how well they find planted corruption, on numbers worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -40,6 +42,18 @@ def test_truth_metrics_by_hand():
     assert found["truth/auc_sign_audio"] == 1.0
     assert found["truth/auc_sign_visual"] == 1.0
     assert found["truth/auc_loss"] == pytest.approx(20 / 24)
+
+
+def test_doubts_are_scored_for_the_samples_corrupted_in_that_modality():
+    """Two sounds of the ten are broken (0.9 and 0.3 doubted); of the clean samples one is doubted by 0.6."""
+    corrupted = ["audio", "audio", "visual", "label"] + [""] * 6
+    doubts = {"audio": torch.tensor([0.9, 0.3, 0.0, 0.0, 0.6, 0.0, 0.0, 0.0, 0.0, 0.0])}
+    found = truth_metrics(replace(make(), doubts=doubts), corrupted)
+    assert found["truth/doubt_corrupted_audio"] == pytest.approx(0.6)
+    assert found["truth/doubt_clean_audio"] == pytest.approx(0.1)
+    # Of the 2 * 8 pairs, one is the wrong way round: 0.3 against 0.6.
+    assert found["truth/auc_doubt_audio"] == pytest.approx(15 / 16)
+    assert not any(name.endswith("doubt_visual") for name in found)
 
 
 def test_no_truth_no_metrics():

@@ -1,6 +1,7 @@
 """A refit on a run: it reads back as it was, and whatever is missing or cut off is noticed and sent again."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -87,6 +88,13 @@ def test_a_refit_reads_back_as_it_was(logged):
     assert list(table) == [
         "index", "sample", "label", "p_audio", "p_visual", "p_fused", "gap", "posterior_imbalanced", "corrupted"
     ]  # fmt: skip
+
+
+def test_doubts_are_columns_of_the_training_samples():
+    doubts = {"audio": torch.zeros(40), "visual": torch.linspace(0, 1, 40)}
+    table = refits.gap_table(replace(fit(), doubts=doubts), SAMPLES, CORRUPTED)
+    assert list(table)[-3:] == ["doubt_audio", "doubt_visual", "corrupted"]
+    np.testing.assert_array_equal(table["doubt_visual"], doubts["visual"].numpy())
 
 
 def test_the_validation_samples_of_a_refit_read_back_as_they_were(logged, tmp_path):

@@ -11,7 +11,7 @@ from mm_balance.engine.predictions import fit_gaps_from_probabilities
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.tracking.refits import SOURCES
 from mm_balance.workflow import gap_report
-from mm_balance.workflow.gap_report import gap_findings, gap_table, source_note
+from mm_balance.workflow.gap_report import doubts_note, gap_findings, gap_table, source_note
 
 NAMES = ["audio", "visual"]
 
@@ -105,3 +105,17 @@ def test_the_table_has_validation_beside_training_and_blanks_where_it_was_not_me
         "| 6 | +0.100 |  | 0.200 |  | 3.00 |  | 0.500 | +0.400 |",
         "| 9 | +0.100 | +0.310 | 0.200 | 0.410 | 3.00 | 1.50 | 0.500 | +0.400 |",
     ]
+
+
+def test_how_much_is_doubted_and_how_rightly():
+    gaps = normal(0.0, 0.3, 40)
+    doubts = {"audio": torch.tensor([0.9, 0.6, 0.5] + [0.0] * 37), "visual": torch.zeros(40)}
+    fit = replace(fit_of(gaps), doubts=doubts)
+    assert doubts_note(fit, {}) == (
+        "Doubted by more than 0.5, of 40 training samples: audio of 2, visual of 0. Which ones: columns `doubt_audio`, "
+        "`doubt_visual` of `refits/epoch_0003/gaps.parquet`."
+    )
+    truth = {"truth/doubt_corrupted_audio": 0.86, "truth/doubt_clean_audio": 0.03, "truth/doubt_clean_visual": 0.0}
+    assert "audio of 2 (mean doubt 0.86 where it was corrupted, 0.03 on clean samples), visual of 0." in doubts_note(
+        fit, truth
+    )
