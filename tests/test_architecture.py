@@ -15,7 +15,7 @@ LAYERS = [
     {"config"},
     {"data", "models"},
     {"methods"},
-    {"engine", "figures"},
+    {"engine", "figures", "serving"},
     {"tracking", "testing"},
     {"workflow"},
     {"study"},

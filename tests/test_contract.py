@@ -12,7 +12,7 @@ momentum weight_decay seed device precision deterministic resume_run""".split()
 WARMUP = ["warmup_epochs", "warmup_unimodal_weight"]
 LOSS = """loss_form unimodal_weight gap_weight shift_weight hard_weight balanced_fusion_weight posterior_weighting
 posterior_source gap_gradient anneal anneal_start anneal_end""".split()
-STAGE = ["refit_every", "mixture", "gap_source", "optimizer_state", "selection"]
+STAGE = ["refit_every", "mixture", "gap_source", "optimizer_state", "selection", "register_as"]
 ADAPTIVE = [*STAGE, "adaptive_epochs", "adaptive_learning_rate", *LOSS]
 STUDY = """study_name search space trials objective sampler pruner workers devices storage worker_restarts
 confirm_seeds""".split()
@@ -68,7 +68,7 @@ def test_defaults():
         "posterior_weighting": "posterior", "posterior_source": "refit", "gap_gradient": "both",
         "anneal": "cosine", "anneal_start": 1.0, "anneal_end": 0.1, "run_id": "none", "split": "test",
         "learning_rate_hold": 0, "protocol": "published", "resampler": "soxr_hq", "source": "none", "method": "gap_mixture",
-        "frames_as": "images", "method_options": "none", "probe": False, "deterministic": False,
+        "frames_as": "images", "method_options": "none", "probe": False, "deterministic": False, "register_as": "none",
     }  # fmt: skip
     assert {name: value for name, value in defaults.items() if value != "auto"} == fixed
     assert COMMANDS["train"].defaults == {"method": "concat"}

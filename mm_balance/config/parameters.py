@@ -427,6 +427,18 @@ class SelectionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegistryConfig:
+    """Model registry."""
+
+    register_as: str | None = param(
+        NONE,
+        "name under which the final model becomes a new version in MLflow's model registry; a study registers its winner, if new "
+        "seeds confirm it, with the alias `champion`",
+        machine=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Evaluation of a finished run."""
 
@@ -497,6 +509,7 @@ class Config:
     adaptive: AdaptiveConfig
     gap_mixture: GapMixtureOptions
     selection: SelectionConfig
+    registry: RegistryConfig
     evaluate: EvaluateConfig
     corruption: CorruptionConfig
     digits: DigitsConfig
@@ -523,7 +536,7 @@ GROUPS: dict[str, type] = get_type_hints(Config)
 
 
 _EVERY_STAGE = ("data", "input", "corruption", "digits", "model", "optimization", "run")
-_AFTER_WARMUP = ("stage", "selection")
+_AFTER_WARMUP = ("stage", "selection", "registry")
 
 STAGES: dict[str, tuple[str, ...]] = {
     "main": (*_EVERY_STAGE, "warmup", "method", *_AFTER_WARMUP, "adaptive", "gap_mixture"),

@@ -348,6 +348,9 @@ def _check(config: Config) -> None:
         raise UserError("anneal=exponential needs anneal_start and anneal_end above 0")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", run.device):
         raise UserError(f"device={run.device} is not known; give auto, cpu, cuda or cuda:N")
+    registered = config.registry.register_as
+    if registered is not None and re.search("[/:]", registered):
+        raise UserError(f"register_as={registered}: a name in MLflow's registry has no / and no :; give another one")
     names = config.data.modalities.split(",")
     if (
         len(set(names)) != len(names)

@@ -1,4 +1,4 @@
-"""The final model as an MLflow model: our own loader, safetensors, a signature of named arrays."""
+"""The final model as an MLflow model: our own loader, safetensors, the recipe of its inputs, a card."""
 
 from __future__ import annotations
 
@@ -9,34 +9,61 @@ from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
-import numpy as np
+import pandas as pd
 import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, Schema, TensorSpec
+from mlflow.models.utils import _save_example
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import AnyType, Map
 
 import mm_balance
 from mm_balance import names
+from mm_balance.config import InputConfig
 from mm_balance.data import MultimodalData
 from mm_balance.errors import UserError
 from mm_balance.imports import outside_sources, python_files
 from mm_balance.models.fusion import Fusion
 from mm_balance.models.network import MultimodalNetwork
-from mm_balance.models.serving import save_model
+from mm_balance.serving import ModalityRecipe, modality_recipes, save_served_model
+from mm_balance.serving.example import example_of
 from mm_balance.tracking.runs import TrackedRun
 
-REQUIREMENTS = ("mlflow", "torch", "torchvision", "numpy", "scikit-learn", "safetensors")
+REQUIREMENTS = (
+    "mlflow", "torch", "torchvision", "numpy", "scikit-learn", "safetensors", "pandas", "pyarrow", "pillow", "soundfile", "librosa",
+    "av", "threadpoolctl", "tqdm", "pyyaml",
+)  # fmt: skip
+CARD_FILE = "README.md"
 
 
-def log_model(run: TrackedRun, model: MultimodalNetwork, data: MultimodalData, step: int) -> str:
+def log_model(
+    run: TrackedRun,
+    model: MultimodalNetwork,
+    data: MultimodalData,
+    step: int,
+    *,
+    input_config: InputConfig | None = None,
+    card: str = "",
+    register_as: str | None = None,
+) -> str:
     """Log ``model`` to ``run`` and return its URI, ``models:/...``.
 
     The package source is stored with the model (without the embedded data), so that it loads where MM-Balance is not installed.
     The same holds for the source of a head from outside the package.
+
+    Args:
+        run: the run to log to.
+        model: the network.
+        data: the data that it was trained on.
+        step: its epoch.
+        input_config: how files became inputs; None = unknown, then the model takes arrays only.
+        card: what it is, in Markdown: description of the model, and of the registered version.
+        register_as: name in the model registry, where it becomes a new version; None = it is not registered.
     """
+    recipes = modality_recipes(data, input_config)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / names.MODEL_NAME
-        save_model(model, data.classes, folder)
+        save_served_model(model, data.classes, recipes, folder)
         code = Path(temporary) / "code"
         package = Path(mm_balance.__file__).parent
         shutil.copytree(package, code / package.name, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
@@ -45,8 +72,18 @@ def log_model(run: TrackedRun, model: MultimodalNetwork, data: MultimodalData, s
                 copy = code / path.relative_to(source.parent)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)
-        content = {"data_path": folder, "code_path": code, "signature": signature(data)}
-        return run.log_model_folder(_Flavor, names.MODEL_NAME, step, **content)
+        content = {
+            "data_path": folder,
+            "code_path": code,
+            "signature": signature(tuple(data.specs)),
+            "example": input_example(recipes),
+            "card": card,
+            # MLflow would load the model in this process and predict the example, which takes as long as everything else.
+            "validate_serving_input": False,
+        }
+        return run.log_model_folder(
+            _Flavor, names.MODEL_NAME, step, description=card, register_as=register_as, **content
+        )
 
 
 class _Flavor:
@@ -58,7 +95,15 @@ class _Flavor:
 
     @staticmethod
     def save_model(
-        path: str, mlflow_model: Model, *, data_path: Path, code_path: Path, signature: ModelSignature
+        path: str,
+        mlflow_model: Model,
+        *,
+        data_path: Path,
+        code_path: Path,
+        signature: ModelSignature,
+        example: pd.DataFrame | None,
+        card: str,
+        validate_serving_input: bool,
     ) -> None:
         folder = Path(path)
         shutil.copytree(data_path, folder / "data" / data_path.name)
@@ -74,10 +119,12 @@ class _Flavor:
         (folder / "requirements.txt").write_text("\n".join(requirements) + "\n", "utf-8")
         (folder / "conda.yaml").write_text(yaml.safe_dump(conda, sort_keys=False), "utf-8")
         (folder / "python_env.yaml").write_text(yaml.safe_dump(environment, sort_keys=False), "utf-8")
+        (folder / CARD_FILE).write_text(card, "utf-8")
+        _save_example(mlflow_model, example, path)
         mlflow_model.signature = signature
         mlflow.pyfunc.add_to_model(
             mlflow_model,
-            loader_module="mm_balance.models.serving",
+            loader_module="mm_balance.tracking.served_model",
             data=f"data/{data_path.name}",
             code="code",
             conda_env="conda.yaml",
@@ -86,16 +133,33 @@ class _Flavor:
         mlflow_model.save(str(folder / "MLmodel"))
 
 
-def signature(data: MultimodalData) -> ModelSignature:
-    """Return the signature: inputs are one array per modality, outputs class probabilities, fused and per modality."""
-    split = next(iter(data.splits.values()))
-    inputs: list[ColSpec | TensorSpec] = [
-        TensorSpec(split.inputs[name].numpy().dtype, (-1, *spec.shape), name) for name, spec in data.specs.items()
+def signature(modalities: tuple[str, ...]) -> ModelSignature:
+    """Return the signature: a column per modality, whose cells may be of several types, and the columns of an answer."""
+    inputs = [ColSpec(AnyType(), name) for name in modalities]
+    alone = [
+        ColSpec(kind, f"{what}_{name}")
+        for name in modalities
+        for what, kind in (("class", DataType.string), ("probability", DataType.double))
     ]
-    outputs: list[ColSpec | TensorSpec] = [
-        TensorSpec(np.dtype("float32"), (-1, len(data.classes)), name) for name in ("fused", *data.specs)
+    every = [
+        ColSpec(Map(DataType.double), name) for name in ("probabilities", *(f"probabilities_{m}" for m in modalities))
     ]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
+    outputs = [
+        ColSpec(DataType.string, "class"),
+        ColSpec(DataType.double, "probability"),
+        *alone,
+        *every,
+        ColSpec(DataType.double, "disagreement"),
+        ColSpec(DataType.boolean, "modalities_disagree"),
+        ColSpec(DataType.string, "warning"),
+    ]
+    return ModelSignature(inputs=Schema(list(inputs)), outputs=Schema(list(outputs)))
+
+
+def input_example(recipes: dict[str, ModalityRecipe]) -> pd.DataFrame | None:
+    """Return a table with one made-up sample, as text that can be posted to a server; None if the model takes arrays only."""
+    cells = {name: example_of(recipe) for name, recipe in recipes.items()}
+    return pd.DataFrame([cells]) if all(cells.values()) else None
 
 
 def load_network(run: TrackedRun) -> tuple[MultimodalNetwork, int]:
@@ -106,9 +170,7 @@ def load_network(run: TrackedRun) -> tuple[MultimodalNetwork, int]:
     """
     latest = run.latest_model()
     if latest is None:
-        raise UserError(
-            f"run {run.run_id} has no model; give a finished run of warmup, adaptive, train or main (not a nested one)"
-        )
+        raise UserError(f"run {run.run_id} has no model; give a finished run of warmup, adaptive, train or main")
     uri, step = latest
     try:
         loaded = mlflow.pyfunc.load_model(uri)

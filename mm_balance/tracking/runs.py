@@ -13,10 +13,11 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.entities import (
@@ -55,6 +56,33 @@ METRICS_PER_BATCH = 1000
 INPUT_ATTEMPTS = 6
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 IMAGE_FOLDER = "images"
+DESCRIPTION_LENGTH = 5000
+
+
+@dataclass(frozen=True)
+class ModelOnData:
+    """What a metric is about, beside its run: a logged model, evaluated on a data set.
+
+    Attributes:
+        uri: ``models:/...``.
+        data: the data set.
+    """
+
+    uri: str
+    data: MultimodalData
+
+    def fields(self) -> dict[str, str]:
+        """Return the arguments of MLflow's ``Metric``."""
+        return {
+            "model_id": self.uri.removeprefix("models:/"),
+            "dataset_name": self.data.name,
+            "dataset_digest": dataset_digest(self.data),
+        }
+
+
+def dataset_digest(data: MultimodalData) -> str:
+    """Return the digest under which MLflow knows a data set: it allows 36 characters."""
+    return data.digest[:36]
 
 
 def create_experiment(name: str) -> str:
@@ -140,7 +168,7 @@ class TrackedRun:
         """Log the data set as an MLflow input (shown in the table of runs), and ``data.json``."""
         dataset = Dataset(
             name=data.name,
-            digest=data.digest[:36],
+            digest=dataset_digest(data),
             source_type="code" if data.name == "digits" else "local",
             source=json.dumps({"description": data.source, "recipe": data.recipe}),
             profile=json.dumps(data.counts),
@@ -163,17 +191,23 @@ class TrackedRun:
             names.DATA_FILE,
         )
 
-    def log_points(self, points: Iterable[MetricPoint]) -> None:
-        """Send points, up to a thousand values per call."""
+    def log_points(self, points: Iterable[MetricPoint], about: ModelOnData | None = None) -> None:
+        """Send points, up to a thousand values per call; with ``about`` they are shown on the model's page, too.
+
+        MLflow ignores points that the run has already, with the same time, so those may be sent again for a model.
+        """
+        link = {} if about is None else about.fields()
         metrics = [
-            Metric(name, value, point.time, point.step) for point in points for name, value in point.metrics.items()
+            Metric(name, value, point.time, point.step, **link)
+            for point in points
+            for name, value in point.metrics.items()
         ]
         for start in range(0, len(metrics), METRICS_PER_BATCH):
             self._send_batch(metrics=metrics[start : start + METRICS_PER_BATCH])
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int, about: ModelOnData | None = None) -> None:
         """Log one point, now. Metrics that the server already has at this step are skipped."""
-        self.send_missing([MetricPoint(step, int(time.time() * 1000), dict(metrics))])
+        self.send_missing([MetricPoint(step, int(time.time() * 1000), dict(metrics))], about)
 
     def last_step(self, name: str) -> int:
         """Return the largest step at which a metric has been logged; 0 = never."""
@@ -185,20 +219,21 @@ class TrackedRun:
         """Return a metric's points as (step, value), ordered by step."""
         return sorted((item.step, item.value) for item in self._client.get_metric_history(self.run_id, name))
 
-    def send_missing(self, points: Iterable[MetricPoint]) -> None:
+    def send_missing(self, points: Iterable[MetricPoint], about: ModelOnData | None = None) -> None:
         """Send those ``points`` that the server lacks: points cannot be deleted, so nothing may be logged twice."""
         points = list(points)
         requested = {name for point in points for name in point.metrics}
         present = set(self.read().data.metrics)
         known = {(name, step) for name in requested & present for step, _ in self.metric_series(name)}
-        self.log_points(
+        missing = [
             MetricPoint(
                 point.step,
                 point.time,
                 {name: value for name, value in point.metrics.items() if (name, point.step) not in known},
             )
             for point in points
-        )
+        ]
+        self.log_points(missing, about)
 
     def log_json(self, value: Any, path: str) -> None:
         """Write ``value`` as the artifact ``path``."""
@@ -241,19 +276,52 @@ class TrackedRun:
         pairs = [(path, f"{path.removesuffix('.png')}+compressed.webp") for path in pictures]
         return [(picture, small) for picture, small in pairs if small in paths]
 
-    def log_model_folder(self, flavor: Any, name: str, step: int, **content: Any) -> str:
-        """Log an MLflow model.
+    def log_model_folder(
+        self,
+        flavor: Any,
+        name: str,
+        step: int,
+        *,
+        description: str = "",
+        register_as: str | None = None,
+        **content: Any,
+    ) -> str:
+        """Log an MLflow model, whose page takes over the run's parameters.
 
         Args:
             flavor: its ``save_model(path, mlflow_model, **content)`` writes the model's folder.
             name: name of the model on the run.
             step: epoch of the model.
+            description: Markdown at the top of the model's page.
+            register_as: name in the registry, where it becomes a new version; None = it is not registered.
             **content: arguments of ``flavor``.
 
         Returns:
             The model's URI, ``models:/...``.
         """
-        return self._send_model(flavor, name, step, content)
+        uri = self._send_model(flavor, name, step, description, content)
+        if register_as is not None:
+            self.register_model(uri, register_as, description)
+        return uri
+
+    def register_model(self, uri: str, name: str, description: str, *, alias: str = "") -> str:
+        """Make a logged model a new version of ``name`` in the registry, and return the version.
+
+        Args:
+            uri: ``models:/...`` of the logged model.
+            name: name in the registry; created if it is new.
+            description: Markdown at the top of the version's page.
+            alias: alias that this version gets, and any other one loses; empty = none.
+
+        Raises:
+            UserError: the store has no registry, or refuses the name.
+        """
+        try:
+            version = self._send_model_version(uri, name, description, alias)
+        except MlflowException as error:
+            raise UserError(f"register_as={name}: {str(error).splitlines()[0]}; the model is logged: {uri}") from error
+        print(f"registered: models:/{name}/{version}{f' ({alias})' if alias else ''}")
+        return version
 
     def latest_model(self) -> tuple[str, int] | None:
         """Return URI and step of the model that the run logged last; None if it has none."""
@@ -283,7 +351,7 @@ class TrackedRun:
 
     def describe(self, markdown: str) -> None:
         """Set the description at the top of the run's page."""
-        self.set_tags({MLFLOW_RUN_NOTE: markdown[:5000]})
+        self.set_tags({MLFLOW_RUN_NOTE: markdown[:DESCRIPTION_LENGTH]})
 
     def description(self) -> str:
         """Return the description at the top of the run's page; empty if there is none."""
@@ -330,11 +398,27 @@ class TrackedRun:
         """Log ``picture``, ``(height, width, 3)`` uint8."""
         self._client.log_image(self.run_id, picture, key=key, step=step, synchronous=True)
 
-    def _send_model(self, flavor: Any, name: str, step: int, content: Mapping[str, Any]) -> str:
+    def _send_model(self, flavor: Any, name: str, step: int, description: str, content: Mapping[str, Any]) -> str:
         info = Model.log(
-            artifact_path=None, flavor=flavor, flavor_name="pyfunc", name=name, run_id=self.run_id, step=step, **content
+            artifact_path=None,
+            flavor=flavor,
+            flavor_name="pyfunc",
+            name=name,
+            run_id=self.run_id,
+            step=step,
+            tags={
+                MLFLOW_RUN_NOTE: description[:DESCRIPTION_LENGTH]
+            },  # the page of a model has its description there, too
+            **content,
         )
         return info.model_uri
+
+    def _send_model_version(self, uri: str, name: str, description: str, alias: str) -> str:
+        version = mlflow.register_model(uri, name).version
+        self._client.update_model_version(name, version, description[:DESCRIPTION_LENGTH])
+        if alias:
+            self._client.set_registered_model_alias(name, alias, version)
+        return str(version)
 
     def _send_info(self, *, status: str | None = None, name: str | None = None) -> None:
         self._client.update_run(self.run_id, status=status, name=name)

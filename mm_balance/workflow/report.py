@@ -13,8 +13,9 @@ from mm_balance.engine.recorder import MetricPoint
 from mm_balance.figures import Figure, mixture_evolution, save_png, unimodal_accuracy
 from mm_balance.tracking.model import log_model
 from mm_balance.tracking.refits import read_refits
-from mm_balance.tracking.runs import TrackedRun
+from mm_balance.tracking.runs import ModelOnData, TrackedRun
 from mm_balance.workflow.gap_report import doubts_note, gap_findings, gap_table, source_note
+from mm_balance.workflow.model_card import model_card
 from mm_balance.workflow.stage import StageResult
 
 
@@ -32,8 +33,25 @@ def publish(result: StageResult, target: TrackedRun, points: list[MetricPoint], 
     """
     started = time.perf_counter()
     _log_figures(result, target, points, warmup_epochs)
-    log_model(target, result.stage.model, result.stage.data, result.epoch)
+    _log_model(result, target)
     return {"time/publishing_seconds": time.perf_counter() - started}
+
+
+def _log_model(result: StageResult, target: TrackedRun) -> None:
+    """Log the model with its card, and show the validation metrics of its epoch on its page."""
+    stage, config, point = result.stage, result.plan.config, _selected_point(result)
+    accuracy = accuracies(point.metrics, "val", stage.model.modalities, branches=stage.method.sees_others())
+    uri = log_model(
+        target,
+        stage.model,
+        stage.data,
+        result.epoch,
+        input_config=config.input,
+        card=model_card(result, headline(result), accuracy),
+        register_as=config.registry.register_as,
+    )
+    if target.run_id != result.run.run_id:  # MLflow itself copies the metrics of the run that the model is logged on
+        result.run.log_points([point], ModelOnData(uri, stage.data))
 
 
 def _log_figures(result: StageResult, target: TrackedRun, points: list[MetricPoint], warmup_epochs: int) -> None:
@@ -68,10 +86,16 @@ def accuracy_figure(
 
 def final_validation(result: StageResult) -> dict[str, float]:
     """Return the validation metrics of the selected epoch."""
+    return _selected_point(result).metrics
+
+
+def _selected_point(result: StageResult) -> MetricPoint:
+    """Return the validation metrics of the selected epoch as the point that the stage's run has."""
     point = next(
         item for item in result.progress.points if item.step == result.epoch and "val/accuracy" in item.metrics
     )
-    return {name: value for name, value in point.metrics.items() if name.startswith("val/")}
+    metrics = {name: value for name, value in point.metrics.items() if name.startswith("val/")}
+    return MetricPoint(point.step, point.time, metrics)
 
 
 def describe_data(data: MultimodalData) -> str:

@@ -12,12 +12,13 @@ from mm_balance.errors import UserError
 from mm_balance.methods import build_method
 from mm_balance.seeding import set_numerics
 from mm_balance.tracking.model import load_network
-from mm_balance.tracking.runs import TrackedRun
+from mm_balance.tracking.runs import ModelOnData, TrackedRun
 from mm_balance.workflow.card import log_data
 from mm_balance.workflow.plans import StagePlan
 from mm_balance.workflow.report import accuracies, describe_stage, publish
 from mm_balance.workflow.setup import resolve_device
 from mm_balance.workflow.stage import StageResult, close, train_stage
+from mm_balance.workflow.trained import load_trained
 
 Stop = Callable[[], bool]
 
@@ -63,9 +64,10 @@ def run_evaluation(
     With ``probe``, also log the accuracy of a linear classifier on each frozen encoder, trained on the training split.
 
     Raises:
-        UserError: ``source`` has no model, or one with other modalities.
+        UserError: ``source`` has neither a model nor a checkpoint, or one with other modalities.
     """
-    model, epoch = load_network(source)
+    logged = source.latest_model()
+    model, epoch = load_trained(source, data) if logged is None else load_network(source)
     if set(model.modalities) != set(data.specs):
         raise UserError(f"the model of run {source.run_id} takes {model.modalities}, the data have {tuple(data.specs)}")
     chosen = resolve_device(device)
@@ -87,7 +89,7 @@ def run_evaluation(
         }
     )
     log_data(run, data, "evaluation")
-    run.log_metrics(metrics, epoch)
+    run.log_metrics(metrics, epoch, None if logged is None else ModelOnData(logged[0], data))
     run.describe(
         f"Model of run `{source.run_id}` after epoch {epoch} on the {split} split ({len(predictions.labels)} samples): "
         f"{accuracies(metrics, split, model.modalities, branches=branches)}."

@@ -1,0 +1,69 @@
+"""What MLflow loads a logged model with: tables of pandas in and out, errors that the scoring server passes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+
+from mm_balance.errors import UserError
+from mm_balance.models import MultimodalNetwork
+from mm_balance.serving import ServedModel
+
+
+class LoadedModel:
+    """A logged model behind MLflow's interface.
+
+    Args:
+        served: the model with the recipe of its inputs.
+    """
+
+    def __init__(self, served: ServedModel) -> None:
+        self.served = served
+
+    def get_raw_model(self) -> MultimodalNetwork:
+        """Return the network; MLflow's loaded model calls this method."""
+        return self.served.model
+
+    def predict(
+        self, inputs: pd.DataFrame | Mapping[str, Any], params: Mapping[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Predict the samples of a table.
+
+        Args:
+            inputs: one column per modality and one row per sample; a cell is the path of a file, its bytes, these as text
+                (``data:;base64,...``), or an array as the network takes it.
+            params: MLflow's inference parameters; unused.
+
+        Returns:
+            One row per sample with the index of ``inputs``; columns as in ``ServedModel.predict``.
+
+        Raises:
+            MlflowException: an input cannot be used; the message names row, column and file.
+        """
+        table = inputs if isinstance(inputs, pd.DataFrame) else pd.DataFrame({k: list(v) for k, v in inputs.items()})
+        table = _unpacked(table, self.served.modalities)
+        try:
+            answers = self.served.predict({str(name): table[name].tolist() for name in table}, table.index.tolist())
+        except UserError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+        return pd.DataFrame(answers, index=table.index)
+
+
+def _unpacked(table: pd.DataFrame, modalities: tuple[str, ...]) -> pd.DataFrame:
+    """Return one row per sample where MLflow has packed columns of texts into lists, in a single row.
+
+    It does so with a dictionary of lists of strings, because it takes them for one sample with lists as values.
+    """
+    columns = [table[name].iloc[0] for name in modalities if name in table and len(table) == 1]
+    packed = [isinstance(cell, list) and all(isinstance(item, str) for item in cell) for cell in columns]
+    if not packed or not all(packed):
+        return table
+    return table.explode(list(table.columns), ignore_index=True)
+
+
+def _load_pyfunc(path: str) -> LoadedModel:
+    return LoadedModel(ServedModel.load(Path(path)))
