@@ -282,8 +282,15 @@ def _confirm(handle: StudyHandle, launch: _Launch, best: Any) -> None:
     _run_workers(second, launch, lambda trials: None, second.target_trials)
     if launch.stop():
         raise Interrupted
-    comparison = confirm.compare(all_trials(second.study), best.params, seeds, handle.settings.directions[0])
+    trials = all_trials(second.study)
+    comparison = confirm.compare(trials, best.params, seeds, handle.settings.directions[0])
     print("\n" + confirm.publish_confirmation(handle, comparison))
+    # Of this command, not of the study: it may be given, or changed, when the study is continued.
+    name = launch.config.registry.register_as
+    if name is not None:
+        sentence = confirm.register_winner(handle, trials, comparison, best.params, name)
+        handle.parent.describe(f"{handle.parent.description()}\n\n{sentence}")
+        print(sentence)
 
 
 def _log_workers(handle: StudyHandle) -> None:

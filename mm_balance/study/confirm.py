@@ -14,11 +14,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mm_balance import names
 from mm_balance.config import Config
+from mm_balance.errors import UserError
 from mm_balance.functional.metrics import paired_interval
 from mm_balance.study.handle import StudyHandle, make_study, pin_warmups
-from mm_balance.study.trials import CONFIRMATION, TRIALS, all_trials, counted_trials
+from mm_balance.study.trials import CONFIRMATION, RUN, TRIALS, all_trials, counted_trials
+from mm_balance.tracking.runs import TrackedRun
 
 LABELS = ("best", "start")
+CHAMPION = "champion"
 
 
 def new_seeds(handle: StudyHandle, seeds: int) -> list[int]:
@@ -107,6 +110,49 @@ def verdict(comparison: Mapping[str, Any], objective: str) -> str:
         f"{comparison['mean']:+.4f} ± {comparison['std']:.4f} (mean ± standard deviation), 95 % interval [{low:+.4f}, {high:+.4f}], "
         f"better on {comparison['better_on']}."
     )
+
+
+def register_winner(
+    handle: StudyHandle,
+    trials: Sequence[FrozenTrial],
+    comparison: Mapping[str, Any],
+    best: Mapping[str, Any],
+    name: str,
+) -> str:
+    """Register the model of the best trial as ``name`` with the alias ``champion``, if new seeds confirm it.
+
+    Of the models that the confirmation trained with the best trial's parameters, it is the one with the best validation objective.
+
+    Args:
+        handle: the study.
+        trials: trials of the second study.
+        comparison: what ``compare`` returned for them.
+        best: the best trial's parameters.
+        name: name in the model registry.
+
+    Returns:
+        What was done, in one sentence.
+    """
+    if "mean" not in comparison or comparison["interval"][0] <= 0:
+        return f"register_as={name}: nothing registered, because new seeds do not show that the best trial is better."
+    sign = 1 if handle.settings.directions[0] == "maximize" else -1
+    seeds = [row["seed"] for row in comparison["rows"]]
+    trained = [
+        trial
+        for trial in trials
+        if trial.state == TrialState.COMPLETE
+        and (confirmation := trial.user_attrs[CONFIRMATION])["label"] == LABELS[0]
+        and confirmation["parameters"] == best
+        and confirmation["seed"] in seeds
+    ]
+    winner = max(trained, key=lambda trial: sign * trial.values[0])
+    run = TrackedRun(winner.user_attrs[RUN])
+    logged = run.latest_model()
+    if logged is None:
+        raise UserError(f"register_as={name}: the confirmed run {run.run_id} has no model")
+    why = f"Winner of study `{handle.name}`. {verdict(comparison, handle.settings.objectives[0])}"
+    version = run.register_model(logged[0], name, f"{why}\n\n{run.description()}", alias=CHAMPION)
+    return f"Registered as `{name}`, version {version}, alias `{CHAMPION}`: the model of run `{run.run_id}`."
 
 
 def publish_confirmation(handle: StudyHandle, comparison: Mapping[str, Any]) -> str:

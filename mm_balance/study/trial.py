@@ -191,7 +191,11 @@ def _train(config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, on
 def _train_confirmation(
     config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, on_point: OnPoint
 ) -> Mapping[str, float]:
-    """Train a confirmation: an ordinary run with figures and model, which is never pruned."""
+    """Train a confirmation: an ordinary run with figures and model, which is never pruned.
+
+    Its model is not registered: of all confirmations, the study registers only the winner.
+    """
+    config = config.replace(register_as=None)
     shared = warmup_is_shared(config.values())
     warmup = choose_warmup(config, data) if shared else None
     return final_validation(run_stage(trial_plan(config, after_warmup=shared), data, run, stop, warmup))
