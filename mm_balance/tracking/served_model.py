@@ -44,25 +44,27 @@ class LoadedModel:
         Raises:
             MlflowException: an input cannot be used; the message names row, column and file.
         """
-        table = inputs if isinstance(inputs, pd.DataFrame) else pd.DataFrame({k: list(v) for k, v in inputs.items()})
-        table = _unpacked(table, self.served.modalities)
+        columns, index = _columns(inputs, self.served.modalities)
         try:
-            answers = self.served.predict({str(name): table[name].tolist() for name in table}, table.index.tolist())
+            answers = self.served.predict(columns, index)
         except UserError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
-        return pd.DataFrame(answers, index=table.index)
+        return pd.DataFrame(answers, index=index)
 
 
-def _unpacked(table: pd.DataFrame, modalities: tuple[str, ...]) -> pd.DataFrame:
-    """Return one row per sample where MLflow has packed columns of texts into lists, in a single row.
+def _columns(
+    inputs: pd.DataFrame | Mapping[str, Any], modalities: tuple[str, ...]
+) -> tuple[dict[str, list[Any]], list[Any] | None]:
+    """Return the columns of a table and its index; None = none, the rows are counted.
 
-    It does so with a dictionary of lists of strings, because it takes them for one sample with lists as values.
+    MLflow makes of a dictionary of lists of strings a single row with lists as cells; they are unpacked again.
     """
-    columns = [table[name].iloc[0] for name in modalities if name in table and len(table) == 1]
-    packed = [isinstance(cell, list) and all(isinstance(item, str) for item in cell) for cell in columns]
-    if not packed or not all(packed):
-        return table
-    return table.explode(list(table.columns), ignore_index=True)
+    columns = {str(name): list(inputs[name]) for name in inputs}
+    given = [columns[name][0] for name in modalities if len(columns.get(name, ())) == 1]
+    packed = [isinstance(cell, list) and all(isinstance(item, str) for item in cell) for cell in given]
+    if packed and all(packed):
+        return {name: column[0] for name, column in columns.items() if name in modalities}, None
+    return columns, inputs.index.tolist() if isinstance(inputs, pd.DataFrame) else None
 
 
 def _load_pyfunc(path: str) -> LoadedModel:

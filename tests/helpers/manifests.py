@@ -85,3 +85,18 @@ class Folder:
 
     def load(self, **options):
         return load(self.write(), data_dir=self.path.parent / "data", **options)
+
+
+class NoisyFolder(Folder):
+    """The same with pictures of noise, not square, so that each step of their way to the network shows."""
+
+    def image(self, name, level=100):
+        pixels = np.random.default_rng(level).integers(0, 256, (31, 22, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(self.path / name)
+        return name
+
+
+def files_of(data, folder, split, modality):
+    """The files of one modality, in the order of the split."""
+    found = dict(zip(data.table["sample"], data.table[f"{modality}_file"], strict=True))
+    return [folder.path / found[sample] for sample in data.splits[split].samples]

@@ -16,15 +16,14 @@ from mm_balance.models import MultimodalNetwork
 from mm_balance.serving import ServedModel, modality_recipes, save_served_model
 from mm_balance.testing import tiny_data
 from mm_balance.types import Output
-from tests.helpers.manifests import OPTIONS
-from tests.serving.test_reading import Clips, files_of
+from tests.helpers.manifests import OPTIONS, NoisyFolder, files_of
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A data set of files, and a model of it as it was saved and loaded again."""
     path = tmp_path_factory.mktemp("served")
-    folder = Clips(path).fill(counts=(("train", 8), ("val", 1), ("test", 3)))
+    folder = NoisyFolder(path).fill(counts=(("train", 8), ("val", 1), ("test", 3)))
     data = folder.load(clip_seconds=0.3, image_size=16)
     torch.manual_seed(0)
     model = MultimodalNetwork(data.specs, len(data.classes), encoder="resnet_narrow", fusion="concat")

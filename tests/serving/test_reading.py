@@ -10,23 +10,15 @@ import soundfile
 import torch
 from PIL import Image
 
-from mm_balance.data.digits import LOUDNESS, load_digits
+from mm_balance.data.digits import LOUDNESS
 from mm_balance.data.logmel import log_mel
 from mm_balance.serving import ModalityRecipe, modality_recipes
 from mm_balance.serving.example import example_of
 from mm_balance.serving.reading import CellError, finish, read_cell
 from mm_balance.testing import tiny_data
-from tests.helpers.manifests import OPTIONS, Folder, seen
+from tests.helpers.digits import kept
+from tests.helpers.manifests import OPTIONS, NoisyFolder, files_of, seen
 from tests.helpers.media import write_video
-
-
-class Clips(Folder):
-    """A small data set whose pictures are noise, so that each step of their way shows."""
-
-    def image(self, name, level=100):
-        pixels = np.random.default_rng(level).integers(0, 256, (31, 22, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(self.path / name)
-        return name
 
 
 def recipes_of(data, **options):
@@ -35,11 +27,6 @@ def recipes_of(data, **options):
     saved = json.loads(json.dumps({name: recipe.to_json() for name, recipe in made.items()}))
     assert {name: ModalityRecipe.from_json(item) for name, item in saved.items()} == made
     return {name: ModalityRecipe.from_json(item) for name, item in saved.items()}
-
-
-def files_of(data, folder, split, modality):
-    found = dict(zip(data.table["sample"], data.table[f"{modality}_file"], strict=True))
-    return [folder.path / found[sample] for sample in data.splits[split].samples]
 
 
 def check_parity(folder, **options):
@@ -72,7 +59,7 @@ def check_parity(folder, **options):
     ids=["logmel64", "stft257", "fbank128", "larger store"],
 )
 def test_sounds_and_pictures(tmp_path, options):
-    check_parity(Clips(tmp_path).fill(), **options)
+    check_parity(NoisyFolder(tmp_path).fill(), **options)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +72,7 @@ def test_sounds_and_pictures(tmp_path, options):
     ids=["frames", "stacked", "one frame"],
 )
 def test_videos_with_their_sound(tmp_path, options):
-    folder = Clips(tmp_path)
+    folder = NoisyFolder(tmp_path)
     for number, split in enumerate(("train", "train", "train", "train", "val", "test")):
         video = write_video(folder.path / f"{number}.mp4", seconds=0.6 + 0.1 * number, frequency=300 + 50 * number).name
         folder.add(split, ("cat", "dog")[number % 2], audio=video, visual=video)
@@ -96,7 +83,7 @@ def test_videos_with_their_sound(tmp_path, options):
 
 
 def test_bytes_and_text_are_read_like_the_file(tmp_path):
-    folder = Clips(tmp_path).fill()
+    folder = NoisyFolder(tmp_path).fill()
     data = folder.load()
     for modality, recipe in recipes_of(data).items():
         path = files_of(data, folder, "test", modality)[0]
@@ -109,7 +96,7 @@ def test_bytes_and_text_are_read_like_the_file(tmp_path):
 
 @pytest.mark.parametrize("extension", [".flac", ".ogg", ".mp4", ".mkv", ".mpg"])
 def test_the_format_of_bytes_is_recognized(tmp_path, extension):
-    folder = Clips(tmp_path).fill()
+    folder = NoisyFolder(tmp_path).fill()
     recipe = recipes_of(folder.load())["audio"]
     path = tmp_path / f"sound{extension}"
     if extension in (".flac", ".ogg"):
@@ -120,7 +107,7 @@ def test_the_format_of_bytes_is_recognized(tmp_path, extension):
 
 
 def test_a_folder_of_frames(tmp_path):
-    folder = Clips(tmp_path).fill()
+    folder = NoisyFolder(tmp_path).fill()
     frames = tmp_path / "frames"
     frames.mkdir()
     for number in range(3):
@@ -130,7 +117,7 @@ def test_a_folder_of_frames(tmp_path):
 
 
 def test_files_and_arrays_may_be_mixed(tmp_path):
-    folder = Clips(tmp_path).fill()
+    folder = NoisyFolder(tmp_path).fill()
     data = folder.load()
     for modality, recipe in recipes_of(data).items():
         first = files_of(data, folder, "test", modality)[0]
@@ -145,7 +132,7 @@ def test_files_and_arrays_may_be_mixed(tmp_path):
 
 
 def test_digits_are_made_of_a_sound_and_a_picture_without_the_noise(tmp_path):
-    data = load_digits(visual_difficulty=0.0)
+    data = kept(visual_difficulty=0.0)
     recipes = recipes_of(data, recipe="embedded")
     wave = np.random.default_rng(0).standard_normal(6400).astype(np.float32)
     wave *= LOUDNESS / np.sqrt(np.square(wave).mean())
@@ -162,7 +149,7 @@ def test_digits_are_made_of_a_sound_and_a_picture_without_the_noise(tmp_path):
 
 def test_the_range_of_training_is_that_of_its_inputs(tmp_path):
     """From the table of the store, without reading a clip; here, where store and input have the same size, exactly."""
-    folder = Clips(tmp_path).fill()
+    folder = NoisyFolder(tmp_path).fill()
     data = folder.load()
     inputs = seen(data.splits["train"])
     for modality, recipe in recipes_of(data).items():
@@ -178,7 +165,7 @@ def test_the_range_of_training_is_that_of_its_inputs(tmp_path):
 
 
 def test_deliberately_corrupted_samples_are_no_part_of_the_range():
-    blank = modality_recipes(load_digits(), replace(OPTIONS, recipe="embedded"))["audio"]
+    blank = modality_recipes(kept(), replace(OPTIONS, recipe="embedded"))["audio"]
     assert blank.training.spread[0] > 0.3  # planted silence has a spread of zero
 
 
@@ -189,7 +176,7 @@ def refusal(cell, recipe):
 
 
 def test_refusals_say_what_to_do(tmp_path, monkeypatch):
-    folder = Clips(tmp_path).fill()
+    folder = NoisyFolder(tmp_path).fill()
     recipes = recipes_of(folder.load())
     audio, visual = recipes["audio"], recipes["visual"]
     soundfile.write(tmp_path / "silent.wav", np.zeros(8000), 8000)
@@ -221,7 +208,7 @@ def test_refusals_say_what_to_do(tmp_path, monkeypatch):
 
 def test_a_damaged_rate_is_refused_before_anything_is_resampled(tmp_path, monkeypatch):
     """One second stated as a million seconds would have the resampler fill the memory."""
-    folder = Clips(tmp_path).fill()
+    folder = NoisyFolder(tmp_path).fill()
     recipe = recipes_of(folder.load())["audio"]
     soundfile.write(tmp_path / "slow.wav", np.sin(np.arange(1000)), 1)
     monkeypatch.setattr("mm_balance.serving.reading.audio_features", None)
@@ -229,7 +216,7 @@ def test_a_damaged_rate_is_refused_before_anything_is_resampled(tmp_path, monkey
 
 
 def test_digits_refuse_what_they_cannot_be_made_of(tmp_path):
-    recipes = recipes_of(load_digits(), recipe="embedded")
+    recipes = recipes_of(kept(), recipe="embedded")
     soundfile.write(tmp_path / "long.wav", np.sin(np.arange(8000)), 8000)
     soundfile.write(tmp_path / "silent.wav", np.zeros(800), 8000)
     Image.new("L", (28, 28)).save(tmp_path / "small.png")
@@ -247,7 +234,7 @@ def test_data_without_files_take_arrays_only():
 
 
 def test_the_example_can_be_read(tmp_path):
-    folder = Clips(tmp_path).fill()
-    for recipes in (recipes_of(folder.load()), recipes_of(load_digits(), recipe="embedded")):
+    folder = NoisyFolder(tmp_path).fill()
+    for recipes in (recipes_of(folder.load()), recipes_of(kept(), recipe="embedded")):
         for recipe in recipes.values():
             assert finish([read_cell(example_of(recipe), recipe)], recipe).shape == (1, *recipe.shape)

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 import yaml
+from mlflow.tracking import MlflowClient
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
@@ -13,7 +14,8 @@ from mm_balance import names
 from mm_balance.config import resolve
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import UserError
-from mm_balance.study.confirm import compare, publish_confirmation, verdict
+from mm_balance.models import MultimodalNetwork
+from mm_balance.study.confirm import compare, publish_confirmation, register_winner, verdict
 from mm_balance.study.report import (
     BestValueLogger,
     best_so_far,
@@ -27,7 +29,10 @@ from mm_balance.study.report import (
     run_line,
 )
 from mm_balance.study.storage import locate, open_storage, redact_password
-from mm_balance.study.trials import all_trials, describe
+from mm_balance.study.trials import RUN, all_trials, describe
+from mm_balance.testing import tiny_data
+from mm_balance.tracking.lookup import open_run
+from mm_balance.tracking.model import log_model
 from tests.helpers.studies import settings_of
 from tests.helpers.trivial_worker import work_on
 
@@ -135,6 +140,46 @@ def test_confirming_again_replaces_the_numbers(new_desk):
         assert found["study/confirmed_difference"] == pytest.approx(0.075 + change)
         assert found["study/confirmed_difference_std"] == pytest.approx(told["std"])
     assert handle.parent.read_json("study/confirmation.json")["mean"] == pytest.approx(-0.025)
+
+
+@pytest.fixture
+def confirmed(new_desk):
+    """A study with a model for every confirmation; a function that registers the winner of these values."""
+    handle = new_desk(trials=1)
+    data = tiny_data()
+    models = {}
+
+    def register(values):
+        trials = jobs(values)
+        for trial in trials:
+            run = open_run("confirmation")
+            model = MultimodalNetwork(data.specs, len(data.classes), encoder="resnet_narrow", fusion="concat")
+            confirmation = trial.user_attrs["confirmation"]
+            models[confirmation["label"], confirmation["seed"]] = log_model(run, model, data, 1)
+            trial.user_attrs[RUN] = run.run_id
+        seeds = sorted({seed for _, seed in values})
+        told = compare(trials, {"x": 0.5}, seeds, "maximize")
+        return register_winner(handle, trials, told, {"x": 0.5}, "winner")
+
+    register.models = models
+    return register
+
+
+def test_a_confirmed_winner_is_the_champion_of_the_registry(confirmed):
+    sentence = confirmed({("best", 1): 0.95, ("start", 1): 0.8, ("best", 2): 0.97, ("start", 2): 0.82})
+    assert sentence.startswith("Registered as `winner`, version 1, alias `champion`: the model of run")
+    version = MlflowClient().get_model_version_by_alias("winner", "champion")
+    assert version.source == confirmed.models["best", 2]  # the better one on validation
+    assert version.description.startswith("Winner of study `mine`. On 2 new seeds the best trial beats")
+
+
+def test_a_winner_that_new_seeds_do_not_confirm_is_not_registered(confirmed):
+    sentence = confirmed({("best", 1): 0.95, ("start", 1): 0.8, ("best", 2): 0.7, ("start", 2): 0.8})
+    assert (
+        sentence
+        == "register_as=winner: nothing registered, because new seeds do not show that the best trial is better."
+    )
+    assert not MlflowClient().search_registered_models()
 
 
 def test_a_starting_configuration_that_has_no_result_is_not_given_one(new_desk):
