@@ -86,9 +86,9 @@ class ModalityRecipe:
 
     def text(self) -> str:
         """Say in one sentence what to give, and what is made of it."""
-        array = f"{self.dtype} array of shape {' x '.join(map(str, self.shape))}"
+        array = f"array ({self.dtype}, {' x '.join(map(str, self.shape))})"
         if self.made == ARRAYS:
-            return f"only a prepared array can be given ({array}): the data set has no recipe for files"
+            return f"only a prepared {array} can be given: the data set has no recipe for files"
         if self.made == DIGITS and self.kind == SOUND:
             return (
                 f"a sound of at most {CLIP / 8000:g} s: mono, 8 kHz, centered in silence, loudness {LOUDNESS:g} (RMS), log-mel "

@@ -77,6 +77,7 @@ def log_model(
             "code_path": code,
             "signature": signature(tuple(data.specs)),
             "example": input_example(recipes),
+            "requirements": requirements(recipes),
             "card": card,
             # MLflow would load the model in this process and predict the example, which takes as long as everything else.
             "validate_serving_input": False,
@@ -102,13 +103,13 @@ class _Flavor:
         code_path: Path,
         signature: ModelSignature,
         example: pd.DataFrame | None,
+        requirements: list[str],
         card: str,
         validate_serving_input: bool,
     ) -> None:
         folder = Path(path)
         shutil.copytree(data_path, folder / "data" / data_path.name)
         shutil.copytree(code_path, folder / "code")
-        requirements = [f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS]
         python = platform.python_version()
         conda = {
             "name": "mlflow-env",
@@ -154,6 +155,13 @@ def signature(modalities: tuple[str, ...]) -> ModelSignature:
         ColSpec(DataType.string, "warning"),
     ]
     return ModelSignature(inputs=Schema(list(inputs)), outputs=Schema(list(outputs)))
+
+
+def requirements(recipes: dict[str, ModalityRecipe]) -> list[str]:
+    """Return what must be installed to predict, in the versions that are installed now."""
+    resamplers = {recipe.decoding.resampler for recipe in recipes.values() if recipe.decoding is not None}
+    packages = [*REQUIREMENTS, *(["resampy"] if "kaiser_best" in resamplers else [])]
+    return [f"{package}=={version(package).split('+')[0]}" for package in packages]
 
 
 def input_example(recipes: dict[str, ModalityRecipe]) -> pd.DataFrame | None:

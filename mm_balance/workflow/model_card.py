@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from mm_balance import names
 from mm_balance.serving import modality_recipes
 from mm_balance.workflow.stage import StageResult
 
 SHOWN_CLASSES = 30
 
 
-def model_card(result: StageResult, what: str, accuracy: str) -> str:
+def model_card(result: StageResult, run_id: str, what: str, accuracy: str) -> str:
     """Return the card as Markdown.
 
     Args:
         result: the finished stage whose weights the model has.
+        run_id: the run that the model is logged on.
         what: what was trained, in a few words.
         accuracy: validation accuracies as text.
     """
@@ -46,7 +48,7 @@ def model_card(result: StageResult, what: str, accuracy: str) -> str:
             "",
             "```python",
             "import mlflow, pandas as pd",
-            'model = mlflow.pyfunc.load_model("MODEL_URI")',
+            f'model = mlflow.pyfunc.load_model("runs:/{run_id}/{names.MODEL_NAME}")',
             f"print(model.predict(pd.DataFrame([{{{example}}}])))",
             "```",
             "",

@@ -47,7 +47,7 @@ def _log_model(result: StageResult, target: TrackedRun) -> None:
         stage.data,
         result.epoch,
         input_config=config.input,
-        card=model_card(result, headline(result), accuracy),
+        card=model_card(result, target.run_id, headline(result), accuracy),
         register_as=config.registry.register_as,
     )
     if target.run_id != result.run.run_id:  # MLflow itself copies the metrics of the run that the model is logged on

@@ -228,7 +228,7 @@ def test_digits_refuse_what_they_cannot_be_made_of(tmp_path):
 
 def test_data_without_files_take_arrays_only():
     recipe = modality_recipes(tiny_data(), OPTIONS)["audio"]
-    assert "only a prepared array can be given (float32 array of shape 1 x 8 x 8)" in refusal("clip.wav", recipe)
+    assert "only a prepared array (float32, 1 x 8 x 8) can be given" in refusal("clip.wav", recipe)
     assert read_cell(np.zeros((1, 8, 8)), recipe).values.dtype == np.float32
     assert example_of(recipe) is None
 

@@ -155,6 +155,6 @@ def test_a_model_of_data_without_files_takes_arrays_and_warns(shared_store):
         found["warning"].tolist()
         == ["audio: constant picture: nothing to recognize; visual: constant picture: nothing to recognize"] * 2
     )
-    with pytest.raises(MlflowException, match="only a prepared array can be given"):
+    with pytest.raises(MlflowException, match="only a prepared array"):
         loaded.predict(pd.DataFrame({"audio": ["a.wav"], "visual": ["a.png"]}))
     assert loaded.input_example is None

@@ -57,6 +57,7 @@ def test_the_model_of_main_is_registered_and_has_a_card_and_the_metrics_of_its_e
     assert "one of 10 classes from `audio`, `visual`, trained on `digits`" in card
     accuracy = main.data.metrics["val/accuracy"]
     assert f"Validation accuracy after epoch {output.step}: fused **{100 * accuracy:.1f} %**, audio" in card
+    assert f'mlflow.pyfunc.load_model("runs:/{main.info.run_id}/model")' in card
     assert "- `visual`: a picture of 36 x 36 pixels, white on black, gray" in card
     found = {item.key: item for item in model.metrics}
     assert (found["val/accuracy"].value, found["val/accuracy"].step) == (accuracy, output.step)
