@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from mlflow.types.schema import AnyType, Map
 
 import mm_balance
 from mm_balance import names
-from mm_balance.config import InputConfig
 from mm_balance.data import MultimodalData
 from mm_balance.errors import UserError
 from mm_balance.imports import outside_sources, python_files
@@ -42,7 +42,7 @@ def log_model(
     data: MultimodalData,
     step: int,
     *,
-    input_config: InputConfig | None = None,
+    recipes: Mapping[str, ModalityRecipe] | None = None,
     card: str = "",
     register_as: str | None = None,
 ) -> str:
@@ -56,11 +56,11 @@ def log_model(
         model: the network.
         data: the data that it was trained on.
         step: its epoch.
-        input_config: how files became inputs; None = unknown, then the model takes arrays only.
+        recipes: modality -> how its inputs are made; None = unknown, then the model takes arrays only.
         card: what it is, in Markdown: description of the model, and of the registered version.
         register_as: name in the model registry, where it becomes a new version; None = it is not registered.
     """
-    recipes = modality_recipes(data, input_config)
+    recipes = recipes or modality_recipes(data, None)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / names.MODEL_NAME
         save_served_model(model, data.classes, recipes, folder)
@@ -157,14 +157,14 @@ def signature(modalities: tuple[str, ...]) -> ModelSignature:
     return ModelSignature(inputs=Schema(list(inputs)), outputs=Schema(list(outputs)))
 
 
-def requirements(recipes: dict[str, ModalityRecipe]) -> list[str]:
+def requirements(recipes: Mapping[str, ModalityRecipe]) -> list[str]:
     """Return what must be installed to predict, in the versions that are installed now."""
     resamplers = {recipe.decoding.resampler for recipe in recipes.values() if recipe.decoding is not None}
     packages = [*REQUIREMENTS, *(["resampy"] if "kaiser_best" in resamplers else [])]
     return [f"{package}=={version(package).split('+')[0]}" for package in packages]
 
 
-def input_example(recipes: dict[str, ModalityRecipe]) -> pd.DataFrame | None:
+def input_example(recipes: Mapping[str, ModalityRecipe]) -> pd.DataFrame | None:
     """Return a table with one made-up sample, as text that can be posted to a server; None if the model takes arrays only."""
     cells = {name: example_of(recipe) for name, recipe in recipes.items()}
     return pd.DataFrame([cells]) if all(cells.values()) else None

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mm_balance import names
-from mm_balance.serving import modality_recipes
+from mm_balance.serving import ModalityRecipe
 from mm_balance.workflow.stage import StageResult
 
 SHOWN_CLASSES = 30
 
 
-def model_card(result: StageResult, run_id: str, what: str, accuracy: str) -> str:
+def model_card(
+    result: StageResult, recipes: Mapping[str, ModalityRecipe], run_id: str, what: str, accuracy: str
+) -> str:
     """Return the card as Markdown.
 
     Args:
         result: the finished stage whose weights the model has.
+        recipes: modality -> how its inputs are made.
         run_id: the run that the model is logged on.
         what: what was trained, in a few words.
         accuracy: validation accuracies as text.
@@ -21,7 +26,6 @@ def model_card(result: StageResult, run_id: str, what: str, accuracy: str) -> st
     data, stage = result.stage.data, result.stage
     named = [f"`{name}`" for name in data.classes[:SHOWN_CLASSES]]
     more = f" and {len(data.classes) - SHOWN_CLASSES} more" if len(data.classes) > SHOWN_CLASSES else ""
-    recipes = modality_recipes(data, result.plan.config.input)
     branches = stage.method.sees_others()
     columns = ", ".join(f"`{name}`" for name in recipes)
     example = ", ".join(

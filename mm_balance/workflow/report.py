@@ -11,6 +11,7 @@ from mm_balance.config import format_value
 from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.figures import Figure, mixture_evolution, save_png, unimodal_accuracy
+from mm_balance.serving import modality_recipes
 from mm_balance.tracking.model import log_model
 from mm_balance.tracking.refits import read_refits
 from mm_balance.tracking.runs import ModelOnData, TrackedRun
@@ -40,14 +41,15 @@ def publish(result: StageResult, target: TrackedRun, points: list[MetricPoint], 
 def _log_model(result: StageResult, target: TrackedRun) -> None:
     """Log the model with its card, and show the validation metrics of its epoch on its page."""
     stage, config, point = result.stage, result.plan.config, _selected_point(result)
+    recipes = modality_recipes(stage.data, config.input)
     accuracy = accuracies(point.metrics, "val", stage.model.modalities, branches=stage.method.sees_others())
     uri = log_model(
         target,
         stage.model,
         stage.data,
         result.epoch,
-        input_config=config.input,
-        card=model_card(result, target.run_id, headline(result), accuracy),
+        recipes=recipes,
+        card=model_card(result, recipes, target.run_id, headline(result), accuracy),
         register_as=config.registry.register_as,
     )
     if target.run_id != result.run.run_id:  # MLflow itself copies the metrics of the run that the model is logged on

@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import UserError
 from mm_balance.models import MultimodalNetwork
+from mm_balance.serving import modality_recipes
 from mm_balance.testing import tiny_data
 from mm_balance.tracking.lookup import open_run
 from mm_balance.tracking.model import log_model
@@ -33,7 +34,12 @@ def logged(shared_store):
     torch.manual_seed(0)
     model = MultimodalNetwork(data.specs, len(data.classes), encoder="resnet_narrow", fusion="concat")
     run = open_run("some run")
-    return folder, data, run, log_model(run, model, data, 3, input_config=OPTIONS, card=CARD, register_as="pets")
+    return (
+        folder,
+        data,
+        run,
+        log_model(run, model, data, 3, recipes=modality_recipes(data, OPTIONS), card=CARD, register_as="pets"),
+    )
 
 
 @pytest.fixture(scope="module")
