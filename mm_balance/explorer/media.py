@@ -1,9 +1,10 @@
-"""Samples as small pictures and sounds: frames and spectrograms as PNG, sound as Opus, to be embedded in a page."""
+"""Samples as small pictures and sounds: frames, spectrograms, sound as Opus, to be embedded in a page."""
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import numpy as np
@@ -12,8 +13,10 @@ from PIL import Image
 
 from mm_balance.data.sound import resample
 
-HEIGHT = 72
-"""Height of a frame or spectrogram, pixels."""
+HEIGHT = 144
+"""Largest height of a frame, pixels; the page shows it at half of that, or whole."""
+QUALITY = 80
+"""Of WebP, for colored frames."""
 MOST_FRAMES = 4
 RATE = 16000
 """Sampling rate of an embedded sound, Hz: what Opus calls wideband."""
@@ -29,7 +32,7 @@ class Media:
     """What can be seen and heard of one sample.
 
     Attributes:
-        pictures: modality -> PNG: frames of images, or the spectrogram of a sound.
+        pictures: modality -> PNG or WebP: frames of images, or the spectrogram of a sound.
         sounds: modality -> Opus in an Ogg file.
         files: modality -> path of the original file, relative to the folder of the data set.
     """
@@ -39,16 +42,19 @@ class Media:
     files: dict[str, str] = field(default_factory=dict)
 
 
-def frames_png(frames: np.ndarray) -> bytes:
-    """Draw up to ``MOST_FRAMES`` frames, evenly chosen, side by side.
+def frames_picture(frames: np.ndarray) -> bytes:
+    """Draw up to ``MOST_FRAMES`` frames, evenly chosen, side by side: gray ones as PNG, colored ones as WebP, at most ``HEIGHT`` high.
 
     Args:
         frames: ``(frames, height, width, channels)`` uint8, one channel (gray) or three (RGB).
     """
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(MOST_FRAMES, len(frames))).round().astype(int))
     strip = np.concatenate(list(frames[chosen]), axis=1)
-    image = Image.fromarray(strip[:, :, 0] if strip.shape[2] == 1 else strip)
-    return _png(_to_height(image, smooth=strip.shape[0] > HEIGHT))
+    gray = strip.shape[2] == 1
+    image = Image.fromarray(strip[:, :, 0] if gray else strip)
+    if image.height > HEIGHT:
+        image = image.resize((round(image.width * HEIGHT / image.height), HEIGHT), Image.Resampling.LANCZOS)
+    return _encoded(image, "png", optimize=True) if gray else _encoded(image, "webp", quality=QUALITY)
 
 
 def spectrogram_png(values: np.ndarray) -> bytes:
@@ -61,18 +67,12 @@ def spectrogram_png(values: np.ndarray) -> bytes:
     scaled = np.zeros(values.shape) if high == low else (values - low) / (high - low)
     image = Image.fromarray((255 * scaled[::-1]).round().astype(np.uint8))
     image.putpalette(PALETTE)
-    return _png(_to_height(image, smooth=False))
+    return _encoded(image, "png", optimize=True)
 
 
-def _to_height(image: Image.Image, *, smooth: bool) -> Image.Image:
-    width = max(1, round(image.width * HEIGHT / image.height))
-    # A pixel of a small picture stays a pixel: this is what the network sees.
-    return image.resize((width, HEIGHT), Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
-
-
-def _png(image: Image.Image) -> bytes:
+def _encoded(image: Image.Image, kind: str, **settings: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "png", optimize=True)
+    image.save(buffer, kind, **settings)
     return buffer.getvalue()
 
 

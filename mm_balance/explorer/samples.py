@@ -7,15 +7,14 @@ samples are memorized. With p_m,t the true-class probability of modality m at re
     excess_m = loss_m - median of loss_m over the split   a weak modality is no reason to suspect a sample
     suspicion = max_m excess_m
 
-The doubted modality is the one with the largest excess, if it is at least ``MARGIN`` above the smallest one. If even the best modality
-gives the class less than half of the probability (its loss is above log 2), the label or all modalities are doubted instead.
+Where the suspicion is at least ``MARGIN``, the modality with the largest excess is doubted; if even the smallest excess is half as
+large, the trouble is common to all modalities, and the label or all of them are doubted instead.
 
 Ours. Of the scores tried on planted corruption (docs/results/detection.md), it found most of it and named the modality best.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,12 +26,12 @@ from mm_balance.functional.mixture import Mixture
 from mm_balance.types import SplitPredictions
 
 MARGIN = 1.0
-"""Smallest difference of losses, in nats, for which a modality is doubted: its probability is e times smaller."""
-UNSURE = math.log(2.0)
-"""Loss above which a modality says nothing for the class: it gives it less than half of the probability."""
+"""Smallest suspicion, in nats, at which something is doubted: the probability of the class is e times smaller than usual."""
+COMMON = 0.5
+"""From this share of the largest excess on, the smallest one says that the trouble is common to all modalities."""
 FLOOR = 1e-6
 ALL = "label or all"
-"""Doubted if no modality supports the class."""
+"""Doubted if all modalities are in trouble."""
 NONE = "none"
 
 
@@ -44,7 +43,8 @@ class ExplorerSplit:
         name: ``train``, ``val`` or ``test``.
         samples: sample ids.
         predictions: of the final network.
-        refits: epoch -> table of that refit, as logged (``p_<modality>`` and ``gap``, in the order of ``samples``); empty for test.
+        refits: epoch -> table of that refit, as logged (``p_<modality>`` and ``gap``, in the order of ``samples``, empty where a
+            sample was held out); none for test.
         facts: further columns, one value per sample: group, corruption and the like.
     """
 
@@ -96,7 +96,7 @@ def _split_table(split: ExplorerSplit, classes: Sequence[str], mixture: Mixture 
     if mixture is not None:
         columns["posterior_imbalanced"] = _posterior(mixture, gap)
     columns |= suspicion(_measured(split, {name: probabilities[name] for name in modalities}))
-    gaps = [table["gap"].to_numpy() for _, table in sorted(split.refits.items())]
+    gaps = [_filled(table["gap"], gap) for _, table in sorted(split.refits.items())]
     columns["movement"] = sum((np.abs(np.diff(pair, axis=0))[0] for pair in pairwise(gaps)), np.zeros(len(gap)))
     columns["gap_by_refit"] = _series(gaps or [gap])
     if mixture is not None:
@@ -108,7 +108,14 @@ def _measured(split: ExplorerSplit, final: Mapping[str, np.ndarray]) -> dict[str
     """Return the probabilities that suspicion is computed from: those of the refits, or of the final network if there are none."""
     if not split.refits:
         return {name: [values] for name, values in final.items()}
-    return {name: [table[f"p_{name}"].to_numpy() for table in split.refits.values()] for name in final}
+    return {
+        name: [_filled(table[f"p_{name}"], values) for table in split.refits.values()] for name, values in final.items()
+    }
+
+
+def _filled(values: pd.Series, final: np.ndarray) -> np.ndarray:
+    """Return the values of a refit, and those of the final network for samples that it does not have (a method held them out)."""
+    return np.where(values.isna(), final, values)
 
 
 def suspicion(probabilities: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
@@ -131,13 +138,10 @@ def suspicion(probabilities: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np
     excess = losses - np.median(losses, axis=1, keepdims=True)
     suspect = names[excess.argmax(axis=0)]
     doubted = suspect.copy()
-    doubted[excess.max(axis=0) - excess.min(axis=0) < MARGIN] = ""
-    doubted[losses.min(axis=0) > UNSURE] = ALL
-    typical, best = np.exp(-losses), names[losses.argmin(axis=0)]
-    why = [
-        _why(doubted[place], dict(zip(names, typical[:, place], strict=True)), best[place])
-        for place in range(losses.shape[1])
-    ]
+    doubted[excess.min(axis=0) >= COMMON * excess.max(axis=0)] = ALL
+    doubted[excess.max(axis=0) < MARGIN] = ""
+    typical = np.exp(-losses)
+    why = [_why(name, dict(zip(names, values, strict=True))) for name, values in zip(doubted, typical.T, strict=True)]
     return {
         **{f"loss_{name}": values for name, values in logs.items()},
         "suspicion": excess.max(axis=0),
@@ -147,14 +151,15 @@ def suspicion(probabilities: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np
     }
 
 
-def _why(doubted: str, typical: Mapping[str, float], best: str) -> str:
+def _why(doubted: str, typical: Mapping[str, float]) -> str:
+    """Say what speaks against a modality; ``typical`` is the geometric mean of its probabilities over the refits."""
     if doubted == "":
         return ""
     if doubted == ALL:
-        return f"no modality supports the class: at best {best}, p {typical[best]:.2f} (geometric mean over the refits)"
-    if doubted == best:
-        return f"{doubted} alone gives the class p {typical[doubted]:.3f}, far below what is usual for {doubted}"
-    return f"{doubted} alone gives the class p {typical[doubted]:.3f}, {best} {typical[best]:.2f}"
+        given = ", ".join(f"{name} {value:.3f}" for name, value in typical.items())
+        return f"all modalities give the class less than usual: p {given}"
+    others = ", ".join(f"{name} {value:.3f}" for name, value in typical.items() if name != doubted)
+    return f"{doubted} alone gives the class p {typical[doubted]:.3f}, much less than usual for {doubted}; {others}"
 
 
 def _right(found: Mapping[str, np.ndarray]) -> np.ndarray:
