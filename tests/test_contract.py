@@ -23,12 +23,23 @@ def taken(command):
 
 
 def test_commands_and_their_parameters():
-    assert list(COMMANDS) == ["main", "warmup", "adaptive", "train", "evaluate", "prepare", "study", "worker"]
-    assert taken("main") == {*COMMON, *WARMUP, *ADAPTIVE, "method", "method_options"}
+    assert list(COMMANDS) == [
+        "main",
+        "warmup",
+        "adaptive",
+        "train",
+        "evaluate",
+        "explore",
+        "prepare",
+        "study",
+        "worker",
+    ]
+    assert taken("main") == {*COMMON, *WARMUP, *ADAPTIVE, "method", "method_options", "worst"}
     assert taken("warmup") == {*COMMON, *WARMUP}
-    assert taken("adaptive") == {*COMMON, "warmup_run", *ADAPTIVE}
-    assert taken("train") == {*COMMON, "warmup_run", "method", "method_options", "epochs", *STAGE}
+    assert taken("adaptive") == {*COMMON, "warmup_run", *ADAPTIVE, "worst"}
+    assert taken("train") == {*COMMON, "warmup_run", "method", "method_options", "epochs", *STAGE, "worst"}
     assert taken("evaluate") == {"data_dir", "device", "run_id", "split", "probe"}
+    assert taken("explore") == {"run_id", "against", "worst", "source", "data_dir", "device"}
     assert taken("prepare") == set(
         """dataset data_dir preset modalities protocol recipe clip_seconds audio_fit
     resampler audio_normalization image_size frames_per_second augment on_error source workers""".split()
