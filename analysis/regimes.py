@@ -168,7 +168,7 @@ def run_regime(
 
 
 def _tuned_weights(trials: Mapping[tuple[str, float], Sequence[Task]], processes: int) -> dict[str, float]:
-    """Return the weight of each method with the highest validation accuracy, mean over the tuning seeds; of equal ones the smallest."""
+    """Return the weight of each method with the best mean validation accuracy over the tuning seeds; of equal ones the smallest."""
     digests = run_tasks([task for tasks in trials.values() for task in tasks], processes)
     best: dict[str, tuple[float, float]] = {}
     for (method, weight), tasks in trials.items():

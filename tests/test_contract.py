@@ -79,7 +79,7 @@ def test_defaults():
         "posterior_weighting": "posterior", "posterior_source": "refit", "gap_gradient": "both",
         "anneal": "cosine", "anneal_start": 1.0, "anneal_end": 0.1, "run_id": "none", "split": "test",
         "learning_rate_hold": 0, "protocol": "published", "resampler": "soxr_hq", "source": "none", "method": "gap_mixture",
-        "frames_as": "images", "method_options": "none", "probe": False, "deterministic": False,
+        "frames_as": "images", "method_options": "none", "probe": False, "deterministic": False, "worst": 100, "against": "none",
     }  # fmt: skip
     assert {name: value for name, value in defaults.items() if value != "auto"} == fixed
     assert COMMANDS["train"].defaults == {"method": "concat"}
