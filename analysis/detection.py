@@ -15,7 +15,7 @@ MLflow experiment ``detection``; finished ones are not trained again. The table 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from mm_balance.config import Config
 from mm_balance.config.resolve import PRESETS
 from mm_balance.engine.gap_sources import FOLDS, loss_of_copies
 from mm_balance.engine.loop import inspector_at
+from mm_balance.explorer.samples import suspicion
 from mm_balance.functional.gap import true_class_probability
 from mm_balance.functional.metrics import binary_auc
 from mm_balance.functional.mixture import fit_mixture
@@ -50,6 +51,11 @@ KINDS = ("mixed", "noise", "blank", "other", "mismatch", "label")
 SOURCES = ("refit", "running")
 CROSS_FITTED = "cross-fitted"
 POSTERIORS = ("two", "two_absolute")
+EXPLORER = "suspicion of the explorer, all refits together"
+ALL_REFITS = -1
+"""Stands for the epoch of a score that is computed from all refits."""
+MOST_SUSPECT = 50
+MEASURES = ("auc", "precision", "named", "precision50", "named50")
 DIGITS, GRID = "digits", "grid"
 
 
@@ -159,10 +165,11 @@ def collect(tasks: Iterable[Task], digests: Mapping[Task, str]) -> pd.DataFrame:
     """Score the tables of all jobs of a case: one line per seed, source, refit and score."""
     lines = []
     for task in tasks:
-        for epoch, table in _tables(task, digests[task]).items():
-            for score, values in scores(table).items():
-                line = {"data": task.data, "kind": task.kind, "seed": task.seed, "source": task.source}
-                lines.append({**line, "epoch": epoch, "score": score, **values})
+        line = {"data": task.data, "kind": task.kind, "seed": task.seed, "source": task.source}
+        tables = _tables(task, digests[task])
+        for epoch, table in tables.items():
+            lines += [{**line, "epoch": epoch, "score": score, **values} for score, values in scores(table).items()]
+        lines.append({**line, "epoch": ALL_REFITS, "score": EXPLORER, **explorer_score(list(tables.values()))})
     return pd.DataFrame(lines)
 
 
@@ -209,6 +216,30 @@ def scores(table: pd.DataFrame) -> dict[str, dict[str, float]]:
         found["cleanlab fused"] = _detection(-_column(table, "quality_fused"), planted)
         found["cleanlab of the worst modality"] = _per_modality(quality, table, planted)
     return found
+
+
+def explorer_score(tables: Sequence[pd.DataFrame]) -> dict[str, float]:
+    """Score the suspicion of the explorer, computed from all these tables together, as ``scores`` does.
+
+    Also ``precision50``: the share of truly corrupted samples among the 50 most suspect, and ``named50``: of those among them that are
+    corrupted in a modality, the share whose modality is named rightly.
+    """
+    first = tables[0]
+    modalities = [name.removeprefix("p_") for name in first if name.startswith("p_") and name != "p_fused"]
+    found = suspicion({name: [table[f"p_{name}"].to_numpy() for table in tables] for name in modalities})
+    corrupted, suspect = first["corrupted"].to_numpy(), found["suspect"]
+    of_modality = np.isin(corrupted, modalities)
+    top = np.argsort(-found["suspicion"], kind="stable")[:MOST_SUSPECT]
+    return {
+        **_detection(torch.from_numpy(found["suspicion"]), torch.from_numpy(corrupted != "")),
+        "named": _share(suspect[of_modality] == corrupted[of_modality]),
+        "precision50": _share(corrupted[top] != ""),
+        "named50": _share((suspect == corrupted)[top][of_modality[top]]),
+    }
+
+
+def _share(hits: np.ndarray) -> float:
+    return float(hits.mean()) if len(hits) else float("nan")
 
 
 def _column(table: pd.DataFrame, name: str) -> Tensor:
@@ -261,14 +292,13 @@ def page(frame: pd.DataFrame) -> list[str]:
             "",
             f"## {data}, {kind}",
             "",
-            "| source | score | n | AUC | precision | named |",
-            "|---|---|--:|--:|--:|--:|",
+            f"| source | score | n | AUC | precision | named | precision of the first {MOST_SUSPECT} | named of these |",
+            "|---|---|--:|--:|--:|--:|--:|--:|",
         ]
         for (source, score), own in part.groupby(["source", "score"], sort=False):
-            seeds = own.groupby("seed")[["auc", "precision", "named"]].mean()
+            seeds = own.groupby("seed")[list(MEASURES)].mean()
             cells = [
-                "" if seeds[column].isna().any() else spread(seeds[column].to_numpy(), digits=2)
-                for column in ("auc", "precision", "named")
+                "" if seeds[column].isna().any() else spread(seeds[column].to_numpy(), digits=2) for column in MEASURES
             ]
             lines.append("| " + " | ".join([str(source), str(score), str(len(seeds)), *cells]) + " |")
     return [*lines, ""]

@@ -25,16 +25,18 @@ EXPERIMENT = "doubts"
 SEEDS = {"digits": range(31, 34), regimes.GRID: range(51, 55)}
 """Data set -> seeds of the choice."""
 REGIMES = ("digits 40 % corrupted", "digits 10 % corrupted", "digits clean", "grid 40 % mismatched", "grid clean")
-NEITHER = "neither: the posterior alone"
+NEITHER = "no margin"
+DEFAULT = "margin 1 (default)"
 ROWS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     CONTROL: (CONTROL, {}),
-    NEITHER: (OURS, {"margin": 0.0, "persistence": 1}),
-    "margin 1": (OURS, {"persistence": 1}),
-    "persistence 3": (OURS, {"margin": 0.0}),
-    "margin 1, persistence 3 (default)": (OURS, {}),
-    "persistence 7": (OURS, {"margin": 0.0, "persistence": 7}),
+    "loss_mixture: no gap, no margin": ("loss_mixture", {}),
+    NEITHER: (OURS, {"margin": 0.0}),
+    "margin 0.5": (OURS, {"margin": 0.5}),
+    DEFAULT: (OURS, {}),
+    "margin 2": (OURS, {"margin": 2.0}),
+    "one epoch earlier": (OURS, {"start_epoch": 2}),
+    "persistence 3": (OURS, {"persistence": 3}),
     "70 % of a doubted loss": (OURS, {"discount": 0.7}),
-    "loss_mixture": ("loss_mixture", {}),
 }
 """Row -> method and options that differ from its defaults."""
 WEIGHT = 4.0

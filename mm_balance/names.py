@@ -176,6 +176,8 @@ DATA_FOLDER = "data"
 CARD_FILE = "card.md"
 SHEET_FILE = "contact_sheet.png"
 SAMPLES_FILE = "samples.parquet"
+EXPLORER_FILE = "explorer.html"
+SUSPECTS_FILE = "suspects.csv"
 CHECKPOINT_FOLDER = "checkpoints"
 CHECKPOINT_LAST = "last"
 CHECKPOINT_BEST = "best"
@@ -206,6 +208,9 @@ ARTIFACTS = {
     f"{DATA_FOLDER}/{SHEET_FILE}": "frames and spectrograms of some training samples",
     f"{DATA_FOLDER}/{SAMPLES_FILE}": "one row per sample: split, label, files, hashes, durations, and metadata of the data set "
     "(CREMA-D: actor, human votes)",
+    EXPLORER_FILE: "every sample of the run in one page: pictures, sounds, predictions, gaps, which modality is suspect",
+    SAMPLES_FILE: "the same as a table, with the media of the most suspect samples as {bytes, path}",
+    SUSPECTS_FILE: "samples of which something is doubted: split, sample, class, doubted modality, suspicion, why",
     f"{REFITS_FOLDER}/epoch_NNNN/{MIXTURE_FILE}": "the fitted mixture; load it with Mixture.from_json",
     f"{REFITS_FOLDER}/epoch_NNNN/{DENSITY_FILE}": "histogram of gaps, components, their sum, posterior; below them the gaps of the "
     "validation samples with a mixture of their own",

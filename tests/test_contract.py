@@ -23,12 +23,23 @@ def taken(command):
 
 
 def test_commands_and_their_parameters():
-    assert list(COMMANDS) == ["main", "warmup", "adaptive", "train", "evaluate", "prepare", "study", "worker"]
-    assert taken("main") == {*COMMON, *WARMUP, *ADAPTIVE, "method", "method_options"}
+    assert list(COMMANDS) == [
+        "main",
+        "warmup",
+        "adaptive",
+        "train",
+        "evaluate",
+        "explore",
+        "prepare",
+        "study",
+        "worker",
+    ]
+    assert taken("main") == {*COMMON, *WARMUP, *ADAPTIVE, "method", "method_options", "worst"}
     assert taken("warmup") == {*COMMON, *WARMUP}
-    assert taken("adaptive") == {*COMMON, "warmup_run", *ADAPTIVE}
-    assert taken("train") == {*COMMON, "warmup_run", "method", "method_options", "epochs", *STAGE}
+    assert taken("adaptive") == {*COMMON, "warmup_run", *ADAPTIVE, "worst"}
+    assert taken("train") == {*COMMON, "warmup_run", "method", "method_options", "epochs", *STAGE, "worst"}
     assert taken("evaluate") == {"data_dir", "device", "run_id", "split", "probe"}
+    assert taken("explore") == {"run_id", "against", "worst", "source", "data_dir", "device"}
     assert taken("prepare") == set(
         """dataset data_dir preset modalities protocol recipe clip_seconds audio_fit
     resampler audio_normalization image_size frames_per_second augment on_error source workers""".split()
@@ -68,7 +79,8 @@ def test_defaults():
         "posterior_weighting": "posterior", "posterior_source": "refit", "gap_gradient": "both",
         "anneal": "cosine", "anneal_start": 1.0, "anneal_end": 0.1, "run_id": "none", "split": "test",
         "learning_rate_hold": 0, "protocol": "published", "resampler": "soxr_hq", "source": "none", "method": "gap_mixture",
-        "frames_as": "images", "method_options": "none", "probe": False, "deterministic": False, "register_as": "none",
+        "frames_as": "images", "method_options": "none", "probe": False, "deterministic": False, "worst": 100, "against": "none",
+        "register_as": "none",
     }  # fmt: skip
     assert {name: value for name, value in defaults.items() if value != "auto"} == fixed
     assert COMMANDS["train"].defaults == {"method": "concat"}

@@ -8,13 +8,15 @@ from mm_balance.config import ADAPTIVE_METHOD, stage_options
 
 def run(request: Request, stop: Stop) -> None:
     """Train stage 2, or resume ``resume_run``."""
-    from mm_balance.commands.training import open_training, print_validation
+    from mm_balance.commands.training import add_explorer, open_training, print_validation
     from mm_balance.workflow.plans import adaptive_plan
     from mm_balance.workflow.runs import run_stage
     from mm_balance.workflow.warmups import choose_warmup
 
     with open_training(COMMAND, request, stop, adaptive_plan, choose_warmup=choose_warmup) as training:
-        print_validation(run_stage(training.plan, training.data, training.run, stop, training.warmup))
+        result = run_stage(training.plan, training.data, training.run, stop, training.warmup)
+        add_explorer(training, training.plan.config.explore.worst, stop)
+        print_validation(result)
 
 
 COMMAND = Command(

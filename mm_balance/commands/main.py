@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def run(request: Request, stop: Stop) -> None:
     """Train both stages and test the result, or resume ``resume_run``."""
-    from mm_balance.commands.training import open_training, print_result
+    from mm_balance.commands.training import add_explorer, open_training, print_result
     from mm_balance.workflow.plans import adaptive_plan, warmup_plan
     from mm_balance.workflow.report import accuracies
     from mm_balance.workflow.warmups import check_takes_warmup
@@ -28,6 +28,7 @@ def run(request: Request, stop: Stop) -> None:
 
     with open_training(COMMAND, request, stop, both_stages) as training:
         final = run_recipe(*training.plan, training.data, training.run, stop)
+        add_explorer(training, training.plan[1].config.explore.worst, stop)
         print_result(training.run, accuracies(final, "test", tuple(training.data.specs)), "test accuracy")
 
 

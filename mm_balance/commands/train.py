@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def run(request: Request, stop: Stop) -> None:
     """Train one stage of a method, or resume ``resume_run``."""
-    from mm_balance.commands.training import open_training, print_validation
+    from mm_balance.commands.training import add_explorer, open_training, print_validation
     from mm_balance.workflow.plans import train_plan
     from mm_balance.workflow.runs import run_stage
     from mm_balance.workflow.warmups import choose_warmup, follows_warmup
@@ -26,7 +26,9 @@ def run(request: Request, stop: Stop) -> None:
         return choose_warmup(config, data) if follows_warmup(config) else None
 
     with open_training(COMMAND, request, stop, train_plan, choose_warmup=choose) as training:
-        print_validation(run_stage(training.plan, training.data, training.run, stop, training.warmup))
+        result = run_stage(training.plan, training.data, training.run, stop, training.warmup)
+        add_explorer(training, training.plan.config.explore.worst, stop)
+        print_validation(result)
 
 
 def method_help(arguments: Sequence[str]) -> str:

@@ -451,6 +451,25 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExploreConfig:
+    """Explorer: the samples of a run, to see and to hear."""
+
+    worst: int = param(
+        100,
+        "samples of each split, the most suspect, whose pictures and sounds are in `explorer.html`; 0 = no explorer after training",
+        minimum=0,
+        machine=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Comparison of two runs."""
+
+    against: str | None = param(NONE, "id of another run on the same samples, to compare with", reference=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DigitsConfig:
     """The embedded data set `digits` only."""
 
@@ -511,6 +530,8 @@ class Config:
     selection: SelectionConfig
     registry: RegistryConfig
     evaluate: EvaluateConfig
+    explore: ExploreConfig
+    compare: CompareConfig
     corruption: CorruptionConfig
     digits: DigitsConfig
 
@@ -536,14 +557,25 @@ GROUPS: dict[str, type] = get_type_hints(Config)
 
 
 _EVERY_STAGE = ("data", "input", "corruption", "digits", "model", "optimization", "run")
-_AFTER_WARMUP = ("stage", "selection", "registry")
+_AFTER_WARMUP = ("stage", "selection", "registry", "explore")
 
 STAGES: dict[str, tuple[str, ...]] = {
     "main": (*_EVERY_STAGE, "warmup", "method", *_AFTER_WARMUP, "adaptive", "gap_mixture"),
     "warmup": (*_EVERY_STAGE, "warmup"),
     "adaptive": (*_EVERY_STAGE, "start", *_AFTER_WARMUP, "adaptive", "gap_mixture"),
     "train": (*_EVERY_STAGE, "start", "method", "train", *_AFTER_WARMUP),
-    "study": (*_EVERY_STAGE, "warmup", "start", "method", "train", *_AFTER_WARMUP, "adaptive", "gap_mixture"),
+    "study": (
+        *_EVERY_STAGE,
+        "warmup",
+        "start",
+        "method",
+        "train",
+        "stage",
+        "selection",
+        "registry",
+        "adaptive",
+        "gap_mixture",
+    ),
 }
 """Kind of training run -> groups of parameters that apply to it: its command accepts them and its runs record them."""
 

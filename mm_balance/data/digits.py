@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ SPLITS = {"tr": "train", "va": "val", "te": "test"}
 INPUTS = {"audio": SOUND, "visual": IMAGE}
 DEFAULT_CORRUPTION = Corruption(0.1)
 
-CLIP = 6400  # samples of 8 kHz: 0.8 s
+RATE = 8000  # Hz
+CLIP = 6400  # samples: 0.8 s
 WINDOW, HOP, BANDS, FRAMES = 256, 100, 40, 64
 SNR = (-10.0, 0.0)  # dB; white noise, uniform per clip
 CANVAS = 36
@@ -87,7 +89,7 @@ def load_digits(
             name,
             {modality: values[indices] for modality, values in inputs.items()},
             torch.from_numpy(labels[indices]),
-            [f"digits-{index:04d}" for index in indices],
+            [_sample_id(int(index)) for index in indices],
             plan.modality.tolist() if name == "train" else clean,
             plan.kind.tolist() if name == "train" else clean,
         )
@@ -197,9 +199,18 @@ class _Planned:
 
 def _audio(waves: NDArray[np.float32], planned: _Planned, seed: int) -> Tensor:
     """Compute log-mel spectrograms of noisy speech, ``(samples, 1, 40, 64)``."""
+    return torch.cat(
+        [
+            log_mel(torch.from_numpy(mixed), rate=RATE, window=WINDOW, hop=HOP, bands=BANDS)[..., :FRAMES]
+            for mixed in _noisy(waves, planned, seed)
+        ]
+    )
+
+
+def _noisy(waves: NDArray[np.float32], planned: _Planned, seed: int) -> Iterator[NDArray[np.float32]]:
+    """Yield the noisy clips, ``CHUNK`` at a time: ``(clips, CLIP)``."""
     generator = generator_for(seed, "audio")
     decibel = generator.uniform(*SNR, len(waves)).astype(np.float32)
-    spectra = []
     for chunk in np.split(np.arange(len(waves)), range(CHUNK, len(waves), CHUNK)):
         speech = waves[planned.source[chunk]]
         noise = generator.standard_normal(speech.shape, dtype=np.float32)
@@ -211,8 +222,35 @@ def _audio(waves: NDArray[np.float32], planned: _Planned, seed: int) -> Tensor:
         # All clips have the same loudness, so that the level does not reveal the signal-to-noise ratio.
         mixed *= LOUDNESS / np.sqrt(np.square(mixed).mean(axis=1, keepdims=True))
         mixed[planned.blank[chunk]] = 0
-        spectra.append(log_mel(torch.from_numpy(mixed), rate=8000, window=WINDOW, hop=HOP, bands=BANDS)[..., :FRAMES])
-    return torch.cat(spectra)
+        yield mixed
+
+
+def digits_sounds(samples: Collection[str], *, corruption: Corruption, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Return the sounds of some samples of ``load_digits``, as its spectrograms have them: noisy and, where planted, corrupted.
+
+    Args:
+        samples: sample ids.
+        corruption: as given to ``load_digits``.
+        seed: data seed.
+
+    Returns:
+        Sample id -> ``(CLIP,)`` at ``RATE`` Hz, full scale 1.
+
+    Raises:
+        UserError: as ``load_digits``.
+    """
+    index, files = _checked_files(FOLDER)
+    labels = np.asarray(index["label"])
+    train = np.flatnonzero(np.asarray(index["split"]) == "tr")
+    plan = plan_corruption(labels[train], INPUTS, corruption, seed=seed)
+    chunks = _noisy(_utterances(index, files), _Planned.of(plan, "audio", train, len(labels)), seed)
+    wanted = set(samples)
+    numbered = enumerate(clip for chunk in chunks for clip in chunk)
+    return {name: clip.copy() for number, clip in numbered if (name := _sample_id(number)) in wanted}
+
+
+def _sample_id(number: int) -> str:
+    return f"digits-{number:04d}"
 
 
 def _visual(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -71,3 +72,12 @@ def save_png(figure: Figure, path: Path | None = None) -> bytes:
     if path is not None:
         path.write_bytes(data)
     return data
+
+
+def svg_text(figure: Figure) -> str:
+    """Return a figure as an SVG element, to be part of an HTML page; equal figures give equal texts."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "mm_balance", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

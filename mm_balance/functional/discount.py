@@ -4,7 +4,7 @@ Ours, not the paper's. The paper multiplies losses by 1 + gamma q, with q the po
 round, to 1 - q, per modality. In gradient, the discounted unimodal loss equals soft bootstrapping of Arazo et al., ICML 2019, arXiv
 1904.11238; a mixture that tells bad samples from good ones is the idea of DivideMix, ICLR 2020, arXiv 2002.07394.
 
-Two sources of doubt: ``modality_doubts`` compares a modality with its peers, ``loss_doubts`` looks at its own loss alone.
+Two sources of doubt: ``loss_doubts`` looks at a modality's own loss alone, ``modality_doubts`` also compares it with its peers.
 
 Tables of probabilities are ``(modalities, samples)``; ``UNSEEN`` stands for a sample that was not seen (a number, so that a
 checkpoint can be compared and checked for non-finite values).
@@ -71,31 +71,33 @@ def log_lead(probabilities: Tensor) -> Tensor:
 
 
 def modality_doubts(probabilities: Tensor, *, margin: float = 0.0) -> Tensor:
-    """Return the posterior that a modality of a sample is broken: of the wide component of its leads, where it lags behind.
+    """Return the posterior that a modality of a sample is broken, where that modality lags behind the others.
 
-    Per modality, a mixture of two Gaussians on absolute leads (``two_absolute``) is fitted; leads above ``-margin`` are not doubted.
-    With two modalities at most one of them is doubted per sample. The mixture follows the scale of the leads: on clean data, where
-    all of them are small, it still calls the larger ones wide. The margin does not follow it.
+    Per modality m, with loss_m = -log p_m of the label:
+
+        q_m,i = posterior of the high-loss component (``loss_doubts``)
+                * [loss_m,i >= median loss_m + margin]      it is worse than is usual for this modality
+                * [lead_m,i < 0]                            and worse than the best of the others (``log_lead``)
+
+    The second factor does not follow the scale of the losses as a mixture does, which finds a high component in clean data, too. The
+    third leaves alone what is hard for all modalities or wrongly labeled. With two modalities at most one is doubted per sample.
 
     Args:
         probabilities: ``(modalities, samples)`` running true-class probabilities; ``UNSEEN`` allowed.
-        margin: smallest lag that is doubted, as a log ratio of probabilities, at least 0: at 1, the modality holds the label to be
-            ``e`` times less likely than the best of the others does, beyond its usual lag.
+        margin: smallest excess of a loss over its median that is doubted, in nats, at least 0: at 1, the modality holds the label to
+            be ``e`` times less likely than it does for a typical sample.
 
     Returns:
-        ``(modalities, samples)`` float32 in [0, 1]; 0 for samples never seen, and everywhere if no mixture can be fitted (fewer than
-        10 samples, or constant leads).
+        ``(modalities, samples)`` float32 in [0, 1]; 0 for samples never seen, and for a modality to which no mixture can be fitted
+        (fewer than 10 samples, or constant losses).
 
     Raises:
         ValueError: fewer than two modalities.
     """
-    doubts = torch.zeros(probabilities.shape, dtype=torch.float32, device=probabilities.device)
-    for row, lead in enumerate(log_lead(probabilities)):
-        seen = lead.isfinite()
-        values = lead[seen].cpu()
-        posterior = fit_mixture(values, kind="two_absolute").posterior_imbalanced(values)
-        doubts[row, seen] = (posterior * (values < -margin)).to(doubts)
-    return doubts
+    losses = -torch.where(probabilities < 0, torch.nan, probabilities.double()).clamp_min(FLOOR).log()
+    excess = losses - losses.nanquantile(0.5, dim=1, keepdim=True)
+    behind = log_lead(probabilities) < 0  # false for NaN: samples never seen
+    return loss_doubts(probabilities) * (behind & (excess >= margin))
 
 
 def loss_doubts(probabilities: Tensor) -> Tensor:

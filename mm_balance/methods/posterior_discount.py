@@ -5,10 +5,10 @@
 with q_m,i the doubt of ``mm_balance.functional.discount``, refreshed before every epoch from a running mean of the true-class
 probabilities that training saw anyway (no extra pass). Until there are enough epochs the loss is the control's (``concat_unimodal``).
 
-For data with unreliable modalities: broken, blank or mismatched sounds and images. A mixture always finds a wide component, on clean
-data that of what is merely hard or not learned yet. Two rules are there against this: a doubt is the smallest of the latest
-``persistence`` epochs (broken samples stay doubted, hard ones are learned), and a lag below ``margin`` is never doubted (the mixture
-follows the scale of the lags, the margin does not). Both were chosen on validation, see docs/results/posterior_discount.md.
+For data with unreliable modalities: broken, blank or mismatched sounds and images. A mixture always finds a component of high losses,
+on clean data that of what is merely hard or not learned yet. Two rules are there against this: only a modality that lags behind its
+peers on this sample is doubted, and only by more than ``margin`` beyond what is usual for it. Rules and values were chosen on
+validation, see docs/results/doubts.md.
 
 Source: ours. The posterior as a weight is the idea of arXiv 2510.21797v1, turned round; see ``mm_balance.functional.discount``.
 """
@@ -36,10 +36,10 @@ class PosteriorDiscountOptions:
     unimodal_weight: float = option(4.0, "weight of the unimodal losses", minimum=0.0, source="ours",
                                     search=(1.0, 16.0, "log"))  # fmt: skip
     start_epoch: int = option(3, "epochs of the stage before it begins", minimum=1, source="ours")
-    persistence: int = option(3, "a doubt is the smallest of so many latest epochs; 1 = of the latest alone", minimum=1,
+    persistence: int = option(1, "a doubt is the smallest of so many latest epochs; 1 = of the latest alone", minimum=1,
                               source="ours", search=(1, 8, "linear"))  # fmt: skip
     margin: float = option(
-        1.0, "smallest lag that is doubted, as a log ratio of probabilities", minimum=0.0, source="ours"
+        1.0, "smallest excess of a modality's loss over its median that is doubted, nats", minimum=0.0, source="ours"
     )
     decay: float = option(0.7, "of the running means of the probabilities, per epoch", minimum=0.0, maximum=0.99,
                           source="ours")  # fmt: skip

@@ -155,6 +155,15 @@ def read_gap_table(run: TrackedRun, epoch: int) -> pd.DataFrame:
         return pd.read_parquet(run.fetch(f"{names.refit_folder(epoch)}/{names.GAPS_FILE}", Path(folder)))
 
 
+def read_validation_table(run: TrackedRun, epoch: int) -> pd.DataFrame | None:
+    """Read the same table of the validation samples; None = an older run, without one."""
+    path = f"{names.refit_folder(epoch)}/{names.VALIDATION_GAPS_FILE}"
+    if path not in run.artifact_names(names.refit_folder(epoch)):
+        return None
+    with TemporaryDirectory() as folder:
+        return pd.read_parquet(run.fetch(path, Path(folder)))
+
+
 def is_complete(run: TrackedRun, epoch: int, *, with_validation: bool = False) -> bool:
     """Whether the run has everything that ``write_refit`` logs, and every file can be read completely.
 

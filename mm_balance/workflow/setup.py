@@ -40,9 +40,7 @@ def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> Multi
         config.data.dataset,
         seed=DATA_SEED,
         visual_difficulty=config.digits.visual_difficulty,
-        corruption=Corruption(
-            config.corruption.corruption, config.corruption.corruption_kind, config.corruption.corruption_modality
-        ),
+        corruption=corruption_of(config),
         protocol=config.data.protocol,
         modalities=tuple(config.data.modalities.split(",")),
         on_error=config.data.on_error,
@@ -50,6 +48,12 @@ def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> Multi
         work=decoding(config, stop),
     )
     return data.with_train_fraction(config.data.train_fraction, seed=DATA_SEED)
+
+
+def corruption_of(config: Config) -> Corruption:
+    """Return what the run corrupts on purpose."""
+    chosen = config.corruption
+    return Corruption(chosen.corruption, chosen.corruption_kind, chosen.corruption_modality)
 
 
 def decoding(config: Config, stop: Callable[[], bool]) -> DecodeSettings:

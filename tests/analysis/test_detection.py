@@ -8,7 +8,19 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis.detection import KINDS, Task, _settings, _warmup_task, configuration, cross_table, page, scores, write
+from analysis import detection
+from analysis.detection import (
+    KINDS,
+    Task,
+    _settings,
+    _warmup_task,
+    configuration,
+    cross_table,
+    explorer_score,
+    page,
+    scores,
+    write,
+)
 from mm_balance.types import SplitPredictions
 from mm_balance.workflow.plans import trial_plan
 
@@ -65,10 +77,20 @@ def test_cleanlab_sees_the_same_probabilities():
     assert {"cleanlab fused", "cleanlab of the worst modality"} <= set(scores(table))
 
 
+def test_the_suspicion_of_the_explorer_sees_all_tables_at_once(monkeypatch):
+    """At the second refit both broken clips are memorized; together with the first they are still the most suspect."""
+    memorized = TABLE.assign(p_audio=0.99, p_visual=0.99)
+    monkeypatch.setattr(detection, "MOST_SUSPECT", 3)
+    found = explorer_score([TABLE, memorized])
+    assert found == {"auc": 1.0, "precision": 1.0, "named": 1.0, "precision50": pytest.approx(2 / 3), "named50": 1.0}
+    labels = TABLE.assign(corrupted=["label", *[""] * 9])
+    assert math.isnan(explorer_score([labels])["named"])
+
+
 def case(data, kind, seeds=2):
     lines = [
         {"data": data, "kind": kind, "seed": seed, "source": "refit", "epoch": epoch, "score": "abs(gap)", "auc": auc,
-         "precision": 0.5, "named": math.nan}
+         "precision": 0.5, "named": math.nan, "precision50": math.nan, "named50": math.nan}
         for seed in range(seeds)
         for epoch, auc in ((6, 0.6 + 0.1 * seed), (9, 0.8 + 0.1 * seed))
     ]  # fmt: skip
@@ -78,7 +100,7 @@ def case(data, kind, seeds=2):
 def test_the_page_averages_refits_first_and_then_seeds():
     text = "\n".join(page(case("digits", "noise")))
     assert "## digits, noise" in text
-    assert "| refit | abs(gap) | 2 | 0.75 ± 0.07 | 0.50 ± 0.00 |  |" in text
+    assert "| refit | abs(gap) | 2 | 0.75 ± 0.07 | 0.50 ± 0.00 |  |  |  |" in text
 
 
 def test_a_call_replaces_its_cases_and_keeps_the_others(tmp_path):

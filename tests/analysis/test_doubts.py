@@ -1,9 +1,11 @@
 """The trials behind the rules of `posterior_discount`: on validation, one rule at a time."""
 
+from dataclasses import replace
+
 import pandas as pd
 
 from analysis import doubts, regimes
-from analysis.doubts import CONTROL, NEITHER, OURS, ROWS, page, tasks_of
+from analysis.doubts import CONTROL, DEFAULT, NEITHER, OURS, ROWS, page, tasks_of
 from mm_balance.methods import METHODS
 from mm_balance.workflow.plans import trial_plan
 
@@ -12,9 +14,9 @@ def test_rows_differ_in_their_rules_alone():
     tasks = tasks_of("digits 10 % corrupted", regimes.regime_settings("digits 10 % corrupted", "none", "auto"))
     plans = {task.label: trial_plan(regimes.configuration(task), after_warmup=True) for task in tasks}
     default = METHODS[OURS].Options()
-    assert plans["margin 1, persistence 3 (default)"].options == default
-    assert (default.margin, default.persistence) == (1.0, 3)
-    assert (plans[NEITHER].options.margin, plans[NEITHER].options.persistence) == (0.0, 1)
+    assert plans[DEFAULT].options == default
+    assert (default.margin, default.persistence, default.start_epoch) == (1.0, 1, 3)
+    assert plans[NEITHER].options == replace(default, margin=0.0)
     assert {plan.options.unimodal_weight for plan in plans.values()} == {4.0}
     assert {plan.epochs for plan in plans.values()} == {12}
     assert {plan.method for plan in plans.values()} == {CONTROL, OURS, "loss_mixture"}

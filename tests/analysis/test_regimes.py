@@ -29,8 +29,8 @@ def frame(regime, rows, seeds=3):
         for seed in range(seeds):
             accuracy = value + 0.01 * seed + 0.001 * seed * (row == OURS)
             line = {"regime": regime, "row": row, "seed": 4000 + seed, "accuracy": accuracy}
-            line |= {"accuracy_audio": value, "accuracy_visual": value / 2, "val_accuracy": value, "trials": 3}
-            lines.append(line | {"unimodal_weight": 4.0, "at_edge": row == "gce", "run": "r", "hours": 1.0})
+            line |= {"accuracy_audio": value, "accuracy_visual": value / 2, "val_accuracy": value}
+            lines.append(line | {"unimodal_weight": 16.0 if row == "gce" else 4.0, "run": "r", "hours": 1.0})
     return pd.DataFrame(lines)
 
 
@@ -46,7 +46,7 @@ def test_differences_are_paired_with_intervals_and_the_edge_is_told():
         in text
     )
     assert "| gce | 3 | 93.0 ± 1.0 | 92.0 ± 0.0 | 46.0 ± 0.0 | +2.0 [+2.0, +2.0] |" in text
-    assert "| 4 (edge) |" in text
+    assert "| 16 (edge) |" in text
     assert "| concat_unimodal | 3 | 91.0 ± 1.0 | 90.0 ± 0.0 | 45.0 ± 0.0 |  |  |  | 4 |" in text
 
 
@@ -64,10 +64,12 @@ def test_p_values_are_adjusted_over_the_regimes():
 def test_a_call_replaces_its_regimes_and_keeps_the_others(tmp_path):
     write(BROKEN, tmp_path)
     write(CLEAN, tmp_path)
-    write(BROKEN.assign(run="again"), tmp_path)
+    write(BROKEN[BROKEN["row"] != "gce"].assign(run="again"), tmp_path)
     table = pd.read_csv(tmp_path / "regimes.csv")
     assert list(dict.fromkeys(table["regime"])) == ["digits 40 % corrupted", "digits clean"]
-    assert set(table[table["regime"] == "digits 40 % corrupted"]["run"]) == {"again"}
+    broken = table[table["regime"] == "digits 40 % corrupted"]
+    assert set(broken[broken["row"] != "gce"]["run"]) == {"again"}
+    assert set(broken[broken["row"] == "gce"]["run"]) == {"r"}, "a row that the second call did not name"
     assert len(table) == len(BROKEN) + len(CLEAN)
     assert "## digits clean" in (tmp_path / "regimes.md").read_text()
 
@@ -140,8 +142,7 @@ def test_a_weight_is_chosen_by_the_mean_over_the_tuning_seeds(monkeypatch):
     )
     table = regimes.run_regime("x", {"dataset": "digits"}, [CONTROL, OURS], [7000, 7001], processes=1)
     assert set(table["unimodal_weight"]) == {4.0}
-    assert not table["at_edge"].any()
     tuning = [task for task in trained if not task.test]
     assert {task.seed for task in tuning} == set(regimes.TUNING_SEEDS) == {1000, 1001}
-    assert len(tuning) == 2 * 3 * 2
+    assert len(tuning) == 2 * 4 * 2
     assert not {task.seed for task in trained if task.test} & set(regimes.TUNING_SEEDS)

@@ -68,13 +68,31 @@ def test_a_general_lag_of_a_modality_is_no_doubt():
     torch.testing.assert_close(modality_doubts(weaker), modality_doubts(probabilities))
 
 
-def test_lags_within_the_margin_are_not_doubted_and_all_others_as_without_it():
+def test_a_doubt_is_the_posterior_of_the_own_loss_where_the_modality_lags_and_exceeds_the_margin():
     probabilities = planted()
-    lead, without = log_lead(probabilities), modality_doubts(probabilities)
-    for margin in (0.5, 4.6):
+    losses = -probabilities.log()
+    excess = losses - losses.quantile(0.5, dim=1, keepdim=True)
+    own, lead = loss_doubts(probabilities), log_lead(probabilities)
+    for margin in (0.0, 0.5, 4.6):
         doubts = modality_doubts(probabilities, margin=margin)
-        assert torch.equal(doubts, torch.where(lead < -margin, without, 0.0))
-    assert 0 < (doubts > 0).sum() < (without > 0).sum()
+        assert torch.equal(doubts, torch.where((lead < 0) & (excess >= margin), own, 0.0))
+    assert 0 < (doubts > 0).sum() < (own > 0).sum()
+
+
+def test_what_is_hard_for_all_modalities_is_not_doubted():
+    """Also a wrong label: the modality that gives it a little more is never doubted, the other only if it lags further than usual."""
+    probabilities = planted()
+    probabilities[:, 100:110] = 0.004
+    probabilities[1, 100:110] *= 0.9
+    assert (loss_doubts(probabilities)[:, 100:110] > 0.9).all()
+    assert (modality_doubts(probabilities)[0, 100:110] == 0).all()
+
+
+def test_the_best_of_three_modalities_is_never_doubted():
+    probabilities = torch.cat([planted(), planted()[:1].flip(1)])
+    doubts = modality_doubts(probabilities)
+    assert (doubts[2, -30:] > 0.95).all()
+    assert (doubts.amin(dim=0) == 0).all()
 
 
 def test_the_mixture_finds_something_in_clean_data_and_the_margin_nothing():

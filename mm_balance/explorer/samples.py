@@ -1,0 +1,232 @@
+"""The table behind the explorer: one row per sample of every split, and how suspect each modality of it is.
+
+Suspicion looks at how well a modality alone predicted the sample's class *while it was trained*, not only at the end, when training
+samples are memorized. With p_m,t the true-class probability of modality m at refit t:
+
+    loss_m = mean_t (-log p_m,t)                          in nats
+    excess_m = loss_m - median of loss_m over the split   a weak modality is no reason to suspect a sample
+    suspicion = max_m excess_m
+
+Where the suspicion is at least ``MARGIN``, the modality with the largest excess is doubted; if even the smallest excess is half as
+large, the trouble is common to all modalities, and the label or all of them are doubted instead.
+
+Ours. Of the scores tried on planted corruption (docs/results/detection.md), it found most of it and named the modality best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from mm_balance.functional.mixture import Mixture
+from mm_balance.types import SplitPredictions
+
+MARGIN = 1.0
+"""Smallest suspicion, in nats, at which something is doubted: the probability of the class is e times smaller than usual."""
+COMMON = 0.5
+"""From this share of the largest excess on, the smallest one says that the trouble is common to all modalities."""
+FLOOR = 1e-6
+ALL = "label or all"
+"""Doubted if all modalities are in trouble."""
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class ExplorerSplit:
+    """What is known of one split.
+
+    Attributes:
+        name: ``train``, ``val`` or ``test``.
+        samples: sample ids.
+        predictions: of the final network.
+        refits: epoch -> table of that refit, as logged (``p_<modality>`` and ``gap``, in the order of ``samples``, empty where a
+            sample was held out); none for test.
+        facts: further columns, one value per sample: group, corruption and the like.
+    """
+
+    name: str
+    samples: Sequence[str]
+    predictions: SplitPredictions
+    refits: Mapping[int, pd.DataFrame]
+    facts: Mapping[str, Sequence[str]]
+
+
+def sample_table(splits: Sequence[ExplorerSplit], classes: Sequence[str], mixture: Mixture | None) -> pd.DataFrame:
+    """Return one row per sample of all splits, the most suspect first.
+
+    Args:
+        splits: the splits.
+        classes: class names.
+        mixture: the mixture of the training gaps at the last refit; None = the run has none, and no posterior.
+
+    Returns:
+        Columns: split, sample, the facts, class, predicted, ``predicted_<modality>``, right (which modalities alone name the class:
+        ``all``, ``none``, or their names), p_fused, ``p_<modality>``, loss (of the fused prediction, nats), gap, posterior_imbalanced
+        (of the training mixture), those of ``suspicion``, movement (sum of the changes of the gap from refit to refit),
+        gap_by_refit and posterior_by_refit (texts, separated by spaces).
+    """
+    table = pd.concat([_split_table(split, classes, mixture) for split in splits], ignore_index=True)
+    return table.sort_values("suspicion", ascending=False, kind="stable", ignore_index=True)
+
+
+def _split_table(split: ExplorerSplit, classes: Sequence[str], mixture: Mixture | None) -> pd.DataFrame:
+    predictions = split.predictions
+    labels = predictions.labels
+    modalities = list(predictions.unimodal)
+    names = np.asarray(classes, dtype=object)
+    probabilities = {
+        name: logits.double().softmax(dim=1).gather(1, labels[:, None])[:, 0].numpy()
+        for name, logits in {"fused": predictions.fused, **predictions.unimodal}.items()
+    }
+    predicted = {name: logits.argmax(dim=1).numpy() for name, logits in predictions.unimodal.items()}
+    columns: dict[str, object] = {"split": split.name, "sample": list(split.samples), **split.facts}
+    columns["class"] = names[labels.numpy()]
+    columns["predicted"] = names[predictions.fused.argmax(dim=1).numpy()]
+    columns |= {f"predicted_{name}": names[found] for name, found in predicted.items()}
+    columns["right"] = _right({name: found == labels.numpy() for name, found in predicted.items()})
+    columns["p_fused"] = probabilities["fused"]
+    columns |= {f"p_{name}": probabilities[name] for name in modalities}
+    columns["loss"] = -np.log(np.maximum(probabilities["fused"], FLOOR))
+    gap = _gap({name: probabilities[name] for name in modalities})
+    columns["gap"] = gap
+    if mixture is not None:
+        columns["posterior_imbalanced"] = _posterior(mixture, gap)
+    columns |= suspicion(_measured(split, {name: probabilities[name] for name in modalities}))
+    gaps = [_filled(table["gap"], gap) for _, table in sorted(split.refits.items())]
+    columns["movement"] = sum((np.abs(np.diff(pair, axis=0))[0] for pair in pairwise(gaps)), np.zeros(len(gap)))
+    columns["gap_by_refit"] = _series(gaps or [gap])
+    if mixture is not None:
+        columns["posterior_by_refit"] = _series([_posterior(mixture, values) for values in gaps or [gap]])
+    return pd.DataFrame(columns)
+
+
+def _measured(split: ExplorerSplit, final: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
+    """Return the probabilities that suspicion is computed from: those of the refits, or of the final network if there are none."""
+    if not split.refits:
+        return {name: [values] for name, values in final.items()}
+    return {
+        name: [_filled(table[f"p_{name}"], values) for table in split.refits.values()] for name, values in final.items()
+    }
+
+
+def _filled(values: pd.Series, final: np.ndarray) -> np.ndarray:
+    """Return the values of a refit, and those of the final network for samples that it does not have (a method held them out)."""
+    return np.where(values.isna(), final, values)
+
+
+def suspicion(probabilities: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the columns ``loss_<modality>``, suspicion, suspect (the modality with the largest excess), doubted and why.
+
+    Args:
+        probabilities: modality -> true-class probabilities ``(samples,)``, one array per refit.
+
+    Example:
+        >>> audio, visual = np.array([0.9, 0.8, 0.01]), np.array([0.8, 0.9, 0.9])
+        >>> list(suspicion({"audio": [audio], "visual": [visual]})["doubted"])
+        ['', '', 'audio']
+    """
+    names = np.asarray(list(probabilities), dtype=object)
+    logs = {
+        name: np.mean([-np.log(np.maximum(values, FLOOR)) for values in series], axis=0)
+        for name, series in probabilities.items()
+    }
+    losses = np.stack(list(logs.values()))
+    excess = losses - np.median(losses, axis=1, keepdims=True)
+    suspect = names[excess.argmax(axis=0)]
+    doubted = suspect.copy()
+    doubted[excess.min(axis=0) >= COMMON * excess.max(axis=0)] = ALL
+    doubted[excess.max(axis=0) < MARGIN] = ""
+    typical = np.exp(-losses)
+    why = [_why(name, dict(zip(names, values, strict=True))) for name, values in zip(doubted, typical.T, strict=True)]
+    return {
+        **{f"loss_{name}": values for name, values in logs.items()},
+        "suspicion": excess.max(axis=0),
+        "suspect": suspect,
+        "doubted": doubted,
+        "why": np.asarray(why, dtype=object),
+    }
+
+
+def _why(doubted: str, typical: Mapping[str, float]) -> str:
+    """Say what speaks against a modality; ``typical`` is the geometric mean of its probabilities over the refits."""
+    if doubted == "":
+        return ""
+    if doubted == ALL:
+        given = ", ".join(f"{name} {value:.3f}" for name, value in typical.items())
+        return f"all modalities give the class less than usual: p {given}"
+    others = ", ".join(f"{name} {value:.3f}" for name, value in typical.items() if name != doubted)
+    return f"{doubted} alone gives the class p {typical[doubted]:.3f}, much less than usual for {doubted}; {others}"
+
+
+def _right(found: Mapping[str, np.ndarray]) -> np.ndarray:
+    names = list(found)
+    table = np.stack([found[name] for name in names])
+    right = np.asarray(
+        [" + ".join(name for name, hit in zip(names, hits, strict=True) if hit) or NONE for hits in table.T],
+        dtype=object,
+    )
+    right[table.all(axis=0)] = "all"
+    return right
+
+
+def _gap(probabilities: Mapping[str, np.ndarray]) -> np.ndarray:
+    leading, *others = probabilities.values()
+    return leading - np.max(others, axis=0)
+
+
+def _posterior(mixture: Mixture, gaps: np.ndarray) -> np.ndarray:
+    import torch
+
+    return mixture.posterior_imbalanced(torch.from_numpy(np.ascontiguousarray(gaps))).numpy()
+
+
+def _series(values: Sequence[np.ndarray]) -> list[str]:
+    return [" ".join(f"{value:.3f}" for value in row) for row in np.stack(values, axis=1)]
+
+
+def right_by_class(table: pd.DataFrame) -> pd.DataFrame:
+    """Count which modalities alone were right, per class: classes in rows, the values of ``right`` in columns, and a row of all."""
+    counts = pd.crosstab(table["class"], table["right"], margins=True, margins_name="all classes")
+    order = ["all", *sorted(set(counts) - {"all", NONE, "all classes"}), NONE]
+    return counts[[name for name in order if name in counts]]
+
+
+def suspects(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the samples of which something is doubted, the most suspect first: split, sample, class, doubted, suspicion, why."""
+    return table.loc[table["doubted"] != "", ["split", "sample", "class", "doubted", "suspicion", "why"]]
+
+
+def compared(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Add what another run says of the same samples: ``against_predicted``, ``against_gap`` and ``gap_change`` (this one minus that).
+
+    Samples that the other run does not have keep empty values.
+    """
+    columns = other[["split", "sample", "predicted", "gap"]].rename(
+        columns={"predicted": "against_predicted", "gap": "against_gap"}
+    )
+    both = table.merge(columns, on=["split", "sample"], how="left", validate="one_to_one")
+    both["gap_change"] = both["gap"] - both["against_gap"]
+    return both
+
+
+def flow(posteriors: Mapping[int, np.ndarray]) -> list[tuple[int, np.ndarray]]:
+    """Count how samples move between the components from one refit to the next.
+
+    Args:
+        posteriors: epoch -> posterior of the imbalanced component, ``(samples,)``.
+
+    Returns:
+        Per refit but the first: its epoch, and counts ``(2, 2)``: from (balanced, imbalanced) in rows to (balanced, imbalanced).
+    """
+    steps = []
+    ordered = sorted(posteriors.items())
+    for (_, before), (epoch, after) in pairwise(ordered):
+        start, end = (before > 0.5).astype(int), (after > 0.5).astype(int)
+        counts = np.zeros((2, 2), dtype=int)
+        np.add.at(counts, (start, end), 1)
+        steps.append((epoch, counts))
+    return steps

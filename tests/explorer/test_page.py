@@ -1,0 +1,105 @@
+"""The page itself: everything inside, everything escaped, and the table of samples as Parquet."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from mm_balance.explorer.media import Media, spectrogram_png
+from mm_balance.explorer.page import PageText, explorer_html
+from mm_balance.explorer.parquet import write_samples
+
+EVIL = "</script><script>document.title='broken'</script><b>"
+PICTURE = spectrogram_png(np.random.default_rng(0).random((4, 4)))
+
+
+def table(samples=("s0", "s1", "s2"), **more):
+    count = len(samples)
+    columns = {
+        "split": ["train"] * count, "sample": list(samples), "class": ["cat", EVIL, "cat"][:count], "predicted": ["cat"] * count,
+        "predicted_audio": ["cat"] * count, "predicted_visual": ["dog"] * count, "right": ["audio", "all", "none"][:count],
+        "p_fused": [0.5, 0.123456, np.nan][:count], "p_audio": [0.9] * count, "p_visual": [0.1] * count, "loss": [0.1] * count,
+        "gap": [0.8] * count, "loss_audio": [0.1] * count, "loss_visual": [2.0] * count, "suspicion": [3.0, 2.0, 1.0][:count],
+        "suspect": ["visual"] * count, "doubted": ["visual", "visual", ""][:count], "why": ["because", EVIL, ""][:count],
+        "movement": [0.0] * count, "gap_by_refit": ["0.100 0.800"] * count,
+    }  # fmt: skip
+    return pd.DataFrame(columns | more)
+
+
+def text(**more):
+    return PageText("Samples of x", {"run": EVIL}, [f"{EVIL} is ahead"], ["audio", "visual"], [6, 9], **more)
+
+
+def data_of(page):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+
+
+def test_the_page_needs_no_other_file_and_no_network():
+    page = explorer_html(
+        table(), {("train", "s0"): Media({"audio": PICTURE}, {"audio": b"OggS"}, {"audio": "a.wav"})}, text()
+    )
+    assert not re.search(r'(src|href)\s*=\s*"(?!data:)', page)
+    assert 'await import("data:text/javascript;base64,' in page
+    media = data_of(page)["media"]
+    assert media[0]["pictures"]["audio"].startswith("data:image/png;base64,")
+    assert media[0]["sounds"]["audio"].startswith("data:audio/ogg;base64,")
+    assert media[0]["files"] == {"audio": "a.wav"}
+    assert media[1:] == [None, None]
+
+
+def test_texts_of_the_data_are_data():
+    page = explorer_html(table(), {}, text(flow="<svg></svg>"))
+    assert EVIL not in page
+    assert page.count("<script") == 2
+    rows = data_of(page)
+    assert EVIL in rows["rows"][1]
+    assert "<svg></svg>" in page
+
+
+def test_numbers_are_short_and_missing_ones_are_null():
+    rows = data_of(explorer_html(table(), {}, text()))
+    place = rows["columns"].index("p_fused")
+    assert [row[place] for row in rows["rows"]] == [0.5, 0.1235, None]
+
+
+def test_one_filters_by_columns_that_have_a_choice():
+    many = table(tuple(f"s{number}" for number in range(3)), group=["x", "y", "x"])
+    assert data_of(explorer_html(many, {}, text()))["filters"] == ["class", "right", "doubted", "group"]
+
+
+@pytest.mark.parametrize(
+    ("corrupted", "said"),
+    [
+        (
+            ["visual", "", ""],
+            "Of the 3 most suspect of them, 1 are truly corrupted; of 1 that are corrupted in a modality, 1 are",
+        ),
+        (
+            ["audio", "label", ""],
+            "Of the 3 most suspect of them, 2 are truly corrupted; of 1 that are corrupted in a modality, 0 are",
+        ),
+    ],
+)
+def test_planted_corruption_says_how_right_the_suspicion_is(corrupted, said):
+    assert said in explorer_html(table(corrupted=corrupted), {}, text())
+
+
+def test_without_planted_corruption_nothing_is_said():
+    assert "Planted corruption" not in explorer_html(table(corrupted=["", "", ""]), {}, text())
+
+
+def test_the_table_has_media_in_the_form_that_other_tools_read(tmp_path):
+    media = {("train", "s1"): Media({"audio": b"png", "visual": b"webp"}, {"audio": b"ogg"}, {"audio": "a.wav"})}
+    write_samples(table(), media, tmp_path / "samples.parquet", ("audio", "visual"))
+    read = pq.read_table(tmp_path / "samples.parquet")
+    assert read["audio_sound"].to_pylist() == [None, {"bytes": b"ogg", "path": "a.wav"}, None]
+    assert read["visual_picture"].to_pylist()[1] == {"bytes": b"webp", "path": None}
+    assert "visual_sound" not in read.column_names
+    features = json.loads(read.schema.metadata[b"huggingface"])["info"]["features"]
+    assert features["audio_sound"] == {"_type": "Audio"}
+    assert features["visual_picture"] == {"_type": "Image"}
+    assert features["gap"] == {"dtype": "float64", "_type": "Value"}
+    assert list(features) == read.column_names
