@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mm_balance.explorer.media import Media
 from mm_balance.explorer.samples import right_by_class
 
+SPLITS = ("train", "val", "test")
 DIGITS = 4
 """Significant digits of numbers in the page."""
 MOST_CHOICES = 200
@@ -85,7 +86,7 @@ def explorer_html(table: pd.DataFrame, media: Mapping[tuple[str, str], Media], t
     return environment.get_template("explorer.html").render(
         text=text,
         total=len(table),
-        matrices={name: _matrix(part) for name, part in table.groupby("split", sort=False)},
+        matrices={name: _matrix(table[table["split"] == name]) for name in SPLITS if name in set(table["split"])},
         filters={name: sorted(map(str, set(table[name]))) for name in _filters(table)},
         titles=TITLES,
         truth=_truth(table),

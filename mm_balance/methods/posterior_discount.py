@@ -8,7 +8,7 @@ probabilities that training saw anyway (no extra pass). Until there are enough e
 For data with unreliable modalities: broken, blank or mismatched sounds and images. A mixture always finds a component of high losses,
 on clean data that of what is merely hard or not learned yet. Two rules are there against this: only a modality that lags behind its
 peers on this sample is doubted, and only by more than ``margin`` beyond what is usual for it. Rules and values were chosen on
-validation, see docs/results/doubts.md.
+validation, see docs/results/posterior_discount.md.
 
 Source: ours. The posterior as a weight is the idea of arXiv 2510.21797v1, turned round; see ``mm_balance.functional.discount``.
 """

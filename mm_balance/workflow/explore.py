@@ -22,7 +22,7 @@ from mm_balance.data.sound import DecodeError, read_sound_file
 from mm_balance.engine.predictions import predict_split
 from mm_balance.errors import UserError
 from mm_balance.explorer.media import Media, frames_picture, opus, spectrogram_png
-from mm_balance.explorer.page import PageText, explorer_html
+from mm_balance.explorer.page import SPLITS, PageText, explorer_html
 from mm_balance.explorer.parquet import write_samples
 from mm_balance.explorer.samples import ExplorerSplit, compared, flow, sample_table, suspects
 from mm_balance.figures import component_flow, svg_text
@@ -33,8 +33,6 @@ from mm_balance.tracking.refits import read_gap_table, read_refit, read_validati
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.gap_report import gap_findings
 from mm_balance.workflow.setup import DATA_SEED, corruption_of, read_data, resolve_device
-
-SPLITS = ("train", "val", "test")
 
 
 def explore(
