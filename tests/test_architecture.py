@@ -16,7 +16,7 @@ LAYERS = [
     {"data", "models"},
     {"methods"},
     {"engine", "figures", "serving"},
-    {"tracking", "testing"},
+    {"tracking", "testing", "explorer"},
     {"workflow"},
     {"study"},
     {"commands"},
@@ -29,7 +29,7 @@ ROOMS = {
     "soundfile": {"data"},
     "av": {"data"},
     "matplotlib": {"figures"},
-    "pandas": {"tracking"},
+    "pandas": {"tracking", "explorer"},
     "sklearn": {"functional"},
     "scipy": {"functional"},
 }

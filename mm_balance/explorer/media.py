@@ -1,4 +1,4 @@
-"""Samples as small pictures and sounds: frames, spectrograms, sound as Opus, to be embedded in a page."""
+"""Samples as small pictures, frames and spectrograms, to be embedded in a page beside their sounds."""
 
 from __future__ import annotations
 
@@ -6,25 +6,17 @@ import io
 from dataclasses import dataclass, field
 from typing import Any
 
-import av
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image
 
-from mm_balance.data.sound import resample
+from mm_balance.figures import palette
 
 HEIGHT = 144
 """Largest height of a frame, pixels; the page shows it at half of that, or whole."""
 QUALITY = 80
 """Of WebP, for colored frames."""
 MOST_FRAMES = 4
-RATE = 16000
-"""Sampling rate of an embedded sound, Hz: what Opus calls wideband."""
-BIT_RATE = 16000
-"""Bits per second of an embedded sound: speech remains clear."""
-MOST_SECONDS = 10.0
-"""A longer sound is cut."""
-PALETTE = (255 * colormaps["cividis"](np.arange(256))[:, :3]).round().astype(np.uint8).tobytes()
+PALETTE = palette("cividis")
 
 
 @dataclass(frozen=True)
@@ -73,24 +65,4 @@ def spectrogram_png(values: np.ndarray) -> bytes:
 def _encoded(image: Image.Image, kind: str, **settings: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **settings)
-    return buffer.getvalue()
-
-
-def opus(sound: np.ndarray, rate: int) -> bytes:
-    """Encode a sound as Opus in an Ogg file, at most ``MOST_SECONDS`` of it.
-
-    Args:
-        sound: ``(samples,)`` float32, full scale 1.
-        rate: its sampling rate, Hz.
-    """
-    sound = sound[: round(MOST_SECONDS * rate)]
-    sound = np.clip(sound if rate == RATE else resample(sound, rate, RATE), -1.0, 1.0)
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="ogg") as container:
-        stream = container.add_stream("libopus", rate=RATE, layout="mono")
-        stream.bit_rate = BIT_RATE
-        frame = av.AudioFrame.from_ndarray((32767 * sound).round().astype(np.int16)[None], format="s16", layout="mono")
-        frame.sample_rate = RATE
-        for packet in [*stream.encode(frame), *stream.encode(None)]:
-            container.mux(packet)
     return buffer.getvalue()

@@ -35,6 +35,10 @@ ALL = "label or all"
 NONE = "none"
 
 
+Table = pd.DataFrame
+"""A table of samples, see ``sample_table``."""
+
+
 @dataclass(frozen=True)
 class ExplorerSplit:
     """What is known of one split.
@@ -203,6 +207,7 @@ def suspects(table: pd.DataFrame) -> pd.DataFrame:
 def compared(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """Add what another run says of the same samples: ``against_predicted``, ``against_gap`` and ``gap_change`` (this one minus that).
 
+    What changed most comes first.
     Samples that the other run does not have keep empty values.
     """
     columns = other[["split", "sample", "predicted", "gap"]].rename(
@@ -210,7 +215,18 @@ def compared(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     )
     both = table.merge(columns, on=["split", "sample"], how="left", validate="one_to_one")
     both["gap_change"] = both["gap"] - both["against_gap"]
-    return both
+    return both.sort_values("gap_change", key=np.abs, ascending=False, kind="stable", ignore_index=True)
+
+
+def first_of_each_split(table: pd.DataFrame, count: int) -> list[tuple[str, str]]:
+    """Return the first ``count`` samples of each split in the order of the table, as (split, sample)."""
+    first = table.groupby("split", sort=False).head(count)
+    return list(zip(first["split"], first["sample"], strict=True))
+
+
+def in_order(table: pd.DataFrame, samples: Sequence[str]) -> pd.DataFrame:
+    """Return the lines of a refit's table in the order of ``samples``; a sample that it does not have gets empty values."""
+    return table.set_index("sample").reindex(samples).reset_index()
 
 
 def flow(posteriors: Mapping[int, np.ndarray]) -> list[tuple[int, np.ndarray]]:

@@ -8,7 +8,7 @@ from mm_balance.figures.density import mixture_density
 from mm_balance.figures.evolution import mixture_evolution
 from mm_balance.figures.flow import component_flow
 from mm_balance.figures.restyle import restyle
-from mm_balance.figures.style import save_png, svg_text
+from mm_balance.figures.style import palette, save_png, svg_text
 
 __all__ = [
     "Figure",
@@ -17,6 +17,7 @@ __all__ = [
     "contact_sheet",
     "mixture_density",
     "mixture_evolution",
+    "palette",
     "restyle",
     "save_png",
     "svg_text",

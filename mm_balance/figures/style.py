@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -72,6 +73,11 @@ def save_png(figure: Figure, path: Path | None = None) -> bytes:
     if path is not None:
         path.write_bytes(data)
     return data
+
+
+def palette(name: str) -> bytes:
+    """Return a color map as 256 RGB triples, for a picture with a palette."""
+    return bytes((255 * matplotlib.colormaps[name](np.arange(256))[:, :3]).round().astype(np.uint8).tobytes())
 
 
 def svg_text(figure: Figure) -> str:

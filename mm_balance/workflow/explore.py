@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -17,14 +16,24 @@ from mm_balance.config import Config, restore
 from mm_balance.data import MultimodalData, Split
 from mm_balance.data.digits import RATE as DIGITS_RATE
 from mm_balance.data.digits import digits_sounds
+from mm_balance.data.opus import opus
 from mm_balance.data.recipe import SOUND
 from mm_balance.data.sound import DecodeError, read_sound_file
 from mm_balance.engine.predictions import predict_split
 from mm_balance.errors import UserError
-from mm_balance.explorer.media import Media, frames_picture, opus, spectrogram_png
+from mm_balance.explorer.media import Media, frames_picture, spectrogram_png
 from mm_balance.explorer.page import SPLITS, PageText, explorer_html
 from mm_balance.explorer.parquet import write_samples
-from mm_balance.explorer.samples import ExplorerSplit, compared, flow, sample_table, suspects
+from mm_balance.explorer.samples import (
+    ExplorerSplit,
+    Table,
+    compared,
+    first_of_each_split,
+    flow,
+    in_order,
+    sample_table,
+    suspects,
+)
 from mm_balance.figures import component_flow, svg_text
 from mm_balance.methods import build_method
 from mm_balance.tracking.lookup import children
@@ -44,7 +53,7 @@ def explore(
     against: TrackedRun | None = None,
     device: str = "auto",
     stop: Callable[[], bool] = lambda: False,
-) -> pd.DataFrame:
+) -> Table:
     """Log the explorer of a finished run on it: ``explorer.html``, ``samples.parquet`` and ``suspects.csv``.
 
     Args:
@@ -67,10 +76,8 @@ def explore(
     table = table_of(run, stage, data, device)
     if against is not None:
         other = table_of(against, stage_run(against), data, device)
-        table = compared(table, other).sort_values(
-            "gap_change", key=lambda change: change.abs(), ascending=False, kind="stable", ignore_index=True
-        )
-    chosen = _worst(table, worst, by_change=against is not None)
+        table = compared(table, other)
+    chosen = first_of_each_split(table, worst)
     media = MediaReader(config, data, media_folder(config, source)).read(chosen, stop)
     text = page_text(run, stage, data, table, worst, against)
     with TemporaryDirectory() as temporary:
@@ -91,7 +98,7 @@ def stage_run(run: TrackedRun) -> TrackedRun:
     return nested.get("adaptive") or nested.get("warmup") or run
 
 
-def table_of(run: TrackedRun, stage: TrackedRun, data: MultimodalData, device: str) -> pd.DataFrame:
+def table_of(run: TrackedRun, stage: TrackedRun, data: MultimodalData, device: str) -> Table:
     """Return the table of samples of a run (``samples.sample_table``).
 
     Args:
@@ -123,19 +130,11 @@ def table_of(run: TrackedRun, stage: TrackedRun, data: MultimodalData, device: s
                 name=name,
                 samples=split.samples,
                 predictions=predict_split(model.to(chosen), method, split, chosen),
-                refits={epoch: _in_order(table, split) for epoch, table in tables.items() if table is not None},
+                refits={epoch: in_order(table, split.samples) for epoch, table in tables.items() if table is not None},
                 facts=_facts(data, split),
             )
         )
     return sample_table(parts, data.classes, mixture)
-
-
-def _in_order(table: pd.DataFrame, split: Split) -> pd.DataFrame:
-    """Return the lines of a refit in the order of the split's samples.
-
-    A method may have held out some of them: these have no line, and empty values.
-    """
-    return table.set_index("sample").reindex(split.samples).reset_index()
 
 
 def _facts(data: MultimodalData, split: Split) -> dict[str, Sequence[str]]:
@@ -147,14 +146,6 @@ def _facts(data: MultimodalData, split: Split) -> dict[str, Sequence[str]]:
         facts["corrupted"] = split.corrupted
         facts["corruption_kind"] = split.corruption_kind or [""] * len(split)
     return facts
-
-
-def _worst(table: pd.DataFrame, worst: int, *, by_change: bool) -> list[tuple[str, str]]:
-    """Return the first ``worst`` of each split, as (split, sample): the most suspect, or those that changed most."""
-    order = table["gap_change"].abs() if by_change else table["suspicion"]
-    ranked = table.assign(order=order).sort_values("order", ascending=False, kind="stable")
-    first = ranked.groupby("split", sort=False).head(worst)
-    return list(zip(first["split"], first["sample"], strict=True))
 
 
 def media_folder(config: Config, source: str | None) -> Path | None:
@@ -276,7 +267,7 @@ def page_text(
     run: TrackedRun,
     stage: TrackedRun,
     data: MultimodalData,
-    table: pd.DataFrame,
+    table: Table,
     worst: int,
     against: TrackedRun | None,
 ) -> PageText:

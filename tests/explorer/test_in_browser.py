@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mm_balance.explorer.media import Media, frames_picture, opus, spectrogram_png
+from mm_balance.data.opus import opus
+from mm_balance.explorer.media import Media, frames_picture, spectrogram_png
 from mm_balance.explorer.page import PageText, explorer_html
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -7,7 +7,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mm_balance.explorer.media import HEIGHT, MOST_FRAMES, MOST_SECONDS, RATE, frames_picture, opus, spectrogram_png
+from mm_balance.data.opus import MOST_SECONDS, RATE, opus
+from mm_balance.explorer.media import HEIGHT, MOST_FRAMES, frames_picture, spectrogram_png
 
 
 def opened(content):
