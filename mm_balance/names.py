@@ -98,6 +98,17 @@ COST_METRICS = {
 }
 """Logged at the end of a stage. Validation and the predictions for refits, which all methods share, are not counted."""
 
+BOTH_STAGES_PREFIX = "both_stages/"
+BOTH_STAGES_METRICS = {
+    "both_stages/val_accuracy": "`val/accuracy` of the warm-up, then of stage 2",
+    "both_stages/val_accuracy_<modality>": "`val/accuracy_<modality>`, likewise",
+    "both_stages/gap_mean": "`gap/mean`: training samples, at each refit of either stage",
+    "both_stages/gap_mean_abs": "`gap/mean_abs`, likewise",
+    "both_stages/val_gap_mean": "`val/gap_mean`: validation samples, each epoch",
+    "both_stages/val_gap_mean_abs": "`val/gap_mean_abs`, likewise",
+}
+"""Copied to the run of ``main`` while its nested stages train: the series that one wants to see across both."""
+
 SELECTION_METRICS = {
     "selection/last_epoch": "last epoch of the run",
     "selection/last_val_accuracy": "val/accuracy at the last epoch",
@@ -157,6 +168,7 @@ TAGS = {
     "mm.warmup_run": "run id of the warm-up",
     "mm.fresh_weights": "parameters of a method's own head that the warm-up did not have",
     "mm.evaluated_run": "run id of the evaluated model",
+    "mm.split": "split of an evaluation",
     "mm.error": "why the run failed",
     "mm.study": "name of the study, on its run and on all trials",
     "mm.trial": "number of the trial in the study",
@@ -228,6 +240,13 @@ ARTIFACTS = {
     STUDY_CONFIRMATION: "best trial and starting configuration per new seed",
     MODEL_NAME: "the evaluated model as an MLflow model (safetensors and our own loader, no pickle)",
 }
+
+
+def both_stages(metric: str) -> str | None:
+    """Return the name under which a series of a nested stage is copied to the run of ``main``; None if it is not."""
+    copied = BOTH_STAGES_PREFIX + metric.replace("/", "_")
+    accuracy_of_modality = metric.startswith("val/accuracy_")
+    return copied if accuracy_of_modality or copied in BOTH_STAGES_METRICS else None
 
 
 def resumed_environment_file(epoch: int) -> str:

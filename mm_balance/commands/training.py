@@ -15,12 +15,12 @@ from mm_balance.commands.guard import close_adopted
 from mm_balance.config import Config, format_value, options, restore
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.methods import find_method
 from mm_balance.tracking.lookup import children, existing_run, open_run, run_link, tracking_uri
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.report import accuracies
 from mm_balance.workflow.setup import read_data, resolve_device
 from mm_balance.workflow.stage import StageResult, saved_state
+from mm_balance.workflow.titles import run_title
 
 P = TypeVar("P")
 
@@ -75,8 +75,7 @@ def open_training(
         check_same_data(resumed, data)
     # A checkpoint records the warm-up that its run started from.
     warmup = choose_warmup(config, data) if state is None else None
-    title = find_method(config.method.method).name if command.name == "train" else command.name
-    run = resumed or open_run(f"{title} {data.name} seed {config.run.seed}")
+    run = resumed or open_run(run_title(command.name, config, data.name))
     if resumed is not None:
         resumed.reopen()
     try:

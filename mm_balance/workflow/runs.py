@@ -8,6 +8,7 @@ from mm_balance import names
 from mm_balance.data import MultimodalData
 from mm_balance.engine.evaluate import probe_metrics, split_metrics
 from mm_balance.engine.predictions import predict_split
+from mm_balance.engine.recorder import OnPoint, ignore_point
 from mm_balance.errors import UserError
 from mm_balance.methods import build_method
 from mm_balance.seeding import set_numerics
@@ -20,6 +21,8 @@ from mm_balance.workflow.setup import resolve_device
 from mm_balance.workflow.stage import StageResult, close, train_stage
 
 Stop = Callable[[], bool]
+INHERITED_TAGS = ("mm.method", "mm.seed", "mm.loss_form")
+"""Tags of a trained run that also describe an evaluation of its model."""
 
 
 def run_stage(
@@ -30,6 +33,7 @@ def run_stage(
     warmup: TrackedRun | None = None,
     *,
     nested: bool = False,
+    on_point: OnPoint = ignore_point,
 ) -> StageResult:
     """Train a stage, publish and describe the result, and end its run.
 
@@ -40,12 +44,13 @@ def run_stage(
         stop: polled after every batch.
         warmup: the run to start from; None = from scratch, or from the run's own checkpoint.
         nested: whether it is one of several stages of a parent run, which then gets the figures and the model.
+        on_point: called with every metric point.
 
     Raises:
         UserError: see ``train_stage``.
         Interrupted: a stop was requested.
     """
-    result = train_stage(plan, data, run, stop, warmup=warmup)
+    result = train_stage(plan, data, run, stop, warmup=warmup, on_point=on_point)
     if not nested:
         warmup_epochs = result.progress.epoch if plan.stage == "warmup" else result.progress.first_epoch
         publishing_metrics = publish(result, run, result.progress.points, warmup_epochs)
@@ -78,10 +83,14 @@ def run_evaluation(
         train_predictions = predict_split(model, method, data.splits["train"], chosen, features=True)
         metrics |= dict(probe_metrics(train_predictions, predictions, split))
     branches = model.interaction is not None
+    trained = source.read().data.tags
     run.set_tags(
         {
+            **{name: trained[name] for name in INHERITED_TAGS if name in trained},
             "mm.stage": "evaluate",
+            "mm.split": split,
             "mm.evaluated_run": source.run_id,
+            "mm.dataset": data.name,
             "mm.data_digest": data.digest,
             **({"mm.unimodal": "branches"} if branches else {}),
         }
