@@ -12,6 +12,7 @@ from mm_balance.errors import Interrupted
 if TYPE_CHECKING:
     from mm_balance.data import MultimodalData
     from mm_balance.tracking.runs import TrackedRun
+    from mm_balance.workflow.both_stages import BothStages
     from mm_balance.workflow.plans import StagePlan
 
 
@@ -42,7 +43,7 @@ def run_recipe(
     Returns:
         The final validation and test metrics.
     """
-    from mm_balance.tracking.lookup import children, open_run
+    from mm_balance.tracking.lookup import children, open_run, page_link
     from mm_balance.workflow.both_stages import BothStages
     from mm_balance.workflow.report import accuracies, describe_stage, final_validation, publish
     from mm_balance.workflow.runs import run_evaluation, run_stage
@@ -76,17 +77,19 @@ def run_recipe(
     series.copy(points)
     publishing_metrics = publish(result, parent, points, result.progress.first_epoch)
     _raise_if_stopped(stop)
-    test_metrics = run_evaluation(parent, "test", data, child("evaluate"), first.config.run.device)
+    tested = child("evaluate")
+    test_metrics = run_evaluation(parent, "test", data, tested, first.config.run.device)
     final = test_metrics | final_validation(result)
     # Logged at the last epoch, which only grows: MLflow shows the point of the greatest step, and the best epoch may have moved back.
     parent.log_metrics(final, result.progress.epoch)
     adaptive.log_metrics(publishing_metrics, result.progress.epoch)  # the parent shows results, not times
     parent.set_tags(_stage_tags(warmup, adaptive))
-    modalities = result.stage.model.modalities
+    parts = [
+        f"[{label}]({page_link(run)})" for label, run in (("warm-up", warmup), ("stage 2", adaptive), ("test", tested))
+    ]
+    told = describe_stage(result, page=parent, command=COMMAND.name, links=parts)
     parent.describe(
-        f"Test accuracy: {accuracies(final, 'test', modalities)}.\n\n"
-        + describe_stage(result)
-        + f"\n\nSeries and gap fits: see the nested runs. After warm-up alone: see `{warmup.read().info.run_name}`."
+        f"Test accuracy: {accuracies(final, 'test', result.stage.model.modalities)}.\n{told}{_mixed_note(series)}"
     )
     parent.terminate("FINISHED")
     return final
@@ -133,6 +136,13 @@ def _replace(run: TrackedRun, why: str) -> None:
     stage = run.read().data.tags["mm.stage"]
     run.set_tags({"mm.stage": f"replaced {stage}", "mm.replaced": why})
     run.describe(f"Replaced: {why}.\n\n{run.description()}")
+
+
+def _mixed_note(series: BothStages) -> str:
+    """Return a warning for the parent's page if its series contain points of a stage 2 that was replaced; else nothing."""
+    if not series.mixed:
+        return ""
+    return "\n\nThe series of this run still contain points of a stage 2 that was replaced; those of the nested runs do not."
 
 
 def _stage_tags(warmup: TrackedRun, adaptive: TrackedRun) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from mm_balance import names
@@ -11,11 +11,14 @@ from mm_balance.config import format_value
 from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.figures import Figure, mixture_evolution, save_png, unimodal_accuracy
+from mm_balance.tracking.lookup import find_run, page_link
 from mm_balance.tracking.model import log_model
 from mm_balance.tracking.refits import read_refits
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.gap_report import doubts_note, gap_findings, gap_table, source_note
+from mm_balance.workflow.next_steps import next_steps
 from mm_balance.workflow.stage import StageResult
+from mm_balance.workflow.verdict import Scores, chance_level, verdict
 
 
 def publish(result: StageResult, target: TrackedRun, points: list[MetricPoint], warmup_epochs: int) -> dict[str, float]:
@@ -90,27 +93,79 @@ def describe_data(data: MultimodalData) -> str:
     return "\n".join(lines)
 
 
-def describe_stage(result: StageResult) -> str:
-    """Return the Markdown description of a run: what was trained, the result, how the gaps changed."""
+def describe_stage(
+    result: StageResult, *, page: TrackedRun | None = None, command: str | None = None, links: Sequence[str] = ()
+) -> str:
+    """Return the Markdown description of a run: the verdict, what was trained, how the gaps changed, what to do next.
+
+    Args:
+        result: the finished stage.
+        page: the run to describe, which has the figures; None = the stage's own.
+        command: the command whose run it is; None = it is a part of another run, which says what to do next.
+        links: more links to show.
+    """
     plan, stage, method = result.plan, result.stage, result.stage.method
-    shown = accuracies(final_validation(result), "val", stage.model.modalities, branches=method.sees_others())
+    page = page or result.run
     selection = plan.config.selection.selection if plan.select_best else "last"
     # MLflow shows only the first paragraphs until one clicks: who is ahead must be among them.
     lines = [
-        f"**{headline(result)}** on `{stage.data.name}`, seed {stage.seed}, {result.progress.epoch} epochs in total.",
-        f"Validation accuracy at epoch {result.epoch} ({selection.replace('_', ' ')}): {shown}.",
+        f"**{headline(result)}** on `{stage.data.name}`, seed {stage.seed}, {result.progress.epoch} epochs.",
+        *validation_verdict(result),
+        f"Validation is that of epoch {result.epoch} (`selection={selection}`).",
         "",
         *gap_findings(_last_refit(result), result.progress.gap_fit, _shown_names(result), plan.mixture),
-        "",
-        *gap_table(result.progress.points),
-        "",
-        *notes(result),
     ]
+    if shown := [*artifact_links(page), *links]:
+        lines += ["", f"See {', '.join(shown)}."]
+    if command is not None:
+        from_scratch = command == "main" or result.progress.first_epoch == 0
+        if steps := next_steps(command, plan.config, page.run_id, from_scratch=from_scratch):
+            lines += ["", "What next:", "", *steps]
+    lines += ["", *gap_table(result.progress.points), "", *notes(result)]
     if plan.stage != "warmup":
         values = {name: format_value(value) for name, value in asdict(method.options).items()}
         options = ", ".join(f"`{name}={value}`" for name, value in values.items()) or "none"
         lines += ["", f"Method `{method.name}`: {method.citation}. Options: {options}."]
     return "\n".join(lines)
+
+
+LINKED = {
+    names.EXPLORER_FILE: "the samples: who is imbalanced",
+    names.ACCURACY_FIGURE: "accuracy over epochs",
+    names.EVOLUTION_FIGURE: "gaps over epochs",
+    names.GAP_FIGURE: "the first mixture",
+}
+"""Artifacts that a run's description links to, where the run has them -> what they show."""
+
+
+def artifact_links(run: TrackedRun) -> list[str]:
+    """Return Markdown links to those artifacts of ``LINKED`` that ``run`` has."""
+    folders = {path.rpartition("/")[0] for path in LINKED}
+    present = {name for folder in sorted(folders) for name in run.artifact_names(folder)}
+    return [f"[{label}]({page_link(run, path)})" for path, label in LINKED.items() if path in present]
+
+
+def validation_verdict(result: StageResult) -> list[str]:
+    """Return who is ahead on validation, against chance and the warm-up, as sentences."""
+    splits = result.stage.data.splits
+    shown = dict(zip(result.stage.model.modalities, _shown_names(result), strict=True))
+    scores = Scores.of(final_validation(result), "val", shown)
+    chance = chance_level(splits["train"].labels, splits["val"].labels)
+    return verdict(scores, len(splits["val"]), chance, _after_warmup(result, shown))
+
+
+def _after_warmup(result: StageResult, shown: Mapping[str, str]) -> Scores | None:
+    """Return the validation accuracies of the warm-up run at the epoch from which the stage started."""
+    followed = result.stage.record.get("warmup")
+    warmup = None if followed is None else find_run(followed["run_id"])
+    if warmup is None:
+        return None
+    epoch, metrics = result.progress.first_epoch, {}
+    for name in ("val/accuracy", *(f"val/accuracy_{modality}" for modality in shown)):
+        series = dict(warmup.metric_series(name))
+        if epoch in series:
+            metrics[name] = series[epoch]
+    return Scores.of(metrics, "val", shown) if len(metrics) == len(shown) + 1 else None
 
 
 def _last_refit(result: StageResult) -> Mapping[str, float]:

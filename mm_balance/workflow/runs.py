@@ -55,7 +55,7 @@ def run_stage(
         warmup_epochs = result.progress.epoch if plan.stage == "warmup" else result.progress.first_epoch
         publishing_metrics = publish(result, run, result.progress.points, warmup_epochs)
         run.log_metrics(publishing_metrics, result.epoch)
-    run.describe(describe_stage(result))
+    run.describe(describe_stage(result, command=None if nested else plan.stage))
     close(result)
     return result
 

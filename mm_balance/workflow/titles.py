@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from mm_balance.config import AUTO, Config, MethodOptions, format_value, options, resolve, stage_options
-from mm_balance.config.parameters import GROUPS
+from mm_balance.config import AUTO, GROUPS, Config, MethodOptions, format_value, options, resolve, stage_options
 from mm_balance.methods import find_method
 from mm_balance.tracking.runs import TrackedRun
 
+NAMED = ("dataset", "method", "seed")
 LONGEST = 120
 """Characters of a run's name, beyond which overridden parameters are counted instead of named."""
 
@@ -46,7 +46,7 @@ def overrides(command: str, config: Config) -> dict[str, str]:
     chosen = {} if values["preset"] == AUTO else {"preset": format_value(values["preset"])}
     for name, option in stage_options(command).items():
         foreign = issubclass(GROUPS[option.group], MethodOptions) and option.group != method
-        if values[name] != usual[name] and not (option.machine or option.reference or foreign or name == "seed"):
+        if values[name] != usual[name] and not (option.machine or option.reference or foreign or name in NAMED):
             chosen[name] = format_value(values[name])
     if command in ("main", "train") and values["method_options"] is not None:
         for part in values["method_options"].split(","):
