@@ -195,6 +195,11 @@ GAP_FIGURE = "figures/gap_mixture.png"
 EVOLUTION_FIGURE = "figures/mixture_evolution.png"
 ACCURACY_FIGURE = "figures/unimodal_accuracy.png"
 EXPLORER_FILE = "explorer.html"
+EVALUATION_FOLDER = "evaluation"
+CONFUSION_FIGURE = "evaluation/confusion.png"
+RELIABILITY_FIGURE = "evaluation/reliability.png"
+CLASS_GAP_FIGURE = "evaluation/gap_per_class.png"
+CLASS_TABLE = "evaluation/per_class"
 REFITS_FOLDER = "refits"
 MIXTURE_FILE = "mixture.json"
 DENSITY_FILE = "density.png"
@@ -231,6 +236,12 @@ ARTIFACTS = {
     GAP_FIGURE: "the first fit of stage 2 (the paper's Fig. 2)",
     EVOLUTION_FIGURE: "all fits of the run, if there are several (the paper's Fig. 3)",
     ACCURACY_FIGURE: "validation accuracy per modality over epochs (the paper's Fig. 4)",
+    "figures/<figure>.svg": "the three figures as vector graphics, and as `.pdf`",
+    CONFUSION_FIGURE: "of an evaluation: samples by true and predicted class, fused and per modality (also `.svg`, `.pdf`)",
+    RELIABILITY_FIGURE: "accuracy against confidence in 15 bins, and the expected calibration error (also `.svg`, `.pdf`)",
+    CLASS_GAP_FIGURE: "mean modality gap of each class (also `.svg`, `.pdf`)",
+    f"{CLASS_TABLE}.csv": "one row per class: samples, accuracy fused and per modality, mean gap, most frequent confusion (`.json`: "
+    "the UI's table)",
     f"{CHECKPOINT_FOLDER}/{CHECKPOINT_LAST}": "state after the last epoch: tensors and primitives, `weights_only=True`",
     f"{CHECKPOINT_FOLDER}/{CHECKPOINT_BEST}": "weights of the best validation epoch",
     f"{STUDY_TABLE}.csv": "one row per trial: state, values, parameters, epochs, seconds, device, run (`.json`: the UI's table)",

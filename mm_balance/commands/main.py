@@ -45,7 +45,7 @@ def run_recipe(
     """
     from mm_balance.tracking.lookup import children, open_run, page_link
     from mm_balance.workflow.both_stages import BothStages
-    from mm_balance.workflow.report import accuracies, describe_stage, final_validation, publish
+    from mm_balance.workflow.report import accuracies, artifact_links, describe_stage, final_validation, publish
     from mm_balance.workflow.runs import run_evaluation, run_stage
     from mm_balance.workflow.stage import saved_points
     from mm_balance.workflow.titles import part_title
@@ -87,7 +87,7 @@ def run_recipe(
     parts = [
         f"[{label}]({page_link(run)})" for label, run in (("warm-up", warmup), ("stage 2", adaptive), ("test", tested))
     ]
-    told = describe_stage(result, page=parent, command=COMMAND.name, links=parts)
+    told = describe_stage(result, page=parent, command=COMMAND.name, links=[*artifact_links(tested), *parts])
     parent.describe(
         f"Test accuracy: {accuracies(final, 'test', result.stage.model.modalities)}.\n{told}{_mixed_note(series)}"
     )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -58,6 +59,35 @@ def epoch_ticks(axes: Axes, epochs: Sequence[int]) -> None:
         axes.set_xticks(epochs)
     else:
         axes.locator_params(axis="x", integer=True)
+
+
+def add_caption(figure: Figure, text: str, *, x: float | None = None, top: float = 0.1) -> None:
+    """Write what the figure shows (split, data set, seed) small at its top, in the style of ``STYLE``.
+
+    Args:
+        figure: the figure.
+        text: the caption; empty = none.
+        x: distance from the left edge, inches; None = right-aligned at the right edge.
+        top: distance from the top edge, inches.
+    """
+    width, height = figure.get_figwidth(), figure.get_figheight()
+    place, side = (1 - 0.12 / width, "right") if x is None else (x / width, "left")
+    figure.text(place, 1 - top / height, text, ha=side, va="top", fontsize=8, color=DARK_GRAY)
+
+
+def render(figure: Figure) -> dict[str, bytes]:
+    """Render ``figure`` for screens and for papers: suffix (``.png``, ``.svg``, ``.pdf``) -> file content.
+
+    The vector files carry no date, so that equal figures give equal files. Text in PDF stays text.
+    """
+    files = {".png": save_png(figure)}
+    with matplotlib.rc_context({"svg.hashsalt": "mm-balance", "pdf.fonttype": 42}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        for suffix, date in ((".svg", "Date"), (".pdf", "CreationDate")):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix[1:], metadata={date: None})
+            files[suffix] = buffer.getvalue()
+    return files
 
 
 def save_png(figure: Figure, path: Path | None = None) -> bytes:

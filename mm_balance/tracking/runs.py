@@ -216,6 +216,11 @@ class TrackedRun:
         """Upload a file into an artifact folder, under its own name."""
         self._send_file(local, folder)
 
+    def log_figure(self, files: Mapping[str, bytes], path: str) -> None:
+        """Write a figure rendered in several formats, suffix -> content, as ``path``, whose own suffix is replaced."""
+        for suffix, content in files.items():
+            self.log_bytes(content, f"{path.rpartition('.')[0]}{suffix}")
+
     def log_table(self, rows: Sequence[Mapping[str, Any]], path: str) -> None:
         """Log ``rows`` as ``path`` + ``.csv``, and as ``.json`` in the format that the UI shows as a table."""
         frame = pd.DataFrame(list(rows))

@@ -129,11 +129,41 @@ def describe_stage(
     return "\n".join(lines)
 
 
+def describe_evaluation(
+    source: TrackedRun, run: TrackedRun, split: str, epoch: int, samples: int, errors: Mapping[str, float], shown: str
+) -> str:
+    """Return the Markdown description of an evaluation.
+
+    Args:
+        source: the run whose model was evaluated.
+        run: the run of the evaluation.
+        split: the split.
+        epoch: epoch of the model.
+        samples: size of the split.
+        errors: expected calibration errors by prediction, 0 to 1.
+        shown: the accuracies, as ``accuracies`` formats them.
+    """
+    trained = source.read()
+    calibration = ", ".join(f"{name} {100 * value:.1f} %" for name, value in errors.items())
+    return "\n".join(
+        [
+            f"{split.capitalize()} accuracy: {shown} ({samples:,} samples).",
+            f"Expected calibration error: {calibration}.",
+            f"Model of [{trained.info.run_name}]({page_link(source)}), run `{source.run_id}`, after epoch {epoch}.",
+            "",
+            f"See {', '.join(artifact_links(run))}, and the table `{names.CLASS_TABLE}.csv`.",
+        ]
+    )
+
+
 LINKED = {
     names.EXPLORER_FILE: "the samples: who is imbalanced",
     names.ACCURACY_FIGURE: "accuracy over epochs",
     names.EVOLUTION_FIGURE: "gaps over epochs",
     names.GAP_FIGURE: "the first mixture",
+    names.CONFUSION_FIGURE: "confusions",
+    names.RELIABILITY_FIGURE: "calibration",
+    names.CLASS_GAP_FIGURE: "gap per class",
 }
 """Artifacts that a run's description links to, where the run has them -> what they show."""
 

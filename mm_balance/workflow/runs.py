@@ -15,8 +15,9 @@ from mm_balance.seeding import set_numerics
 from mm_balance.tracking.model import load_network
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.card import log_data
+from mm_balance.workflow.evaluation_page import publish_evaluation
 from mm_balance.workflow.plans import StagePlan
-from mm_balance.workflow.report import accuracies, describe_stage, publish
+from mm_balance.workflow.report import accuracies, describe_evaluation, describe_stage, publish
 from mm_balance.workflow.setup import resolve_device
 from mm_balance.workflow.stage import StageResult, close, train_stage
 
@@ -97,9 +98,20 @@ def run_evaluation(
     )
     log_data(run, data, "evaluation")
     run.log_metrics(metrics, epoch)
+    caption = f"{split} split of {data.name}, {len(predictions.labels):,} samples"
+    if "mm.seed" in trained:
+        caption += f", {trained.get('mm.method', 'model')} seed {trained['mm.seed']}"
+    errors = publish_evaluation(run, predictions, data.classes, caption=caption, branches=branches)
     run.describe(
-        f"Model of run `{source.run_id}` after epoch {epoch} on the {split} split ({len(predictions.labels)} samples): "
-        f"{accuracies(metrics, split, model.modalities, branches=branches)}."
+        describe_evaluation(
+            source,
+            run,
+            split,
+            epoch,
+            len(predictions.labels),
+            errors,
+            accuracies(metrics, split, model.modalities, branches=branches),
+        )
     )
     run.terminate("FINISHED")
     return metrics
