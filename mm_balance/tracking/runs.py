@@ -90,6 +90,10 @@ class TrackedRun:
         """Fetch the current state of the run."""
         return self._client.get_run(self.run_id)
 
+    def is_nested(self) -> bool:
+        """Whether the run is nested in another one."""
+        return MLFLOW_PARENT_RUN_ID in self.read().data.tags
+
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags, overwriting existing values."""
         self._send_batch(tags=[RunTag(name, str(value)) for name, value in tags.items()])
