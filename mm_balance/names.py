@@ -152,6 +152,7 @@ TAGS = {
     "mm.stage": "entry point or stage of the run",
     "mm.method": "method in METHODS",
     "mm.dataset": "data set",
+    "mm.changed": "what was set otherwise than by the data set's preset, in words (the run's name may shorten it)",
     "mm.data_digest": "SHA-256 of data, split and recipe",
     "mm.fingerprint": "fingerprint of the warm-up that the run is or started from: equal fingerprint = interchangeable warm-up",
     "mm.loss_form": "form of the adaptive loss (a reconstruction); `none` = another method",

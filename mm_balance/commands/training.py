@@ -15,12 +15,13 @@ from mm_balance.commands.guard import close_adopted
 from mm_balance.config import Config, format_value, options, restore
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, UserError
+from mm_balance.tracking.experiment_page import prepare_page, view_link
 from mm_balance.tracking.lookup import children, existing_run, open_run, run_link, tracking_uri
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.report import accuracies
 from mm_balance.workflow.setup import read_data, resolve_device
 from mm_balance.workflow.stage import StageResult, saved_state
-from mm_balance.workflow.titles import run_title
+from mm_balance.workflow.titles import overrides, run_title
 
 P = TypeVar("P")
 
@@ -79,6 +80,9 @@ def open_training(
     if resumed is not None:
         resumed.reopen()
     try:
+        prepare_page(run, tuple(data.specs))
+        if resumed is None and (changed := overrides(command.name, config)):
+            run.set_tags({"mm.changed": " ".join(f"{name}={value}" for name, value in changed.items())})
         yield Training(plan, data, run, warmup)
     except Interrupted:
         end_run(run, "KILLED")
@@ -158,3 +162,4 @@ def print_result(run: TrackedRun, line: str, label: str) -> None:
         # The full path works in shells where the virtual environment is not active.
         print(f"open: {Path(sys.executable).with_name('mlflow')} ui --backend-store-uri {uri}")
     print(f"link: {run_link(run)}")
+    print(f"all:  {view_link(run)}")

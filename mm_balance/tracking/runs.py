@@ -98,6 +98,15 @@ class TrackedRun:
         """Set tags, overwriting existing values."""
         self._send_batch(tags=[RunTag(name, str(value)) for name, value in tags.items()])
 
+    def experiment_tags(self) -> dict[str, str]:
+        """Fetch the tags of the run's experiment."""
+        return dict(self._client.get_experiment(self.read().info.experiment_id).tags)
+
+    def set_experiment_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run's experiment, overwriting existing values."""
+        if tags:
+            self._send_experiment_tags(self.read().info.experiment_id, tags)
+
     def log_config(self, values: Mapping[str, Any]) -> None:
         """Log resolved parameters by name: as ``config.json``, and as ``config/<name>`` for the table of runs.
 
@@ -316,6 +325,10 @@ class TrackedRun:
         self, *, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
     ) -> None:
         self._client.log_batch(self.run_id, metrics=metrics, params=params, tags=tags)
+
+    def _send_experiment_tags(self, experiment: str, tags: Mapping[str, str]) -> None:
+        for name, text in tags.items():
+            self._client.set_experiment_tag(experiment, name, text)
 
     def _send_tag_removal(self, name: str) -> None:
         self._client.delete_tag(self.run_id, name)

@@ -39,6 +39,7 @@ def test_what_the_runs_are_called_and_the_parent_shows():
     assert {stage: run.info.run_name for stage, run in by_stage.items() if run is not parent} == {
         "warmup": f"warmup of {name}", "adaptive": f"adaptive of {name}", "evaluate": f"evaluate test of {name}"
     }  # fmt: skip
+    assert parent.data.tags["mm.changed"] == name.partition(", ")[2]
     evaluation = by_stage["evaluate"].data.tags
     assert (evaluation["mm.method"], evaluation["mm.dataset"], evaluation["mm.seed"], evaluation["mm.split"]) == (
         "gap_mixture", "digits", "0", "test"
