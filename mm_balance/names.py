@@ -209,6 +209,7 @@ VALIDATION_MIXTURE_FILE = "validation_mixture.json"
 VALIDATION_GAPS_FILE = "validation_gaps.parquet"
 DENSITY_IMAGE_KEY = "gmm/density"
 STUDY_FOLDER = "study"
+STUDY_PAGE = "study/figures.html"
 STUDY_TABLE = "study/trials"
 STUDY_SETTINGS = "study/settings.json"
 STUDY_BEST_PRESET = "study/best.yaml"
@@ -246,8 +247,9 @@ ARTIFACTS = {
     f"{CHECKPOINT_FOLDER}/{CHECKPOINT_LAST}": "state after the last epoch: tensors and primitives, `weights_only=True`",
     f"{CHECKPOINT_FOLDER}/{CHECKPOINT_BEST}": "weights of the best validation epoch",
     f"{STUDY_TABLE}.csv": "one row per trial: state, values, parameters, epochs, seconds, device, run (`.json`: the UI's table)",
-    f"{STUDY_FOLDER}/<figure>.html": "interactive, self-contained: history, importance, slice, parallel_coordinate, contour, pareto",
-    f"{STUDY_FOLDER}/<figure>.png": "the same as images",
+    STUDY_PAGE: "all figures, interactive, in one self-contained page: history, slice, parallel_coordinate, contour, pareto, and "
+    "importance from 10 complete trials on",
+    f"{STUDY_FOLDER}/<figure>.png": "the same as images (also `.svg`, `.pdf`)",
     STUDY_BEST_PRESET: "the best trial's values, for `-P preset=FILE`",
     STUDY_SETTINGS: "the settings that every worker reads",
     STUDY_CONFIRMATION: "best trial and starting configuration per new seed",

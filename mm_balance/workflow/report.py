@@ -10,10 +10,10 @@ from mm_balance import names
 from mm_balance.config import format_value
 from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
-from mm_balance.figures import Figure, mixture_evolution, save_png, unimodal_accuracy
+from mm_balance.figures import Figure, mixture_density, mixture_evolution, render, unimodal_accuracy
 from mm_balance.tracking.lookup import find_run, page_link
 from mm_balance.tracking.model import log_model
-from mm_balance.tracking.refits import read_refits
+from mm_balance.tracking.refits import read_refits, run_caption
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.gap_report import doubts_note, gap_findings, gap_table, source_note
 from mm_balance.workflow.next_steps import next_steps
@@ -41,22 +41,28 @@ def publish(result: StageResult, target: TrackedRun, points: list[MetricPoint], 
 
 def _log_figures(result: StageResult, target: TrackedRun, points: list[MetricPoint], warmup_epochs: int) -> None:
     refits = read_refits(result.run)
+    caption = run_caption(result.run)
     modalities = list(result.stage.model.modalities)
-    target.log_bytes(refits[0].density, names.GAP_FIGURE)
     branches = result.stage.method.sees_others()
-    curves = accuracy_figure(points, modalities, warmup_epochs, branches=branches)
-    target.log_bytes(save_png(curves), names.ACCURACY_FIGURE)
+    labels = [f"{name} branch" if branches else name for name in modalities]
+    leading, other = labels[0], labels[1] if len(labels) == 2 else "the best other"
+    first = refits[0]
+    density = mixture_density(
+        first.gaps, first.mixture, validation=first.validation, title=f"Modality gap after epoch {first.epoch}",
+        leading=leading, other=other, caption=caption,
+    )  # fmt: skip
+    target.log_figure(render(density), names.GAP_FIGURE)
+    curves = accuracy_figure(points, modalities, warmup_epochs, branches=branches, caption=caption)
+    target.log_figure(render(curves), names.ACCURACY_FIGURE)
     if len(refits) > 1:
-        labels = [f"{name} branch" if branches else name for name in modalities]
-        other = labels[1] if len(labels) == 2 else "the best other"
         series = [(refit.epoch, refit.gaps, refit.mixture) for refit in refits]
         validation = [refit.validation for refit in refits]
-        evolution = mixture_evolution(series, validation=validation, leading=labels[0], other=other)
-        target.log_bytes(save_png(evolution), names.EVOLUTION_FIGURE)
+        evolution = mixture_evolution(series, validation=validation, leading=leading, other=other, caption=caption)
+        target.log_figure(render(evolution), names.EVOLUTION_FIGURE)
 
 
 def accuracy_figure(
-    points: list[MetricPoint], modalities: list[str], warmup_epochs: int, *, branches: bool = False
+    points: list[MetricPoint], modalities: list[str], warmup_epochs: int, *, branches: bool = False, caption: str = ""
 ) -> Figure:
     """Plot the validation accuracy per modality (or branch) and fused, over epochs (Fig. 4)."""
     validated = [point for point in points if "val/accuracy" in point.metrics]
@@ -66,6 +72,7 @@ def accuracy_figure(
         fused=[point.metrics["val/accuracy"] for point in validated],
         warmup_epochs=warmup_epochs,
         branches=branches,
+        caption=caption,
     )
 
 
@@ -157,6 +164,7 @@ def describe_evaluation(
 
 
 LINKED = {
+    f"{names.DATA_FOLDER}/{names.SHEET_FILE}": "the data",
     names.EXPLORER_FILE: "the samples: who is imbalanced",
     names.ACCURACY_FIGURE: "accuracy over epochs",
     names.EVOLUTION_FIGURE: "gaps over epochs",
