@@ -238,10 +238,10 @@ ARTIFACTS = {
     GAP_FIGURE: "the first fit of stage 2 (the paper's Fig. 2)",
     EVOLUTION_FIGURE: "all fits of the run, if there are several (the paper's Fig. 3)",
     ACCURACY_FIGURE: "validation accuracy per modality over epochs (the paper's Fig. 4)",
-    "figures/<figure>.svg": "the three figures as vector graphics, and as `.pdf`",
-    CONFUSION_FIGURE: "of an evaluation: samples by true and predicted class, fused and per modality (also `.svg`, `.pdf`)",
-    RELIABILITY_FIGURE: "accuracy against confidence in 15 bins, and the expected calibration error (also `.svg`, `.pdf`)",
-    CLASS_GAP_FIGURE: "mean modality gap of each class (also `.svg`, `.pdf`)",
+    "figures/<figure>.pdf": "the three figures as vector graphics",
+    CONFUSION_FIGURE: "of an evaluation: samples by true and predicted class, fused and per modality (also `.pdf`)",
+    RELIABILITY_FIGURE: "accuracy against confidence in 15 bins, and the expected calibration error (also `.pdf`)",
+    CLASS_GAP_FIGURE: "mean modality gap of each class (also `.pdf`)",
     f"{CLASS_TABLE}.csv": "one row per class: samples, accuracy fused and per modality, mean gap, most frequent confusion (`.json`: "
     "the UI's table)",
     f"{CHECKPOINT_FOLDER}/{CHECKPOINT_LAST}": "state after the last epoch: tensors and primitives, `weights_only=True`",
@@ -249,7 +249,7 @@ ARTIFACTS = {
     f"{STUDY_TABLE}.csv": "one row per trial: state, values, parameters, epochs, seconds, device, run (`.json`: the UI's table)",
     STUDY_PAGE: "all figures, interactive, in one self-contained page: history, slice, parallel_coordinate, contour, pareto, and "
     "importance from 10 complete trials on",
-    f"{STUDY_FOLDER}/<figure>.png": "the same as images (also `.svg`, `.pdf`)",
+    f"{STUDY_FOLDER}/<figure>.png": "the same as images (also `.pdf`)",
     STUDY_BEST_PRESET: "the best trial's values, for `-P preset=FILE`",
     STUDY_SETTINGS: "the settings that every worker reads",
     STUDY_CONFIRMATION: "best trial and starting configuration per new seed",

@@ -76,18 +76,17 @@ def add_caption(figure: Figure, text: str, *, x: float | None = None, top: float
 
 
 def render(figure: Figure) -> dict[str, bytes]:
-    """Render ``figure`` for screens and for papers: suffix (``.png``, ``.svg``, ``.pdf``) -> file content.
+    """Render ``figure`` for screens and for papers: suffix (``.png``, ``.pdf``) -> file content.
 
-    The vector files carry no date, so that equal figures give equal files. Text in PDF stays text.
+    The PDF carries no date, so that equal figures give equal files, and its text stays text.
     """
     files = {".png": save_png(figure)}
-    with matplotlib.rc_context({"svg.hashsalt": "mm-balance", "pdf.fonttype": 42}), warnings.catch_warnings():
+    figure.set_layout_engine("none")  # the layout is done; solving it again would cost as much as drawing
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"pdf.fonttype": 42}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        for suffix, date in ((".svg", "Date"), (".pdf", "CreationDate")):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix[1:], metadata={date: None})
-            files[suffix] = buffer.getvalue()
-    return files
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+    return {**files, ".pdf": buffer.getvalue()}
 
 
 def save_png(figure: Figure, path: Path | None = None) -> bytes:

@@ -159,7 +159,7 @@ def run_link(run: TrackedRun) -> str:
 def page_link(run: TrackedRun, artifact: str = "") -> str:
     """Return a link from one page of the MLflow UI to a run, or to one of its artifacts: it works on any server."""
     shown = f"/artifacts/{artifact}" if artifact else ""
-    return f"#/experiments/{run.read().info.experiment_id}/runs/{run.run_id}{shown}"
+    return f"#/experiments/{run.read().info.experiment_id}/runs/{run.run_id}{shown}?workflowType=machine_learning"
 
 
 def child_environment(run: TrackedRun) -> dict[str, str]:

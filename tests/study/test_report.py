@@ -206,7 +206,7 @@ def test_the_report_of_two_objectives_names_its_front(new_desk, tmp_path):
     publish(handle, started=0.0, warmup_epochs=0)
     assert "Pareto front: trials" in handle.parent.description()
     files = handle.parent.artifact_names("study")
-    assert {"study/pareto.png", "study/pareto.svg", "study/pareto.pdf"} <= set(files)
+    assert {"study/pareto.png", "study/pareto.pdf"} <= set(files)
     assert [name for name in files if name.endswith(".html")] == ["study/figures.html"]
     page = handle.parent.fetch("study/figures.html", tmp_path).read_text("utf-8")
     assert "<script src" not in page  # nothing is fetched from elsewhere

@@ -89,7 +89,7 @@ def test_everything_is_logged_for_any_number_of_modalities(store, modalities):
         names.RELIABILITY_FIGURE,
         *([names.CLASS_GAP_FIGURE] if len(modalities) > 1 else []),
     ]
-    pictures = {f"{stem.removesuffix('.png')}{suffix}" for stem in stems for suffix in (".png", ".svg", ".pdf")}
+    pictures = {f"{stem.removesuffix('.png')}{suffix}" for stem in stems for suffix in (".png", ".pdf")}
     assert set(run.artifact_names(names.EVALUATION_FOLDER)) == {
         *pictures, f"{names.CLASS_TABLE}.csv", f"{names.CLASS_TABLE}.json"
     }  # fmt: skip
