@@ -18,14 +18,13 @@ def run(request: Request, stop: Stop) -> None:
     from mm_balance.workflow.report import accuracies
     from mm_balance.workflow.runs import run_evaluation
     from mm_balance.workflow.setup import read_data
-    from mm_balance.workflow.titles import part_title
 
     source = existing_run(values["run_id"], "run_id")
     split = values["split"]
     config = restore({**source.read_json(names.CONFIG_FILE), "data_dir": values["data_dir"]})
     data = read_data(config, stop)
     check_same_data(source, data)
-    evaluation = open_run(part_title(f"evaluate {split}", source))
+    evaluation = open_run(f"evaluate {split} of {source.read().info.run_name}")
     try:
         metrics = run_evaluation(source, split, data, evaluation, values["device"], probe=values["probe"])
     except BaseException:

@@ -48,15 +48,15 @@ def run_recipe(
     from mm_balance.workflow.report import accuracies, artifact_links, describe_stage, final_validation, publish
     from mm_balance.workflow.runs import run_evaluation, run_stage
     from mm_balance.workflow.stage import saved_points
-    from mm_balance.workflow.titles import part_title
+    from mm_balance.workflow.titles import short_title
 
     _log_header(second, data, parent)
     known = children(parent)
     series = BothStages(parent)
 
     def child(stage: str) -> TrackedRun:
-        part = "evaluate test" if stage == "evaluate" else stage
-        nested = known.get(stage) or open_run(part_title(part, parent), parent=parent, tags={"mm.stage": stage})
+        title = short_title("evaluate test" if stage == "evaluate" else stage, second.config, data.name)
+        nested = known.get(stage) or open_run(title, parent=parent, tags={"mm.stage": stage})
         nested.reopen()
         return nested
 

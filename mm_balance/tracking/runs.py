@@ -111,12 +111,18 @@ class TrackedRun:
         """Log resolved parameters by name: as ``config.json``, and as ``config/<name>`` for the table of runs.
 
         MLflow parameters are immutable, so those that may change when a run is resumed (more epochs, another device) are logged as
-        tags. A nested run omits values that its parent has already logged.
+        tags. A nested run omits values that its parent has already logged, and references to other runs, which its tags have: MLflow
+        prints all parameters of a run above each of its images.
         """
         declared = options()
         tags = self.read().data.tags
-        inherited = self._config_of(tags.get(MLFLOW_PARENT_RUN_ID))
-        texts = {f"{names.CONFIG_PREFIX}{name}": format_value(value) for name, value in values.items()}
+        parent = tags.get(MLFLOW_PARENT_RUN_ID)
+        inherited = self._config_of(parent)
+        texts = {
+            f"{names.CONFIG_PREFIX}{name}": format_value(value)
+            for name, value in values.items()
+            if parent is None or name != "warmup_run"
+        }
         fresh = {name: text for name, text in texts.items() if inherited.get(name) != text or name in tags}
         changing = {
             name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mm_balance.config import AUTO, GROUPS, Config, MethodOptions, format_value, options, resolve, stage_options
 from mm_balance.methods import find_method
-from mm_balance.tracking.runs import TrackedRun
 
 NAMED = ("dataset", "method", "seed")
 LONGEST = 120
@@ -19,9 +18,7 @@ def run_title(command: str, config: Config, data_name: str) -> str:
         config: its configuration.
         data_name: name of the data set.
     """
-    method = find_method(config.method.method).name
-    first = {"train": method, "warmup": command}.get(command, f"{command} {method}")
-    title = f"{first} {data_name} seed {config.run.seed}"
+    title = short_title(command, config, data_name)
     changed = [f"{name}={value}" for name, value in overrides(command, config).items()]
     if not changed:
         return title
@@ -32,6 +29,17 @@ def run_title(command: str, config: Config, data_name: str) -> str:
     while len(f"{title}, {' '.join([*kept, changed[len(kept)]])} (+{len(changed) - len(kept) - 1})") <= LONGEST:
         kept.append(changed[len(kept)])
     return f"{title}, {' '.join([*kept, f'(+{len(changed) - len(kept)})'])}"
+
+
+def short_title(command: str, config: Config, data_name: str) -> str:
+    """Return the name without what was overridden.
+
+    Nested runs have it: their parent says the rest, and MLflow makes an image's tile as wide as the run's name, so that a long one
+    pushes the image out of sight.
+    """
+    method = find_method(config.method.method).name
+    first = {"train": method, "warmup": command}.get(command, f"{command} {method}")
+    return f"{first} {data_name} seed {config.run.seed}"
 
 
 def overrides(command: str, config: Config) -> dict[str, str]:
@@ -54,8 +62,3 @@ def overrides(command: str, config: Config) -> dict[str, str]:
             if name.strip() and name.strip() not in options():  # options that are parameters have been compared above
                 chosen[name.strip()] = value.strip()
     return chosen
-
-
-def part_title(part: str, run: TrackedRun) -> str:
-    """Return the name of a run that is a part of, or belongs to, ``run``, as ``warmup of main gap_mixture digits seed 0``."""
-    return f"{part} of {run.read().info.run_name}"

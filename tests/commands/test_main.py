@@ -37,8 +37,13 @@ def test_what_the_runs_are_called_and_the_parent_shows():
         "main gap_mixture digits seed 0, preset=quick train_fraction=0.05 warmup_epochs=1 adaptive_epochs=1 gap_weight=2.0"
     )
     assert {stage: run.info.run_name for stage, run in by_stage.items() if run is not parent} == {
-        "warmup": f"warmup of {name}", "adaptive": f"adaptive of {name}", "evaluate": f"evaluate test of {name}"
+        "warmup": "warmup digits seed 0",
+        "adaptive": "adaptive gap_mixture digits seed 0",
+        "evaluate": "evaluate test gap_mixture digits seed 0",
     }  # fmt: skip
+    for stage in ("warmup", "adaptive", "evaluate"):
+        assert not by_stage[stage].data.params, "the UI prints them above each image"
+    assert by_stage["adaptive"].data.tags["mm.warmup_run"] == by_stage["warmup"].info.run_id
     assert parent.data.tags["mm.changed"] == name.partition(", ")[2]
     evaluation = by_stage["evaluate"].data.tags
     assert (evaluation["mm.method"], evaluation["mm.dataset"], evaluation["mm.seed"], evaluation["mm.split"]) == (
