@@ -31,6 +31,7 @@ def glossary() -> str:
     parts.append(_table("at each refit, where corruption was planted (parameter `corruption`)", names.TRUTH_METRICS))
     parts.append(_table("the same for methods that doubt (`posterior_discount`, `loss_mixture`)", names.DOUBT_METRICS))
     parts.append(_table("by some methods, per epoch", names.METHOD_METRICS))
+    parts.append(_table("on the run of `main`, copied from its nested stages", names.BOTH_STAGES_METRICS))
     parts.append(_table("at the end of a stage", names.SELECTION_METRICS | names.COST_METRICS | names.TRACKING_METRICS))
     parts.append(_table("by `evaluate` with `probe=true`", names.PROBE_METRICS))
     parts.append(_table("by `prepare`", names.DATA_METRICS))

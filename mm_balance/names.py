@@ -98,6 +98,17 @@ COST_METRICS = {
 }
 """Logged at the end of a stage. Validation and the predictions for refits, which all methods share, are not counted."""
 
+BOTH_STAGES_PREFIX = "both_stages/"
+BOTH_STAGES_METRICS = {
+    "both_stages/val_accuracy": "`val/accuracy` of the warm-up, then of stage 2",
+    "both_stages/val_accuracy_<modality>": "`val/accuracy_<modality>`, likewise",
+    "both_stages/gap_mean": "`gap/mean`: training samples, at each refit of either stage",
+    "both_stages/gap_mean_abs": "`gap/mean_abs`, likewise",
+    "both_stages/val_gap_mean": "`val/gap_mean`: validation samples, each epoch",
+    "both_stages/val_gap_mean_abs": "`val/gap_mean_abs`, likewise",
+}
+"""Copied to the run of ``main`` while its nested stages train: the series that one wants to see across both."""
+
 SELECTION_METRICS = {
     "selection/last_epoch": "last epoch of the run",
     "selection/last_val_accuracy": "val/accuracy at the last epoch",
@@ -141,6 +152,7 @@ TAGS = {
     "mm.stage": "entry point or stage of the run",
     "mm.method": "method in METHODS",
     "mm.dataset": "data set",
+    "mm.changed": "what was set otherwise than by the data set's preset, in words (the run's name may shorten it)",
     "mm.data_digest": "SHA-256 of data, split and recipe",
     "mm.fingerprint": "fingerprint of the warm-up that the run is or started from: equal fingerprint = interchangeable warm-up",
     "mm.loss_form": "form of the adaptive loss (a reconstruction); `none` = another method",
@@ -157,6 +169,7 @@ TAGS = {
     "mm.warmup_run": "run id of the warm-up",
     "mm.fresh_weights": "parameters of a method's own head that the warm-up did not have",
     "mm.evaluated_run": "run id of the evaluated model",
+    "mm.split": "split of an evaluation",
     "mm.error": "why the run failed",
     "mm.study": "name of the study, on its run and on all trials",
     "mm.trial": "number of the trial in the study",
@@ -184,6 +197,12 @@ CHECKPOINT_BEST = "best"
 GAP_FIGURE = "figures/gap_mixture.png"
 EVOLUTION_FIGURE = "figures/mixture_evolution.png"
 ACCURACY_FIGURE = "figures/unimodal_accuracy.png"
+EXPLORER_FILE = "explorer.html"
+EVALUATION_FOLDER = "evaluation"
+CONFUSION_FIGURE = "evaluation/confusion.png"
+RELIABILITY_FIGURE = "evaluation/reliability.png"
+CLASS_GAP_FIGURE = "evaluation/gap_per_class.png"
+CLASS_TABLE = "evaluation/per_class"
 REFITS_FOLDER = "refits"
 MIXTURE_FILE = "mixture.json"
 DENSITY_FILE = "density.png"
@@ -192,6 +211,7 @@ VALIDATION_MIXTURE_FILE = "validation_mixture.json"
 VALIDATION_GAPS_FILE = "validation_gaps.parquet"
 DENSITY_IMAGE_KEY = "gmm/density"
 STUDY_FOLDER = "study"
+STUDY_PAGE = "study/figures.html"
 STUDY_TABLE = "study/trials"
 STUDY_SETTINGS = "study/settings.json"
 STUDY_BEST_PRESET = "study/best.yaml"
@@ -223,16 +243,30 @@ ARTIFACTS = {
     GAP_FIGURE: "the first fit of stage 2 (the paper's Fig. 2)",
     EVOLUTION_FIGURE: "all fits of the run, if there are several (the paper's Fig. 3)",
     ACCURACY_FIGURE: "validation accuracy per modality over epochs (the paper's Fig. 4)",
+    "figures/<figure>.pdf": "the three figures as vector graphics",
+    CONFUSION_FIGURE: "of an evaluation: samples by true and predicted class, fused and per modality (also `.pdf`)",
+    RELIABILITY_FIGURE: "accuracy against confidence in 15 bins, and the expected calibration error (also `.pdf`)",
+    CLASS_GAP_FIGURE: "mean modality gap of each class (also `.pdf`)",
+    f"{CLASS_TABLE}.csv": "one row per class: samples, accuracy fused and per modality, mean gap, most frequent confusion (`.json`: "
+    "the UI's table)",
     f"{CHECKPOINT_FOLDER}/{CHECKPOINT_LAST}": "state after the last epoch: tensors and primitives, `weights_only=True`",
     f"{CHECKPOINT_FOLDER}/{CHECKPOINT_BEST}": "weights of the best validation epoch",
     f"{STUDY_TABLE}.csv": "one row per trial: state, values, parameters, epochs, seconds, device, run (`.json`: the UI's table)",
-    f"{STUDY_FOLDER}/<figure>.html": "interactive, self-contained: history, importance, slice, parallel_coordinate, contour, pareto",
-    f"{STUDY_FOLDER}/<figure>.png": "the same as images",
+    STUDY_PAGE: "all figures, interactive, in one self-contained page: history, slice, parallel_coordinate, contour, pareto, and "
+    "importance from 10 complete trials on",
+    f"{STUDY_FOLDER}/<figure>.png": "the same as images (also `.pdf`)",
     STUDY_BEST_PRESET: "the best trial's values, for `-P preset=FILE`",
     STUDY_SETTINGS: "the settings that every worker reads",
     STUDY_CONFIRMATION: "best trial and starting configuration per new seed",
     MODEL_NAME: "the evaluated model as an MLflow model (safetensors and our own loader, no pickle)",
 }
+
+
+def both_stages(metric: str) -> str | None:
+    """Return the name under which a series of a nested stage is copied to the run of ``main``; None if it is not."""
+    copied = BOTH_STAGES_PREFIX + metric.replace("/", "_")
+    accuracy_of_modality = metric.startswith("val/accuracy_")
+    return copied if accuracy_of_modality or copied in BOTH_STAGES_METRICS else None
 
 
 def resumed_environment_file(epoch: int) -> str:

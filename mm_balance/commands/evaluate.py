@@ -24,7 +24,7 @@ def run(request: Request, stop: Stop) -> None:
     config = restore({**source.read_json(names.CONFIG_FILE), "data_dir": values["data_dir"]})
     data = read_data(config, stop)
     check_same_data(source, data)
-    evaluation = open_run(f"evaluate {split} {source.read().info.run_name}")
+    evaluation = open_run(f"evaluate {split} of {source.read().info.run_name}")
     try:
         metrics = run_evaluation(source, split, data, evaluation, values["device"], probe=values["probe"])
     except BaseException:

@@ -12,6 +12,7 @@ from mm_balance.errors import Interrupted
 if TYPE_CHECKING:
     from mm_balance.data import MultimodalData
     from mm_balance.tracking.runs import TrackedRun
+    from mm_balance.workflow.both_stages import BothStages
     from mm_balance.workflow.plans import StagePlan
 
 
@@ -43,25 +44,27 @@ def run_recipe(
     Returns:
         The final validation and test metrics.
     """
-    from mm_balance.tracking.lookup import children, open_run
-    from mm_balance.workflow.report import accuracies, describe_stage, final_validation, publish
+    from mm_balance.tracking.lookup import children, open_run, page_link
+    from mm_balance.workflow.both_stages import BothStages
+    from mm_balance.workflow.report import accuracies, artifact_links, describe_stage, final_validation, publish
     from mm_balance.workflow.runs import run_evaluation, run_stage
     from mm_balance.workflow.stage import saved_points
+    from mm_balance.workflow.titles import short_title
 
     _log_header(second, data, parent)
     known = children(parent)
+    series = BothStages(parent)
 
     def child(stage: str) -> TrackedRun:
-        nested = known.get(stage) or open_run(
-            f"{stage} seed {first.config.run.seed}", parent=parent, tags={"mm.stage": stage}
-        )
+        title = short_title("evaluate test" if stage == "evaluate" else stage, second.config, data.name)
+        nested = known.get(stage) or open_run(title, parent=parent, tags={"mm.stage": stage})
         nested.reopen()
         return nested
 
     warmup = known.get("warmup")
     if warmup is None or not _has_ended(warmup, first.epochs):
         warmup = child("warmup")
-        run_stage(first, data, warmup, stop, nested=True)
+        run_stage(first, data, warmup, stop, nested=True, on_point=series)
     _raise_if_stopped(stop)
     # A stage 2 cannot be resumed from a warm-up of another length: keep its run, but train a new one.
     if (old := known.get("adaptive")) is not None and _started_from_other_length(old, first.epochs):
@@ -70,20 +73,24 @@ def run_recipe(
                 _replace(known.pop(stage), f"the warm-up has grown to {first.epochs} epochs since")
     # A finished stage 2 is restored from its checkpoint, which costs no training.
     adaptive = child("adaptive")
-    result = run_stage(second, data, adaptive, stop, warmup, nested=True)
+    result = run_stage(second, data, adaptive, stop, warmup, nested=True, on_point=series)
     points = saved_points(warmup) + result.progress.points
+    series.copy(points)
     publishing_metrics = publish(result, parent, points, result.progress.first_epoch)
     _raise_if_stopped(stop)
-    test_metrics = run_evaluation(parent, "test", data, child("evaluate"), first.config.run.device)
+    tested = child("evaluate")
+    test_metrics = run_evaluation(parent, "test", data, tested, first.config.run.device)
     final = test_metrics | final_validation(result)
     # Logged at the last epoch, which only grows: MLflow shows the point of the greatest step, and the best epoch may have moved back.
-    parent.log_metrics(final | publishing_metrics, result.progress.epoch)
+    parent.log_metrics(final, result.progress.epoch)
+    adaptive.log_metrics(publishing_metrics, result.progress.epoch)  # the parent shows results, not times
     parent.set_tags(_stage_tags(warmup, adaptive))
-    modalities = result.stage.model.modalities
+    parts = [
+        f"[{label}]({page_link(run)})" for label, run in (("warm-up", warmup), ("stage 2", adaptive), ("test", tested))
+    ]
+    told = describe_stage(result, page=parent, command=COMMAND.name, links=[*artifact_links(tested), *parts])
     parent.describe(
-        f"Test accuracy: {accuracies(final, 'test', modalities)}.\n\n"
-        + describe_stage(result)
-        + f"\n\nSeries and gap fits: see the nested runs. After warm-up alone: see `{warmup.read().info.run_name}`."
+        f"Test accuracy: {accuracies(final, 'test', result.stage.model.modalities)}.\n{told}{_mixed_note(series)}"
     )
     parent.terminate("FINISHED")
     return final
@@ -130,6 +137,13 @@ def _replace(run: TrackedRun, why: str) -> None:
     stage = run.read().data.tags["mm.stage"]
     run.set_tags({"mm.stage": f"replaced {stage}", "mm.replaced": why})
     run.describe(f"Replaced: {why}.\n\n{run.description()}")
+
+
+def _mixed_note(series: BothStages) -> str:
+    """Return a warning for the parent's page if its series contain points of a stage 2 that was replaced; else nothing."""
+    if not series.mixed:
+        return ""
+    return "\n\nThe series of this run still contain points of a stage 2 that was replaced; those of the nested runs do not."
 
 
 def _stage_tags(warmup: TrackedRun, adaptive: TrackedRun) -> dict[str, str]:

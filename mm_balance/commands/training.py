@@ -15,12 +15,13 @@ from mm_balance.commands.guard import close_adopted
 from mm_balance.config import Config, format_value, options, restore
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, UserError
-from mm_balance.methods import find_method
+from mm_balance.tracking.experiment_page import prepare_page, view_link
 from mm_balance.tracking.lookup import children, existing_run, open_run, run_link, tracking_uri
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.report import accuracies
 from mm_balance.workflow.setup import read_data, resolve_device
 from mm_balance.workflow.stage import StageResult, saved_state
+from mm_balance.workflow.titles import overrides, run_title
 
 P = TypeVar("P")
 
@@ -75,11 +76,13 @@ def open_training(
         check_same_data(resumed, data)
     # A checkpoint records the warm-up that its run started from.
     warmup = choose_warmup(config, data) if state is None else None
-    title = find_method(config.method.method).name if command.name == "train" else command.name
-    run = resumed or open_run(f"{title} {data.name} seed {config.run.seed}")
+    run = resumed or open_run(run_title(command.name, config, data.name))
     if resumed is not None:
         resumed.reopen()
     try:
+        prepare_page(run, tuple(data.specs))
+        if resumed is None and (changed := overrides(command.name, config)):
+            run.set_tags({"mm.changed": " ".join(f"{name}={value}" for name, value in changed.items())})
         yield Training(plan, data, run, warmup)
     except Interrupted:
         end_run(run, "KILLED")
@@ -172,3 +175,4 @@ def print_result(run: TrackedRun, line: str, label: str) -> None:
         # The full path works in shells where the virtual environment is not active.
         print(f"open: {Path(sys.executable).with_name('mlflow')} ui --backend-store-uri {uri}")
     print(f"link: {run_link(run)}")
+    print(f"all:  {view_link(run)}")

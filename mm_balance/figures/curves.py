@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mm_balance.figures.style import BLACK, DARK_GRAY, DOTS_PER_INCH, GRAY, MODALITIES, STYLE, epoch_ticks
+from mm_balance.figures.style import BLACK, DARK_GRAY, DOTS_PER_INCH, GRAY, MODALITIES, STYLE, add_caption, epoch_ticks
 
 
 @matplotlib.rc_context(STYLE)
@@ -20,6 +20,8 @@ def unimodal_accuracy(
     warmup_epochs: int | None = None,
     *,
     branches: bool = False,
+    split: str = "validation",
+    caption: str = "",
 ) -> Figure:
     """Plot accuracy per modality over epochs and, below, the difference between modalities.
 
@@ -29,6 +31,8 @@ def unimodal_accuracy(
         fused: ``(points,)`` accuracy of all modalities together, 0-1.
         warmup_epochs: length of the warm-up; a line marks the change of stage if the epochs span it.
         branches: whether these are branches with access to other modalities rather than single modalities; changes the legend.
+        split: split that the accuracies were measured on.
+        caption: data set and seed.
 
     Returns:
         A figure with two panels: accuracies, and best minus worst modality, both in percent (points).
@@ -60,7 +64,7 @@ def unimodal_accuracy(
     if fused is not None:
         upper.plot(epochs, 100 * np.asarray(fused), color=BLACK, linestyle="--", label="fused")
     difference = _draw_difference(lower, epochs, accuracies)
-    upper.set_ylabel("accuracy (%)")
+    upper.set_ylabel(f"{split} accuracy (%)")
     upper.grid(axis="y", color=GRAY, linewidth=0.5)
     lower.set_xlabel("epochs finished")
     lower.margins(x=0.02)
@@ -72,6 +76,7 @@ def unimodal_accuracy(
     figure.legend(
         *upper.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.09, 0.945), ncols=5, frameon=False
     )
+    add_caption(figure, caption, top=5.05)  # at the bottom: the title may need the whole width
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -21,12 +22,16 @@ from mm_balance.figures.style import (
     ORANGE,
     PURPLE,
     STYLE,
+    add_caption,
 )
+from mm_balance.functional.mixture import VARIANCE_FLOOR
 
 if TYPE_CHECKING:
     from mm_balance.functional.mixture import Mixture
 
 BIN = 0.04
+SMALLEST = 1e-300
+"""Densities below are taken for this one, so that a single gap far from a mixture does not make its likelihood infinite."""
 DOTTED = (0, (1, 1.2))
 LOG_SCALE_ABOVE = 40.0
 """Peak density above which the density axis is logarithmic; on a linear axis, everything but such a peak would vanish."""
@@ -49,6 +54,7 @@ def mixture_density(
     validation: tuple[np.ndarray, Mixture] | None = None,
     leading: str = "audio",
     other: str = "visual",
+    caption: str = "",
 ) -> Figure:
     """Draw the histogram of the gaps, the components, their sum, and the posterior on a right-hand axis.
 
@@ -60,6 +66,7 @@ def mixture_density(
             density scale of its own: a peak of memorized training gaps would flatten everything else.
         leading: modality that is ahead if the gap is positive.
         other: modality it is compared with.
+        caption: data set and seed.
 
     Returns:
         The figure. A mixture of absolute gaps is drawn mirrored, half of its mass on each side of zero.
@@ -72,6 +79,7 @@ def mixture_density(
         _add_legend(figure, axes, gaps, mixture, [posterior], loc="lower left", anchor=(0.085, 0.01))
         axes.set_title(title, loc="left")
         axes.set_xlabel(gap_label(leading, other))
+        add_caption(figure, caption)
         return figure
     figure = Figure(figsize=(12.0, 6.6), dpi=DOTS_PER_INCH)
     upper = figure.add_axes((0.055, 0.54, 0.475, 0.39))
@@ -85,11 +93,31 @@ def mixture_density(
     (training,) = lower.plot(
         points, mixture.density(points), color=DARK_GRAY, linewidth=0.9, linestyle=DOTTED, zorder=1.5
     )
-    training.set_label("sum of the training samples, for comparison")
+    fit = held_out_log_likelihood(mixture, validation[0])
+    training.set_label(f"sum of the training samples: log-likelihood {fit:+.2f} here")
     _add_legend(figure, lower, *validation, [], loc="upper left", anchor=(0.595, 0.45))
     lower.set_title("Validation samples, which cannot be memorized", loc="left")
     lower.set_xlabel(gap_label(leading, other), loc="left")  # long names would be cut off at the left
+    add_caption(figure, caption)
     return figure
+
+
+def held_out_log_likelihood(mixture: Mixture, gaps: np.ndarray) -> float:
+    """Return the mean log-likelihood per sample of other gaps ``(samples,)`` than those it was fitted to; NaN if none is finite.
+
+    Like ``Mixture.log_likelihood``, that of the absolute gaps for ``two_absolute``.
+    """
+    finite = finite_gaps(gaps)
+    if not len(finite):
+        return math.nan
+    mirrored = 2.0 if mixture.kind == "two_absolute" else 1.0
+    return float(np.log(np.maximum(mirrored * mixture.density(finite), SMALLEST)).mean())
+
+
+def single_log_likelihood(values: np.ndarray) -> float:
+    """Return the mean log-likelihood per sample of one Gaussian fitted to ``values`` (samples,), with the mixture's variance floor."""
+    variance = float(values.var()) + VARIANCE_FLOOR
+    return -0.5 * math.log(2 * math.pi * variance) - 0.5 * float(values.var()) / variance
 
 
 def _draw_panel(axes: Axes, gaps: np.ndarray, mixture: Mixture, leading: str, other: str) -> None:
@@ -121,7 +149,7 @@ def _add_legend(
     """Add the entries of ``axes`` and ``more``, below a sentence on the fit."""
     handles, _ = axes.get_legend_handles_labels()
     legend = figure.legend(
-        handles=[*handles, *more], title=_verdict(mixture, len(gaps) - len(finite_gaps(gaps))), loc=loc, bbox_to_anchor=anchor,
+        handles=[*handles, *more], title=_verdict(mixture, gaps), loc=loc, bbox_to_anchor=anchor,
         frameon=False, alignment="left", borderaxespad=0.0,
     )  # fmt: skip
     legend.get_title().set_fontweight("bold")
@@ -220,13 +248,16 @@ def _total_label(mixture: Mixture) -> str:
     return f"sum: density at zero {mixture.density_at_zero:.3g}"
 
 
-def _verdict(mixture: Mixture, dropped: int) -> str:
+def _verdict(mixture: Mixture, gaps: np.ndarray) -> str:
+    """Return how well the mixture fits, and better than what."""
+    finite = finite_gaps(gaps)
+    dropped = len(gaps) - len(finite)
     if mixture.degenerate:
         text = "Degenerate fit: too few, constant or non-finite gaps"
-    elif mixture.separated:
-        text = "Separated: the mixture beats one Gaussian by BIC"
     else:
-        text = "Not separated: by BIC, one Gaussian suffices"
+        one = single_log_likelihood(np.abs(finite) if mixture.kind == "two_absolute" else finite)
+        judgement = "Separated by BIC" if mixture.separated else "Not separated: by BIC, one Gaussian suffices"
+        text = f"{judgement}\nLog-likelihood per sample {mixture.log_likelihood:+.2f}, of one Gaussian {one:+.2f}"
     if mixture.kind == "two_absolute":
         text += ", fitted to abs(gap)"
     return text + (f" (non-finite gaps left out: {dropped:,})" if dropped else "")

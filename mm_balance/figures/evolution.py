@@ -10,14 +10,29 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 
 from mm_balance.figures.density import finite_gaps, gap_label, grid, histogram, roles
-from mm_balance.figures.style import BALANCED, BLACK, DARK_GRAY, DOTS_PER_INCH, GRAY, IMBALANCED, STYLE, epoch_ticks
+from mm_balance.figures.style import (
+    BALANCED,
+    BLACK,
+    DARK_GRAY,
+    DOTS_PER_INCH,
+    GRAY,
+    IMBALANCED,
+    STYLE,
+    add_caption,
+    epoch_ticks,
+)
 
 if TYPE_CHECKING:
     from mm_balance.functional.mixture import Mixture
 
 MOST_PANELS = 6
+MOST_LINEAR = 6.0
+"""Ratio of the highest to the lowest peak up to which all panels share a linear scale."""
+LOWEST_DENSITY = 0.02
+"""Lower end of a shared logarithmic scale."""
 
 
 @matplotlib.rc_context(STYLE)
@@ -27,6 +42,7 @@ def mixture_evolution(
     validation: Sequence[tuple[np.ndarray, Mixture] | None] = (),
     leading: str = "audio",
     other: str = "visual",
+    caption: str = "",
 ) -> Figure:
     """Draw the density at each refit in stacked panels, and three statistics over all refits on the right.
 
@@ -37,6 +53,7 @@ def mixture_evolution(
             panels; empty = no such column.
         leading: modality that is ahead if the gap is positive.
         other: modality it is compared with.
+        caption: data set and seed.
 
     Raises:
         ValueError: ``refits`` is empty, or ``validation`` has another length.
@@ -47,21 +64,26 @@ def mixture_evolution(
     if both and len(validation) != len(refits):
         raise ValueError(f"{len(refits)} refits, but {len(validation)} of the validation samples")
     chosen = sorted({round(number) for number in np.linspace(0, len(refits) - 1, min(len(refits), MOST_PANELS))})
-    figure = Figure(figsize=(13.6 if both else 9.6, max(1.2 + 1.05 * len(chosen), 4.4)), dpi=DOTS_PER_INCH)
+    figure = Figure(figsize=(13.6 if both else 9.6, max(1.4 + 1.25 * len(chosen), 4.6)), dpi=DOTS_PER_INCH)
     height = figure.get_figheight()
-    top, bottom = 1 - (1.0 if both else 0.75) / height, 0.55 / height
-    spans = ((0.045, 0.375), (0.41, 0.74)) if both else ((0.07, 0.6),)
-    columns = [_column(figure, len(chosen), *span, top, bottom, 0.25) for span in spans]
+    top, bottom = 1 - (1.15 if both else 0.95) / height, 0.55 / height
+    spans = ((0.055, 0.38), (0.415, 0.74)) if both else ((0.08, 0.6),)
+    columns = [_column(figure, len(chosen), *span, top, bottom, 0.35) for span in spans]
     for place, number in enumerate(chosen):
         epoch, gaps, mixture = refits[number]
         _draw_refit(columns[0][place], epoch, gaps, mixture, leading, other)
         if both:
             _draw_validation(columns[1][place], epoch, validation[number], leading, other)
+    scale = _share_scale([axes for panels in columns for axes in panels if axes.has_data()])
+    figure.text(
+        0.1 / figure.get_figwidth(), (top + bottom) / 2, f"density ({scale})", rotation=90, va="center", fontsize=10
+    )
     # One label for both columns: two would run into each other.
     middle = (spans[0][0] + spans[-1][1]) / 2
     figure.text(middle, 0.08 / height, gap_label(leading, other), ha="center", va="bottom", fontsize=10)
     for panels, title in zip(columns, ("training samples", "validation samples") if both else (), strict=False):
-        panels[0].set_title(title, loc="left", fontsize=10)
+        box = panels[0].get_position()
+        figure.text(box.x0, top + 0.2 / height, title, va="bottom", fontsize=10)
     handles, labels = _first_of_each_label([axes for panels in columns for axes in panels])
     left = spans[0][0]
     figure.legend(
@@ -75,7 +97,14 @@ def mixture_evolution(
             handles=statistics[0].get_lines(), loc="upper left", bbox_to_anchor=(0.782, 1 - 0.36 / height), ncols=2,
             frameon=False, borderaxespad=0.0,
         )  # fmt: skip
-    figure.suptitle("Modality gap and its mixture over training", x=left, y=1 - 0.12 / height, ha="left", va="top")
+    add_caption(figure, caption)
+    figure.suptitle(
+        "Modality gap and its mixture over training (log-likelihood: mean per sample)",
+        x=left,
+        y=1 - 0.12 / height,
+        ha="left",
+        va="top",
+    )
     return figure
 
 
@@ -108,16 +137,39 @@ def _draw_refit(axes: Axes, epoch: int, gaps: np.ndarray, mixture: Mixture, lead
     axes.plot(points, total, color=BLACK, linewidth=1.0, linestyle="--", label="sum")
     axes.axvline(0.0, color=DARK_GRAY, linewidth=0.6, zorder=0)
     axes.set_xlim(points[0], points[-1])
-    # Each panel has its own scale: the peak grows so much that early panels would be flat on a shared one.
-    axes.set_ylim(0.0, 1.1 * min(max(total.max(), heights.max(initial=0.0)), 2 * total.max()))
-    axes.locator_params(axis="y", nbins=3)
-    # On the side where fewer curves run.
-    place, side = (0.01, "left") if float(finite.sum()) >= 0 else (0.99, "right")
-    axes.text(place, 0.93, f"epoch {epoch}", transform=axes.transAxes, ha=side, va="top", fontweight="bold")
-    axes.text(
-        place, 0.7, f"density at zero {mixture.density_at_zero:.3g}", transform=axes.transAxes, ha=side, va="top",
-        fontsize=9, color=DARK_GRAY,
-    )  # fmt: skip
+    above = axes.get_xaxis_transform()  # texts lie above the panel, not on its curves
+    axes.text(-1.0, 1.04, f"epoch {epoch}", transform=above, ha="left", va="bottom", fontsize=9, fontweight="bold")
+    numbers = ((-0.2, "center", f"density at zero {mixture.density_at_zero:.3g}"), (1.0, "right", _fit(mixture)))
+    for place, side, text in numbers:
+        axes.text(place, 1.04, text, transform=above, ha=side, va="bottom", fontsize=9, color=DARK_GRAY)
+
+
+def _fit(mixture: Mixture) -> str:
+    return "degenerate fit" if mixture.degenerate else f"log-likelihood {mixture.log_likelihood:+.2f}"
+
+
+def _share_scale(panels: Sequence[Axes]) -> str:
+    """Give all panels the same density scale, and return what it is: logarithmic if peaks differ too much for a linear one."""
+    peaks = [_peak(axes) for axes in panels]
+    highest = max(peaks)
+    if highest <= MOST_LINEAR * min(peaks):
+        for axes in panels:
+            axes.set_ylim(0.0, 1.1 * highest)
+            axes.locator_params(axis="y", nbins=3)
+        return "same linear scale"
+    for axes in panels:
+        axes.set_yscale("log")
+        axes.set_ylim(LOWEST_DENSITY, 2 * highest)
+    return "same logarithmic scale"
+
+
+def _peak(axes: Axes) -> float:
+    """Return the highest density of a panel; a single bin far above the fit (many equal gaps) does not count."""
+    total = max(float(np.max(line.get_ydata())) for line in axes.get_lines() if line.get_label() == "sum")
+    heights = [
+        float(np.max(patch.get_data()[0], initial=0.0)) for patch in axes.patches if isinstance(patch, StepPatch)
+    ]
+    return min(max([total, *heights]), 2 * total)
 
 
 def _draw_statistics(

@@ -62,6 +62,34 @@ def epoch_ticks(axes: Axes, epochs: Sequence[int]) -> None:
         axes.locator_params(axis="x", integer=True)
 
 
+def add_caption(figure: Figure, text: str, *, x: float | None = None, top: float = 0.1) -> None:
+    """Write what the figure shows (split, data set, seed) small at its top, in the style of ``STYLE``.
+
+    Args:
+        figure: the figure.
+        text: the caption; empty = none.
+        x: distance from the left edge, inches; None = right-aligned at the right edge.
+        top: distance from the top edge, inches.
+    """
+    width, height = figure.get_figwidth(), figure.get_figheight()
+    place, side = (1 - 0.12 / width, "right") if x is None else (x / width, "left")
+    figure.text(place, 1 - top / height, text, ha=side, va="top", fontsize=8, color=DARK_GRAY)
+
+
+def render(figure: Figure) -> dict[str, bytes]:
+    """Render ``figure`` for screens and for papers: suffix (``.png``, ``.pdf``) -> file content.
+
+    The PDF carries no date, so that equal figures give equal files, and its text stays text.
+    """
+    files = {".png": save_png(figure)}
+    figure.set_layout_engine("none")  # the layout is done; solving it again would cost as much as drawing
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"pdf.fonttype": 42}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+    return {**files, ".pdf": buffer.getvalue()}
+
+
 def save_png(figure: Figure, path: Path | None = None) -> bytes:
     """Render ``figure`` as PNG bytes, and write them to ``path`` if given."""
     buffer = io.BytesIO()

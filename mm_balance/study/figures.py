@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,23 +12,60 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as static
 
 from mm_balance import names
-from mm_balance.figures import restyle, save_png
+from mm_balance.figures import render, restyle
+from mm_balance.figures.style import MODALITIES
 from mm_balance.study.handle import StudyHandle
 
+ENOUGH_FOR_IMPORTANCE = 10
+"""Complete trials from which on importances of parameters are drawn; from fewer, they are chance."""
 CONTOUR_PARAMETERS = 3
-"""Number of most important parameters in the contour plot, which has a panel for every pair."""
+"""Number of most important parameters in the contour plot, which has a panel for every pair; without importances, the first ones."""
 
 
 def log_figures(handle: StudyHandle, trials: Sequence[FrozenTrial]) -> None:
-    """Log each figure as a self-contained interactive page and as an image, on the study's run."""
+    """Log all figures as one self-contained interactive page and as images, on the study's run."""
     width = 1.9 * len(handle.settings.dimensions) + 1.5
     sizes = {"slice": (width, 3.4), "parallel_coordinate": (max(9.0, 0.75 * width), 5.5), "contour": (11.0, 9.0)}
-    for name, (draw_page, draw_image) in _figures(handle, trials).items():
-        page = draw_page().to_html(include_plotlyjs=True, full_html=True)
-        handle.parent.log_bytes(page.encode(), f"{names.STUDY_FOLDER}/{name}.html")
-        handle.parent.log_bytes(
-            save_png(restyle(draw_image, sizes.get(name, (9.0, 5.5)))), f"{names.STUDY_FOLDER}/{name}.png"
+    figures = _figures(handle, trials)
+    if not figures:
+        return
+    page = study_page(handle.name, {name: draw() for name, (draw, _) in figures.items()}, _complete(trials))
+    handle.parent.log_bytes(page.encode(), names.STUDY_PAGE)
+    for name, (_, draw_image) in figures.items():
+        image = restyle(draw_image, sizes.get(name, (9.0, 5.5)))
+        handle.parent.log_figure(render(image), f"{names.STUDY_FOLDER}/{name}.png")
+
+
+def study_page(name: str, figures: Mapping[str, Any], complete: int) -> str:
+    """Return one HTML page with all interactive figures; it loads nothing from elsewhere.
+
+    Args:
+        name: name of the study.
+        figures: name -> plotly figure.
+        complete: number of complete trials.
+    """
+    parts = []
+    for number, (title, figure) in enumerate(figures.items()):
+        figure.update_layout(
+            template="plotly_white", font_family="DejaVu Sans, Arial, sans-serif", colorway=list(MODALITIES)
         )
+        # The library is 4.6 MB: the first figure brings it for all.
+        drawing = figure.to_html(include_plotlyjs=number == 0, full_html=False)
+        parts.append(f"<h2>{html.escape(title.replace('_', ' '))}</h2>\n{drawing}")
+    if complete < ENOUGH_FOR_IMPORTANCE:
+        parts.append(
+            f"<p>Importances of parameters are shown from {ENOUGH_FOR_IMPORTANCE} complete trials on; so far: {complete}.</p>"
+        )
+    title = html.escape(f"Study {name}: {complete} complete trials")
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        "<style>body { font-family: DejaVu Sans, Arial, sans-serif; margin: 2rem; }</style></head>\n"
+        f"<body><h1>{title}</h1>\n{chr(10).join(parts)}\n</body></html>\n"
+    )
+
+
+def _complete(trials: Sequence[FrozenTrial]) -> int:
+    return sum(trial.state == TrialState.COMPLETE for trial in trials)
 
 
 def _figures(
@@ -35,7 +73,7 @@ def _figures(
 ) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     """Return name -> functions that draw it with plotly and with matplotlib; figures that need more trials are omitted."""
     study, interactive = handle.study, optuna.visualization
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    complete = _complete(trials)
     if not complete:
         return {}
     several = len(handle.settings.objectives) > 1
@@ -55,8 +93,9 @@ def _figures(
     if not searched:
         return figures
     add("slice", "plot_slice", **target)
-    if len(complete) > 1:
-        importance = _importance(study, {"target": _first, **ranking} if several else {})
+    if complete > 1:
+        enough = complete >= ENOUGH_FOR_IMPORTANCE
+        importance = _importance(study, {"target": _first, **ranking} if several else {}) if enough else {}
         if importance:
             add("importance", "plot_param_importances", **target, **ranking)
         ranked = [name for name in importance if name in searched] or searched

@@ -17,6 +17,7 @@ from mm_balance.study.figures import log_figures
 from mm_balance.study.handle import StudyHandle
 from mm_balance.study.settings import SEARCHED_GROUPS, Settings, configured_values, rounded, warmup_is_shared
 from mm_balance.study.trials import EPOCHS, ORIGIN, all_trials, count_trials, counted_trials, describe
+from mm_balance.tracking.lookup import page_link
 
 
 def best_trial(handle: StudyHandle) -> FrozenTrial | None:
@@ -190,6 +191,7 @@ def describe_study(handle: StudyHandle, metrics: Mapping[str, float]) -> str:
     if len(settings.objectives) > 1:
         front = ", ".join(str(trial.number) for trial in handle.study.best_trials)
         lines += [f"Pareto front: trials {front}; the best is the one best in {settings.objectives[0]}."]
+    lines += ["", f"See [all figures]({page_link(handle.parent, names.STUDY_PAGE)})."]
     config = settings.config(best.params)
     command = run_line(config, handle).replace(" -P ", " \\\n        -P ")  # a long line would widen the page in MLflow
     lines += [

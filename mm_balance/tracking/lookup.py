@@ -44,13 +44,21 @@ def open_run(name: str, *, parent: TrackedRun | None = None, tags: Mapping[str, 
 
 def existing_run(run_id: str, parameter: str) -> TrackedRun:
     """Return the run ``run_id`` that the user gave in ``parameter``. Raises UserError if there is none."""
+    run = find_run(run_id)
+    if run is None:
+        raise UserError(
+            f"{parameter}={run_id}: no such run in {mlflow.get_tracking_uri()}; check the id and MLFLOW_TRACKING_URI"
+        )
+    return run
+
+
+def find_run(run_id: str) -> TrackedRun | None:
+    """Return the run ``run_id``; None if the tracking store does not have it (any more)."""
     run = TrackedRun(run_id)
     try:
         run.read()
     except MlflowException:
-        raise UserError(
-            f"{parameter}={run_id}: no such run in {mlflow.get_tracking_uri()}; check the id and MLFLOW_TRACKING_URI"
-        ) from None
+        return None
     return run
 
 
@@ -146,6 +154,12 @@ def run_link(run: TrackedRun) -> str:
     base = mlflow.get_tracking_uri()
     base = base if base.startswith("http") else "http://127.0.0.1:5000"
     return f"{base.rstrip('/')}/#/experiments/{run.read().info.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
+
+
+def page_link(run: TrackedRun, artifact: str = "") -> str:
+    """Return a link from one page of the MLflow UI to a run, or to one of its artifacts: it works on any server."""
+    shown = f"/artifacts/{artifact}" if artifact else ""
+    return f"#/experiments/{run.read().info.experiment_id}/runs/{run.run_id}{shown}?workflowType=machine_learning"
 
 
 def child_environment(run: TrackedRun) -> dict[str, str]:

@@ -43,7 +43,7 @@ def write_refit(
         validation_samples: stable ids of the validation samples.
         branches: whether the gaps are of branches that see each other; the plot then says so.
     """
-    plot = density_plot(refit, validation, branches=branches)
+    plot = density_plot(refit, validation, branches=branches, caption=run_caption(run))
     folder = names.refit_folder(refit.epoch)
     with TemporaryDirectory() as temporary:
         local = Path(temporary)
@@ -67,7 +67,14 @@ def _files(*, with_validation: bool) -> tuple[str, ...]:
     return (names.MIXTURE_FILE, names.DENSITY_FILE, names.GAPS_FILE, *validation)
 
 
-def density_plot(refit: GapFit, validation: GapFit | None, *, branches: bool) -> bytes:
+def run_caption(run: TrackedRun) -> str:
+    """Return data set, method and seed of a run, for the captions of its figures; empty where its tags do not say."""
+    tags = run.read().data.tags
+    seed = f"seed {tags['mm.seed']}" if "mm.seed" in tags else ""
+    return ", ".join(item for item in (tags.get("mm.dataset", ""), tags.get("mm.method", ""), seed) if item)
+
+
+def density_plot(refit: GapFit, validation: GapFit | None, *, branches: bool, caption: str = "") -> bytes:
     """Plot histogram and mixture of the gaps, and below them those of the validation samples, as PNG."""
     leading, *others = [f"{name} branch" if branches else name for name in refit.probabilities]
     figure = mixture_density(
@@ -77,6 +84,7 @@ def density_plot(refit: GapFit, validation: GapFit | None, *, branches: bool) ->
         title=f"Modality gap after epoch {refit.epoch}{SOURCES[refit.source]}",
         leading=leading,
         other=others[0] if len(others) == 1 else "the best other",
+        caption=caption,
     )
     return save_png(figure)
 

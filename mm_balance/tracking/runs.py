@@ -118,20 +118,39 @@ class TrackedRun:
         """Fetch the current state of the run."""
         return self._client.get_run(self.run_id)
 
+    def is_nested(self) -> bool:
+        """Whether the run is nested in another one."""
+        return MLFLOW_PARENT_RUN_ID in self.read().data.tags
+
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags, overwriting existing values."""
         self._send_batch(tags=[RunTag(name, str(value)) for name, value in tags.items()])
+
+    def experiment_tags(self) -> dict[str, str]:
+        """Fetch the tags of the run's experiment."""
+        return dict(self._client.get_experiment(self.read().info.experiment_id).tags)
+
+    def set_experiment_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run's experiment, overwriting existing values."""
+        if tags:
+            self._send_experiment_tags(self.read().info.experiment_id, tags)
 
     def log_config(self, values: Mapping[str, Any]) -> None:
         """Log resolved parameters by name: as ``config.json``, and as ``config/<name>`` for the table of runs.
 
         MLflow parameters are immutable, so those that may change when a run is resumed (more epochs, another device) are logged as
-        tags. A nested run omits values that its parent has already logged.
+        tags. A nested run omits values that its parent has already logged, and references to other runs, which its tags have: MLflow
+        prints all parameters of a run above each of its images.
         """
         declared = options()
         tags = self.read().data.tags
-        inherited = self._config_of(tags.get(MLFLOW_PARENT_RUN_ID))
-        texts = {f"{names.CONFIG_PREFIX}{name}": format_value(value) for name, value in values.items()}
+        parent = tags.get(MLFLOW_PARENT_RUN_ID)
+        inherited = self._config_of(parent)
+        texts = {
+            f"{names.CONFIG_PREFIX}{name}": format_value(value)
+            for name, value in values.items()
+            if parent is None or name != "warmup_run"
+        }
         fresh = {name: text for name, text in texts.items() if inherited.get(name) != text or name in tags}
         changing = {
             name
@@ -250,6 +269,11 @@ class TrackedRun:
     def log_file(self, local: Path, folder: str) -> None:
         """Upload a file into an artifact folder, under its own name."""
         self._send_file(local, folder)
+
+    def log_figure(self, files: Mapping[str, bytes], path: str) -> None:
+        """Write a figure rendered in several formats, suffix -> content, as ``path``, whose own suffix is replaced."""
+        for suffix, content in files.items():
+            self.log_bytes(content, f"{path.rpartition('.')[0]}{suffix}")
 
     def log_table(self, rows: Sequence[Mapping[str, Any]], path: str) -> None:
         """Log ``rows`` as ``path`` + ``.csv``, and as ``.json`` in the format that the UI shows as a table."""
@@ -375,6 +399,10 @@ class TrackedRun:
         self, *, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
     ) -> None:
         self._client.log_batch(self.run_id, metrics=metrics, params=params, tags=tags)
+
+    def _send_experiment_tags(self, experiment: str, tags: Mapping[str, str]) -> None:
+        for name, text in tags.items():
+            self._client.set_experiment_tag(experiment, name, text)
 
     def _send_tag_removal(self, name: str) -> None:
         self._client.delete_tag(self.run_id, name)

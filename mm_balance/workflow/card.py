@@ -17,7 +17,7 @@ from mm_balance import names
 from mm_balance.data import MultimodalData, Split
 from mm_balance.data.card import CardSample, data_card
 from mm_balance.errors import UserError
-from mm_balance.figures import SheetSample, contact_sheet, save_png
+from mm_balance.figures import Figure, SheetSample, contact_sheet, save_png
 from mm_balance.tracking.runs import TrackedRun
 
 SHEET_SAMPLES = 12
@@ -25,6 +25,8 @@ SHEET_SAMPLES = 12
 
 def log_data(run: TrackedRun, data: MultimodalData, context: str) -> None:
     """Log the data of a run: the data set as an input of the run, ``data.json``, and the card of a prepared data set.
+
+    Data in memory, which have no card, get a contact sheet, except on nested runs: their parent has it.
 
     Args:
         run: the run to log to.
@@ -35,7 +37,11 @@ def log_data(run: TrackedRun, data: MultimodalData, context: str) -> None:
         UserError: the card is missing and cannot be written.
     """
     run.log_dataset(data, context)
-    if data.card is None or context == "evaluation":
+    if context == "evaluation":
+        return
+    if data.card is None:
+        if not run.is_nested():
+            run.log_bytes(save_png(_sheet(data)), f"{names.DATA_FOLDER}/{names.SHEET_FILE}")
         return
     ensure_card(data)
     for file in (names.CARD_FILE, names.SHEET_FILE, names.SAMPLES_FILE):
@@ -61,7 +67,7 @@ def ensure_card(data: MultimodalData) -> None:
 def _write_card(data: MultimodalData, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     pq.write_table(pa.table(data.table), folder / names.SAMPLES_FILE)
-    save_png(contact_sheet(sheet_samples(data), title=f"{data.name}: training samples"), folder / names.SHEET_FILE)
+    save_png(_sheet(data), folder / names.SHEET_FILE)
     text = data_card(
         data.name,
         card_samples(data),
@@ -76,6 +82,10 @@ def _write_card(data: MultimodalData, folder: Path) -> None:
     partial = folder / f".{names.CARD_FILE}"  # last and atomically: its presence marks the card as complete
     partial.write_text(text, "utf-8")
     os.replace(partial, folder / names.CARD_FILE)
+
+
+def _sheet(data: MultimodalData) -> Figure:
+    return contact_sheet(sheet_samples(data), title=f"{data.name}: training samples")
 
 
 def card_samples(data: MultimodalData) -> list[CardSample]:
@@ -115,11 +125,26 @@ def _sheet_sample(data: MultimodalData, train: Split, index: int) -> SheetSample
     for name, value in train.stored(index).items():
         if name in train.views:
             pictures[name] = value[: int(train.views[name].counts[index])].permute(0, 3, 1, 2).numpy()
+        elif data.specs[name].kind == "image":
+            pictures[name] = _visible(value).numpy()
         else:
             spectrograms[name] = torch.flatten(value, 0, -2).numpy()
+    label = data.classes[int(train.labels[index])]
+    corrupted = train.corrupted[index] if data.truth_known else ""
     return SheetSample(
         name=train.samples[index],
-        label=data.classes[int(train.labels[index])],
+        label=f"{label} (corrupted: {corrupted})" if corrupted else label,
         pictures=pictures,
         spectrograms=spectrograms,
     )
+
+
+def _visible(frames: torch.Tensor) -> torch.Tensor:
+    """Convert ``(..., channels, height, width)`` to ``(frames, 1 or 3, height, width)`` uint8; other channels are averaged."""
+    frames = frames.reshape(-1, *frames.shape[-3:])
+    if frames.shape[1] not in (1, 3):
+        frames = frames.float().mean(dim=1, keepdim=True)
+    if frames.dtype == torch.uint8:
+        return frames
+    low, high = frames.min(), frames.max()
+    return (255 * (frames.float() - low) / (high - low).clamp_min(1e-12)).to(torch.uint8)

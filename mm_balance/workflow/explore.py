@@ -36,12 +36,14 @@ from mm_balance.explorer.samples import (
 )
 from mm_balance.figures import component_flow, svg_text
 from mm_balance.methods import build_method
-from mm_balance.tracking.lookup import children
+from mm_balance.tracking.lookup import children, page_link
 from mm_balance.tracking.model import load_network
 from mm_balance.tracking.refits import read_gap_table, read_refit, read_validation_table, refit_epochs
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.gap_report import gap_findings
+from mm_balance.workflow.report import LINKED
 from mm_balance.workflow.setup import DATA_SEED, corruption_of, read_data, resolve_device
+from mm_balance.workflow.trained import load_trained
 
 
 def explore(
@@ -69,7 +71,7 @@ def explore(
         The table of samples.
 
     Raises:
-        UserError: the run has no model, or was trained on other data; ``against`` has other samples.
+        UserError: the run has neither a model nor a checkpoint, or was trained on other data; ``against`` has other samples.
     """
     config = restore(run.read_json(names.CONFIG_FILE))
     stage = stage_run(run)
@@ -87,7 +89,15 @@ def explore(
         suspects(table).to_csv(folder / names.SUSPECTS_FILE, index=False)
         for name in (names.EXPLORER_FILE, names.SAMPLES_FILE, names.SUSPECTS_FILE):
             run.log_file(folder / name, "")
+    _link_from_description(run)
     return table
+
+
+def _link_from_description(run: TrackedRun) -> None:
+    """Let the run's description, which was written before, begin with a link to the page."""
+    link = f"[{LINKED[names.EXPLORER_FILE]}]({page_link(run, names.EXPLORER_FILE)})"
+    if link not in run.description():
+        run.describe(f"{link}: which modality of which sample is suspect, and why.\n\n{run.description()}")
 
 
 def stage_run(run: TrackedRun) -> TrackedRun:
@@ -115,7 +125,7 @@ def table_of(run: TrackedRun, stage: TrackedRun, data: MultimodalData, device: s
             f"run {run.run_id} was trained on other data than {data.name} as it is now (digest {data.digest[:12]}); explore runs on "
             "the same data set, with the same corruption"
         )
-    model, _ = load_network(run)
+    model, _ = load_trained(run, data) if run.latest_model() is None else load_network(run)
     chosen = resolve_device(device)
     method = build_method("concat", {}, model.modalities, 0)
     epochs = refit_epochs(stage)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from mm_balance import names
 from mm_balance.config import format_value
 from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
-from mm_balance.figures import Figure, mixture_evolution, save_png, unimodal_accuracy
+from mm_balance.figures import Figure, mixture_density, mixture_evolution, render, unimodal_accuracy
 from mm_balance.serving import modality_recipes
+from mm_balance.tracking.lookup import find_run, page_link
 from mm_balance.tracking.model import log_model
-from mm_balance.tracking.refits import read_refits
+from mm_balance.tracking.refits import read_refits, run_caption
 from mm_balance.tracking.runs import ModelOnData, TrackedRun
 from mm_balance.workflow.gap_report import doubts_note, gap_findings, gap_table, source_note
 from mm_balance.workflow.model_card import model_card
+from mm_balance.workflow.next_steps import next_steps
 from mm_balance.workflow.stage import StageResult
+from mm_balance.workflow.verdict import Scores, chance_level, verdict
 
 
 def publish(result: StageResult, target: TrackedRun, points: list[MetricPoint], warmup_epochs: int) -> dict[str, float]:
@@ -58,22 +61,28 @@ def _log_model(result: StageResult, target: TrackedRun) -> None:
 
 def _log_figures(result: StageResult, target: TrackedRun, points: list[MetricPoint], warmup_epochs: int) -> None:
     refits = read_refits(result.run)
+    caption = run_caption(result.run)
     modalities = list(result.stage.model.modalities)
-    target.log_bytes(refits[0].density, names.GAP_FIGURE)
     branches = result.stage.method.sees_others()
-    curves = accuracy_figure(points, modalities, warmup_epochs, branches=branches)
-    target.log_bytes(save_png(curves), names.ACCURACY_FIGURE)
+    labels = [f"{name} branch" if branches else name for name in modalities]
+    leading, other = labels[0], labels[1] if len(labels) == 2 else "the best other"
+    first = refits[0]
+    density = mixture_density(
+        first.gaps, first.mixture, validation=first.validation, title=f"Modality gap after epoch {first.epoch}",
+        leading=leading, other=other, caption=caption,
+    )  # fmt: skip
+    target.log_figure(render(density), names.GAP_FIGURE)
+    curves = accuracy_figure(points, modalities, warmup_epochs, branches=branches, caption=caption)
+    target.log_figure(render(curves), names.ACCURACY_FIGURE)
     if len(refits) > 1:
-        labels = [f"{name} branch" if branches else name for name in modalities]
-        other = labels[1] if len(labels) == 2 else "the best other"
         series = [(refit.epoch, refit.gaps, refit.mixture) for refit in refits]
         validation = [refit.validation for refit in refits]
-        evolution = mixture_evolution(series, validation=validation, leading=labels[0], other=other)
-        target.log_bytes(save_png(evolution), names.EVOLUTION_FIGURE)
+        evolution = mixture_evolution(series, validation=validation, leading=leading, other=other, caption=caption)
+        target.log_figure(render(evolution), names.EVOLUTION_FIGURE)
 
 
 def accuracy_figure(
-    points: list[MetricPoint], modalities: list[str], warmup_epochs: int, *, branches: bool = False
+    points: list[MetricPoint], modalities: list[str], warmup_epochs: int, *, branches: bool = False, caption: str = ""
 ) -> Figure:
     """Plot the validation accuracy per modality (or branch) and fused, over epochs (Fig. 4)."""
     validated = [point for point in points if "val/accuracy" in point.metrics]
@@ -83,6 +92,7 @@ def accuracy_figure(
         fused=[point.metrics["val/accuracy"] for point in validated],
         warmup_epochs=warmup_epochs,
         branches=branches,
+        caption=caption,
     )
 
 
@@ -116,27 +126,110 @@ def describe_data(data: MultimodalData) -> str:
     return "\n".join(lines)
 
 
-def describe_stage(result: StageResult) -> str:
-    """Return the Markdown description of a run: what was trained, the result, how the gaps changed."""
+def describe_stage(
+    result: StageResult, *, page: TrackedRun | None = None, command: str | None = None, links: Sequence[str] = ()
+) -> str:
+    """Return the Markdown description of a run: the verdict, what was trained, how the gaps changed, what to do next.
+
+    Args:
+        result: the finished stage.
+        page: the run to describe, which has the figures; None = the stage's own.
+        command: the command whose run it is; None = it is a part of another run, which says what to do next.
+        links: more links to show.
+    """
     plan, stage, method = result.plan, result.stage, result.stage.method
-    shown = accuracies(final_validation(result), "val", stage.model.modalities, branches=method.sees_others())
+    page = page or result.run
     selection = plan.config.selection.selection if plan.select_best else "last"
     # MLflow shows only the first paragraphs until one clicks: who is ahead must be among them.
     lines = [
-        f"**{headline(result)}** on `{stage.data.name}`, seed {stage.seed}, {result.progress.epoch} epochs in total.",
-        f"Validation accuracy at epoch {result.epoch} ({selection.replace('_', ' ')}): {shown}.",
+        f"**{headline(result)}** on `{stage.data.name}`, seed {stage.seed}, {result.progress.epoch} epochs.",
+        *validation_verdict(result),
+        f"Validation is that of epoch {result.epoch} (`selection={selection}`).",
         "",
         *gap_findings(_last_refit(result), result.progress.gap_fit, _shown_names(result), plan.mixture),
-        "",
-        *gap_table(result.progress.points),
-        "",
-        *notes(result),
     ]
+    if shown := [*artifact_links(page), *links]:
+        lines += ["", f"See {', '.join(shown)}."]
+    if command is not None:
+        from_scratch = command == "main" or result.progress.first_epoch == 0
+        if steps := next_steps(command, plan.config, page.run_id, from_scratch=from_scratch):
+            lines += ["", "What next:", "", *steps]
+    lines += ["", *gap_table(result.progress.points), "", *notes(result)]
     if plan.stage != "warmup":
         values = {name: format_value(value) for name, value in asdict(method.options).items()}
         options = ", ".join(f"`{name}={value}`" for name, value in values.items()) or "none"
         lines += ["", f"Method `{method.name}`: {method.citation}. Options: {options}."]
     return "\n".join(lines)
+
+
+def describe_evaluation(
+    source: TrackedRun, run: TrackedRun, split: str, epoch: int, samples: int, errors: Mapping[str, float], shown: str
+) -> str:
+    """Return the Markdown description of an evaluation.
+
+    Args:
+        source: the run whose model was evaluated.
+        run: the run of the evaluation.
+        split: the split.
+        epoch: epoch of the model.
+        samples: size of the split.
+        errors: expected calibration errors by prediction, 0 to 1.
+        shown: the accuracies, as ``accuracies`` formats them.
+    """
+    trained = source.read()
+    calibration = ", ".join(f"{name} {100 * value:.1f} %" for name, value in errors.items())
+    return "\n".join(
+        [
+            f"{split.capitalize()} accuracy: {shown} ({samples:,} samples).",
+            f"Expected calibration error: {calibration}.",
+            f"Model of [{trained.info.run_name}]({page_link(source)}), run `{source.run_id}`, after epoch {epoch}.",
+            "",
+            f"See {', '.join(artifact_links(run))}, and the table `{names.CLASS_TABLE}.csv`.",
+        ]
+    )
+
+
+LINKED = {
+    f"{names.DATA_FOLDER}/{names.SHEET_FILE}": "the data",
+    names.EXPLORER_FILE: "see and hear the samples",
+    names.ACCURACY_FIGURE: "accuracy over epochs",
+    names.EVOLUTION_FIGURE: "gaps over epochs",
+    names.GAP_FIGURE: "the first mixture",
+    names.CONFUSION_FIGURE: "confusions",
+    names.RELIABILITY_FIGURE: "calibration",
+    names.CLASS_GAP_FIGURE: "gap per class",
+}
+"""Artifacts that a run's description links to, where the run has them -> what they show."""
+
+
+def artifact_links(run: TrackedRun) -> list[str]:
+    """Return Markdown links to those artifacts of ``LINKED`` that ``run`` has."""
+    folders = {path.rpartition("/")[0] for path in LINKED}
+    present = {name for folder in sorted(folders) for name in run.artifact_names(folder)}
+    return [f"[{label}]({page_link(run, path)})" for path, label in LINKED.items() if path in present]
+
+
+def validation_verdict(result: StageResult) -> list[str]:
+    """Return who is ahead on validation, against chance and the warm-up, as sentences."""
+    splits = result.stage.data.splits
+    shown = dict(zip(result.stage.model.modalities, _shown_names(result), strict=True))
+    scores = Scores.of(final_validation(result), "val", shown)
+    chance = chance_level(splits["train"].labels, splits["val"].labels)
+    return verdict(scores, len(splits["val"]), chance, _after_warmup(result, shown))
+
+
+def _after_warmup(result: StageResult, shown: Mapping[str, str]) -> Scores | None:
+    """Return the validation accuracies of the warm-up run at the epoch from which the stage started."""
+    followed = result.stage.record.get("warmup")
+    warmup = None if followed is None else find_run(followed["run_id"])
+    if warmup is None:
+        return None
+    epoch, metrics = result.progress.first_epoch, {}
+    for name in ("val/accuracy", *(f"val/accuracy_{modality}" for modality in shown)):
+        series = dict(warmup.metric_series(name))
+        if epoch in series:
+            metrics[name] = series[epoch]
+    return Scores.of(metrics, "val", shown) if len(metrics) == len(shown) + 1 else None
 
 
 def _last_refit(result: StageResult) -> Mapping[str, float]:

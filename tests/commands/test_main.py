@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.helpers.commands import call, runs
+from mm_balance import names
+from tests.helpers.commands import call, runs, values
 
 pytestmark = pytest.mark.usefixtures("signals", "store")
 WORDS = [
@@ -22,6 +23,40 @@ def test_another_method_trains_after_the_warm_up_and_says_so():
     assert parent.tags["mlflow.note.content"].startswith("Test accuracy: ")
     assert "**OGM-GE**" in parent.tags["mlflow.note.content"]
     assert "test/accuracy" in parent.metrics
+    for run in by_stage.values():
+        said = run.data.params.get("config/method", run.data.tags["mm.method"])
+        assert said == run.data.tags["mm.method"], "a run does not name a method that it does not have"
+
+
+def test_what_the_runs_are_called_and_the_parent_shows():
+    assert call("main", [*WORDS, "--gap_weight", "2"]) == 0
+    by_stage = {run.data.tags["mm.stage"]: run for run in runs()}
+    parent = by_stage["main"]
+    name = parent.info.run_name
+    assert name == (
+        "main gap_mixture digits seed 0, preset=quick train_fraction=0.05 warmup_epochs=1 adaptive_epochs=1 gap_weight=2.0"
+    )
+    assert {stage: run.info.run_name for stage, run in by_stage.items() if run is not parent} == {
+        "warmup": "warmup digits seed 0",
+        "adaptive": "adaptive gap_mixture digits seed 0",
+        "evaluate": "evaluate test gap_mixture digits seed 0",
+    }  # fmt: skip
+    for stage in ("warmup", "adaptive", "evaluate"):
+        assert not by_stage[stage].data.params, "the UI prints them above each image"
+    assert by_stage["adaptive"].data.tags["mm.warmup_run"] == by_stage["warmup"].info.run_id
+    assert parent.data.tags["mm.changed"] == name.partition(", ")[2]
+    evaluation = by_stage["evaluate"].data.tags
+    assert (evaluation["mm.method"], evaluation["mm.dataset"], evaluation["mm.seed"], evaluation["mm.split"]) == (
+        "gap_mixture", "digits", "0", "test"
+    )  # fmt: skip
+    for copied, stages in {
+        "val/accuracy": ("warmup", "adaptive"),
+        "val/accuracy_visual": ("warmup", "adaptive"),
+        "gap/mean_abs": ("warmup", "adaptive"),
+    }.items():
+        points = {item for stage in stages for item in values(by_stage[stage], [copied])[copied]}
+        assert values(parent, [names.both_stages(copied)])[names.both_stages(copied)] == sorted(points), copied
+    assert {name.split("/")[0] for name in parent.data.metrics} == {"both_stages", "test", "val"}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_a_method_of_the_current_folder_is_trained_continued_and_evaluated(store
     status, said = run(here, "train", "--method", "my_methods:Smoothed", "--method_options", "temperature=4.0", *words)
     assert status == 0, said
     (trained,) = runs()
-    assert trained.info.run_name == "smoothed digits seed 0"
+    assert trained.info.run_name == "smoothed digits seed 0, preset=quick train_fraction=0.1 temperature=4.0"
     assert trained.data.tags["mm.method"] == "smoothed"
     assert trained.data.params["config/method"] == "my_methods:Smoothed"
     assert trained.data.params["method/temperature"] == "4.0"

@@ -101,8 +101,10 @@ def test_parent_and_trials(whole):
     assert not any(name.startswith("test/") for run in trials.values() for name in run.data.metrics)
     assert len(artifacts(complete[0], "refits")) == 3  # the warm-up's fit and one after each epoch
     files = {Path(path).name for path in artifacts(whole, "study")}
-    for name in ("history", "importance", "slice", "parallel_coordinate", "contour"):
-        assert {f"{name}.html", f"{name}.png"} <= files
+    for name in ("history", "slice", "parallel_coordinate", "contour"):
+        assert {f"{name}.png", f"{name}.pdf"} <= files
+    assert {name for name in files if name.endswith(".html")} == {"figures.html"}, "one page for all"
+    assert "importance.png" not in files, "too few trials"
     assert {"trials.csv", "trials.json", "best.yaml", "settings.json", "confirmation.json", "workers"} <= files
 
 

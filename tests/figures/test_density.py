@@ -5,9 +5,10 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from mm_balance.figures import mixture_density, save_png
-from mm_balance.figures.density import BIN, grid, histogram
+from mm_balance.figures.density import BIN, grid, held_out_log_likelihood, histogram
 from mm_balance.functional.mixture import fit_mixture
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -137,6 +138,22 @@ def test_histogram_is_a_density_over_the_whole_range(kind, center_std):
     assert (np.diff(edges) > 0).all()
     assert np.diff(edges).max() < 2 * BIN
     assert (heights * np.diff(edges)).sum() == pytest.approx(1.0)
+
+
+def test_how_well_the_mixture_fits_is_a_number_beside_that_of_one_gaussian():
+    gaps = sample_gaps()
+    mixture = fit_mixture(gaps)
+    text = legend_text(mixture_density(gaps, mixture, title="", caption="digits, seed 0"))
+    one = norm.logpdf(gaps, gaps.mean(), gaps.std()).mean()
+    assert f"Log-likelihood per sample {mixture.log_likelihood:+.2f}, of one Gaussian {one:+.2f}" in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_likelihood_of_the_fitted_gaps_is_that_of_the_fit(kind):
+    gaps = sample_gaps()
+    mixture = fit_mixture(gaps, kind=kind)
+    assert held_out_log_likelihood(mixture, np.append(gaps, np.nan)) == pytest.approx(mixture.log_likelihood, abs=1e-6)
+    assert np.isnan(held_out_log_likelihood(mixture, np.array([np.nan])))
 
 
 def test_png_is_returned_and_written(tmp_path):

@@ -87,13 +87,32 @@ def test_validation_has_a_column_of_panels_and_lines_of_its_own():
     assert save_png(figure).startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_texts_are_on_the_side_with_fewer_gaps(sign):
-    (epoch, gaps, _), gaps_mirrored = refits(1)[0], sign * refits(1)[0][1]
-    assert gaps.mean() > 0
-    axes = mixture_evolution([(epoch, gaps_mirrored, fit_mixture(gaps_mirrored))]).axes[0]
-    assert len(axes.texts) == 2
-    assert all((text.get_position()[0] < 0.5) is (sign > 0) for text in axes.texts)
+def test_texts_lie_above_the_panels_and_name_fit_and_density():
+    epoch, gaps, mixture = refits(1)[0]
+    axes = mixture_evolution([(epoch, gaps, mixture)]).axes[0]
+    assert [text.get_text() for text in axes.texts] == [
+        f"epoch {epoch}",
+        f"density at zero {mixture.density_at_zero:.3g}",
+        f"log-likelihood {mixture.log_likelihood:+.2f}",
+    ]
+    assert all(text.get_position()[1] > 1 for text in axes.texts), "no text over curves"
+
+
+@pytest.mark.parametrize(("spreads", "scale"), [((0.2, 0.1), "linear"), ((0.2, 0.005), "log")])
+def test_all_panels_share_one_scale_which_the_figure_names(spreads, scale):
+    generator = np.random.default_rng(1)
+    series = []
+    for number, spread in enumerate(spreads):
+        gaps = np.concatenate([generator.normal(0, spread, 300), generator.normal(0.5, 0.2, 100)])
+        series.append((number, gaps, fit_mixture(gaps)))
+    figure = mixture_evolution(series, caption="digits, seed 0")
+    panels = figure.axes[:2]
+    assert {axes.get_yscale() for axes in panels} == {scale}
+    assert len({axes.get_ylim() for axes in panels}) == 1
+    texts = [text.get_text() for text in figure.texts]
+    assert f"density (same {'linear' if scale == 'linear' else 'logarithmic'} scale)" in texts
+    assert "digits, seed 0" in texts
+    assert save_png(figure).startswith(b"\x89PNG")
 
 
 def test_without_validation_there_is_no_column_for_it():

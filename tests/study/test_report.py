@@ -14,8 +14,11 @@ from mm_balance import names
 from mm_balance.config import resolve
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import UserError
+from mm_balance.figures import restyle
+from mm_balance.figures.style import MODALITIES
 from mm_balance.models import MultimodalNetwork
 from mm_balance.study.confirm import compare, publish_confirmation, register_winner, verdict
+from mm_balance.study.figures import _figures, study_page
 from mm_balance.study.report import (
     BestValueLogger,
     best_so_far,
@@ -247,9 +250,49 @@ def test_the_report_of_two_objectives_names_its_front(new_desk, tmp_path):
     work_on(handle)
     publish(handle, started=0.0, warmup_epochs=0)
     assert "Pareto front: trials" in handle.parent.description()
-    assert "study/pareto.html" in handle.parent.artifact_names("study")
-    page = handle.parent.fetch("study/pareto.html", tmp_path).read_text("utf-8")
+    files = handle.parent.artifact_names("study")
+    assert {"study/pareto.png", "study/pareto.pdf"} <= set(files)
+    assert [name for name in files if name.endswith(".html")] == ["study/figures.html"]
+    page = handle.parent.fetch("study/figures.html", tmp_path).read_text("utf-8")
     assert "<script src" not in page  # nothing is fetched from elsewhere
+    assert "<h2>pareto</h2>" in page
+    assert page.count("plotly.js v") == 1, "one copy of the library for all figures"
+    assert "study/figures.html" in handle.parent.description()
+
+
+@pytest.mark.parametrize(("trials", "drawn"), [(9, False), (10, True)])
+def test_importances_are_drawn_from_ten_complete_trials_on(new_desk, monkeypatch, trials, drawn):
+    handle = new_desk(trials=1)
+    found = [
+        create_trial(
+            state=TrialState.COMPLETE, value=0.1 * number, params={"gap_weight": 0.1 + 0.1 * number},
+            distributions={"gap_weight": FloatDistribution(0.05, 5.0)},
+        )
+        for number in range(trials)
+    ]  # fmt: skip
+    for trial in found:
+        handle.study.add_trial(trial)
+    assert ("importance" in _figures(handle, found)) is drawn
+    page = study_page("a <study>", {}, trials)
+    assert ("Importances of parameters are shown from 10" in page) is not drawn
+    assert "a &lt;study&gt;" in page
+
+
+def test_figures_of_optuna_have_the_style_of_all_others_and_leave_matplotlib_as_it_was():
+    from matplotlib import pyplot, rcParams, style
+
+    def draw():
+        style.use("ggplot")
+        _, axes = pyplot.subplots()
+        axes.plot([0, 1], [0, 1])
+        return axes
+
+    before, named = dict(rcParams), {name: dict(values) for name, values in style.library.items()}
+    (axes,) = restyle(draw).axes
+    assert axes.get_facecolor() == (1, 1, 1, 1), "ggplot has a gray background"
+    assert axes.get_lines()[0].get_color() == MODALITIES[0]
+    assert dict(rcParams) == before
+    assert {name: dict(values) for name, values in style.library.items()} == named
 
 
 def test_a_log_of_several_points_in_one_trial_is_what_optuna_saw(new_desk):

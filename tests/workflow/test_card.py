@@ -59,6 +59,31 @@ def test_the_card_is_of_the_whole_set_whatever_part_of_it_is_trained_on(manifest
     assert len(shown) == 1  # once
 
 
+def test_digits_have_a_contact_sheet_on_the_outermost_run_only():
+    data = read_data(resolve({"preset": "quick"}))
+    parent = open_run("main")
+    log_data(parent, data, "training")
+    assert parent.artifact_names(names.DATA_FOLDER) == [f"{names.DATA_FOLDER}/{names.SHEET_FILE}"]
+    for run, context in ((open_run("warm-up", parent=parent), "training"), (open_run("test"), "evaluation")):
+        log_data(run, data, context)
+        assert run.artifact_names(names.DATA_FOLDER) == []
+
+
+def test_samples_in_memory_are_shown_as_picture_and_spectrogram_and_corruption_is_named():
+    data = read_data(resolve({"preset": "quick", "corruption": 0.5}))
+    found = card.sheet_samples(data)
+    assert len({item.label.split()[0] for item in found[:10]}) == 10
+    assert found[0].pictures["visual"].shape == (1, 1, 36, 36)
+    assert found[0].pictures["visual"].dtype == "uint8"
+    assert (found[0].pictures["visual"].min(), found[0].pictures["visual"].max()) == (0, 255)
+    assert found[0].spectrograms["audio"].shape == (40, 64)
+    train = data.splits["train"]
+    corrupted = dict(zip(train.samples, train.corrupted, strict=True))
+    assert any("corrupted: " in item.label for item in found)
+    for item in found:
+        assert item.label.endswith(f"(corrupted: {corrupted[item.name]})") is bool(corrupted[item.name])
+
+
 def test_a_part_of_data_in_memory_keeps_nothing_of_the_whole(tiny_data):
     assert tiny_data.with_train_fraction(0.5, seed=0).whole is None
 

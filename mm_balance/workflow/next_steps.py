@@ -1,0 +1,65 @@
+"""Commands that answer the next question about a run: test accuracy, another seed, the control."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+from mm_balance.config import GROUPS, Config, MethodOptions, options
+from mm_balance.workflow.titles import overrides
+
+CONTROL = "concat_unimodal"
+"""Joint training with unimodal losses: what a method against imbalance must beat."""
+
+
+def next_steps(command: str, config: Config, run_id: str, *, from_scratch: bool) -> list[str]:
+    """Return what to run next, as items of a Markdown list.
+
+    Args:
+        command: the command whose run it is, a key of ``STAGES``.
+        config: its configuration.
+        run_id: its run.
+        from_scratch: whether the run needed no earlier warm-up run, so that it can be repeated in one command.
+    """
+    if command == "warmup":
+        return [f"- The second stage: `{command_line('adaptive', {'warmup_run': run_id})}`"]
+    lines = []
+    if command != "main":
+        lines.append(
+            f"- Test accuracy, when nothing is left to choose: `{command_line('evaluate', {'run_id': run_id})}`"
+        )
+    if from_scratch:
+        same = _to_repeat(command, config)
+        another = command_line(command, {**same, "seed": str(config.run.seed + 1)})
+        lines.append(f"- Luck or effect? More seeds: `{another}`")
+        if config.method.method != CONTROL:
+            control = command_line(command, {**_without_method(same), "method": CONTROL})
+            lines.append(f"- Better than unimodal losses alone? The control: `{control}`")
+    return lines
+
+
+def command_line(command: str, values: Mapping[str, str]) -> str:
+    """Return the line that starts ``command`` with these parameters, quoted for a shell."""
+    entry = "" if command == "main" else f" -e {command}"
+    parts = [f"-P {shlex.quote(f'{name}={value}')}" for name, value in values.items()]
+    return " ".join([f"mlflow run . --env-manager local{entry}", *parts])
+
+
+def _to_repeat(command: str, config: Config) -> dict[str, str]:
+    """Return the parameters that start the same training again, without those at their usual values."""
+    values = config.values()
+    own = {name: value for name, value in overrides(command, config).items() if name in values}
+    usual = {"dataset": "digits", "seed": 0, "method": "gap_mixture" if command == "main" else "concat"}
+    named = {name: str(values[name]) for name, value in usual.items() if values[name] != value}
+    text = values["method_options"]
+    return named | own | ({} if text is None else {"method_options": text})
+
+
+def _without_method(values: Mapping[str, str]) -> dict[str, str]:
+    """Return ``values`` without the method and its options."""
+    declared = options()
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in ("method", "method_options") and not issubclass(GROUPS[declared[name].group], MethodOptions)
+    }
