@@ -128,11 +128,14 @@ def spread(values: Sequence[float], factor: float = 1.0, digits: int = 1) -> str
 
 
 def difference(frame: pd.DataFrame, row: str, base: str, column: str) -> str:
-    """Format the paired difference over seeds in points with its 95 % interval (Student's t)."""
+    """Format the paired difference over seeds in points with its 95 % interval (Student's t); empty if they share no seed."""
     wide = frame.pivot(index="seed", columns="row", values=column)
     if row == base or row not in wide or base not in wide:
         return ""
-    mean, low, high = paired_interval(100 * (wide[row] - wide[base]).dropna().to_numpy())
+    differences = 100 * (wide[row] - wide[base]).dropna().to_numpy()
+    if not len(differences):
+        return ""
+    mean, low, high = paired_interval(differences)
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 

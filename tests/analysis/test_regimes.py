@@ -50,6 +50,13 @@ def test_differences_are_paired_with_intervals_and_the_edge_is_told():
     assert "| concat_unimodal | 3 | 91.0 ± 1.0 | 90.0 ± 0.0 | 45.0 ± 0.0 |  |  |  | 4 |" in text
 
 
+def test_rows_of_other_seeds_are_shown_without_a_difference():
+    """A row that an earlier call has left, with seeds of its own."""
+    old = BROKEN[BROKEN["row"] == "gce"].assign(seed=lambda rows: rows["seed"] - 100)
+    text = "\n".join(page(pd.concat([BROKEN[BROKEN["row"] != "gce"], old], ignore_index=True)))
+    assert "| gce | 3 | 93.0 ± 1.0 | 92.0 ± 0.0 | 46.0 ± 0.0 |  |  |  | 16 (edge) |" in text
+
+
 def test_p_values_are_adjusted_over_the_regimes():
     """Two regimes with the same p-value: Holm doubles it."""
     noisy = frame("digits clean", {CONTROL: 0.9, OURS: 0.9})
