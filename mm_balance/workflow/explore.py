@@ -290,7 +290,7 @@ def page_text(
     if epochs:
         final = stage.read().data
         kind = stage.read_json(names.CONFIG_FILE)["mixture"]
-        sentences = [line.removeprefix("- ") for line in gap_findings(final.metrics, None, modalities, kind)]
+        sentences = [_plain(line) for line in gap_findings(final.metrics, None, modalities, kind)]
     doubted = table[(table["split"] == "train") & (table["doubted"] != "")]["doubted"].value_counts()
     if len(doubted):
         parts = ", ".join(f"{name} of {count}" for name, count in doubted.items())
@@ -316,6 +316,11 @@ def page_text(
         against=name,
         embedded=worst,
     )
+
+
+def _plain(line: str) -> str:
+    """Return an item of a Markdown list as plain text."""
+    return line.removeprefix("- ").replace("**", "").replace("`", "")
 
 
 def flow_svg(stage: TrackedRun, epochs: Sequence[int]) -> str:

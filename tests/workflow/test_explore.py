@@ -43,6 +43,7 @@ def test_main_leaves_the_explorer_of_all_its_samples(explored):
     assert table.groupby("split").size().to_dict() == {"test": 1000, "train": 180, "val": 500}
     page, data = page_data(run)
     assert re.search(r"Planted corruption: (3|4)\d% of the training samples", page)
+    assert "**" not in page.split("<table")[0]
     assert "audio is ahead" in page or "visual is ahead" in page or "No modality is ahead" in page
     with_media = [row for row, media in zip(data["rows"], data["media"], strict=True) if media]
     assert len(with_media) == 3 * 3  # the three most suspect of each split
