@@ -3,8 +3,8 @@
     python -m analysis.doubts --processes 2
     python -m analysis.doubts --grid PATH/manifest.csv
 
-The options of the method were chosen by such trials, before any of its results on test. Seeds are those of the choice; the tables of
-`analysis.regimes` have others. All rows have the same unimodal weight. Test data are not read.
+The options of the method were chosen by such trials. Seeds are those of the choice; the tables of `analysis.regimes` have others. All
+rows have the same unimodal weight. Test data are not read.
 
 Cost on 2 cores, two processes of one thread: about half an hour on `digits` and a quarter of an hour on GRID letters. Runs go to the
 MLflow experiment ``doubts``.
@@ -25,12 +25,12 @@ EXPERIMENT = "doubts"
 SEEDS = {"digits": range(31, 34), regimes.GRID: range(51, 55)}
 """Data set -> seeds of the choice."""
 REGIMES = ("digits 40 % corrupted", "digits 10 % corrupted", "digits clean", "grid 40 % mismatched", "grid clean")
-NEITHER = "no margin"
+NO_MARGIN = "no margin"
 DEFAULT = "margin 1 (default)"
 ROWS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     CONTROL: (CONTROL, {}),
     "loss_mixture: no gap, no margin": ("loss_mixture", {}),
-    NEITHER: (OURS, {"margin": 0.0}),
+    NO_MARGIN: (OURS, {"margin": 0.0}),
     "margin 0.5": (OURS, {"margin": 0.5}),
     DEFAULT: (OURS, {}),
     "margin 2": (OURS, {"margin": 2.0}),

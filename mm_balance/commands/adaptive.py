@@ -15,7 +15,7 @@ def run(request: Request, stop: Stop) -> None:
 
     with open_training(COMMAND, request, stop, adaptive_plan, choose_warmup=choose_warmup) as training:
         result = run_stage(training.plan, training.data, training.run, stop, training.warmup)
-        add_explorer(training, training.plan.config.explore.worst, stop)
+        add_explorer(training, training.plan.config, stop)
         print_validation(result)
 
 

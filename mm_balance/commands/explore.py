@@ -26,6 +26,7 @@ def run(request: Request, stop: Stop) -> None:
     table = explore(
         source,
         data,
+        config,
         worst=values["worst"],
         source=values["source"],
         against=against,

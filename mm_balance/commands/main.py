@@ -29,7 +29,7 @@ def run(request: Request, stop: Stop) -> None:
 
     with open_training(COMMAND, request, stop, both_stages) as training:
         final = run_recipe(*training.plan, training.data, training.run, stop)
-        add_explorer(training, training.plan[1].config.explore.worst, stop)
+        add_explorer(training, training.plan[1].config, stop)
         print_result(training.run, accuracies(final, "test", tuple(training.data.specs)), "test accuracy")
 
 
@@ -88,9 +88,9 @@ def run_recipe(
     parts = [
         f"[{label}]({page_link(run)})" for label, run in (("warm-up", warmup), ("stage 2", adaptive), ("test", tested))
     ]
-    told = describe_stage(result, page=parent, command=COMMAND.name, links=[*artifact_links(tested), *parts])
+    description = describe_stage(result, page=parent, command=COMMAND.name, links=[*artifact_links(tested), *parts])
     parent.describe(
-        f"Test accuracy: {accuracies(final, 'test', result.stage.model.modalities)}.\n{told}{_mixed_note(series)}"
+        f"Test accuracy: {accuracies(final, 'test', result.stage.model.modalities)}.\n{description}{_mixed_note(series)}"
     )
     parent.terminate("FINISHED")
     return final

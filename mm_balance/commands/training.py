@@ -146,14 +146,14 @@ def end_run(run: TrackedRun, status: str) -> None:
             item.terminate(status)
 
 
-def add_explorer(training: Training[Any], worst: int, stop: Stop) -> None:
+def add_explorer(training: Training[Any], config: Config, stop: Stop) -> None:
     """Log the explorer on a finished run; if that fails, say so: the run itself is complete."""
     from mm_balance.workflow.explore import explore
 
-    if worst == 0:
+    if config.explore.worst == 0:
         return
     try:
-        explore(training.run, training.data, worst=worst, stop=stop)
+        explore(training.run, training.data, config, worst=config.explore.worst, stop=stop)
     except (UserError, OSError) as error:
         again = f"mlflow run . --env-manager local -e explore -P run_id={training.run.run_id}"
         print(f"mm-balance: {names.EXPLORER_FILE} was not written: {error}; make it with: {again}", file=sys.stderr)

@@ -21,6 +21,7 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+import torch
 
 from mm_balance.functional.mixture import Mixture
 from mm_balance.types import SplitPredictions
@@ -183,8 +184,6 @@ def _gap(probabilities: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _posterior(mixture: Mixture, gaps: np.ndarray) -> np.ndarray:
-    import torch
-
     return mixture.posterior_imbalanced(torch.from_numpy(np.ascontiguousarray(gaps))).numpy()
 
 

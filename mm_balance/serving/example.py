@@ -9,6 +9,7 @@ import wave
 import numpy as np
 from PIL import Image
 
+from mm_balance.data.digits import RATE as DIGITS_RATE
 from mm_balance.data.recipe import SOUND
 from mm_balance.serving.recipes import ARRAYS, DIGITS, ModalityRecipe
 
@@ -22,7 +23,7 @@ def example_of(recipe: ModalityRecipe) -> str | None:
     if recipe.made == ARRAYS:
         return None
     if recipe.kind == SOUND:
-        return _text("audio/wav", _rising_tone(8_000 if recipe.made == DIGITS else RATE))
+        return _text("audio/wav", _rising_tone(DIGITS_RATE if recipe.made == DIGITS else RATE))
     return _text("image/png", _ramp())
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from mm_balance.data import Split
 from mm_balance.data.dataset import FrameView
 from mm_balance.data.digits import BANDS, CANVAS, CLIP, FRAMES, HOP, LOUDNESS, WINDOW
+from mm_balance.data.digits import RATE as DIGITS_RATE
 from mm_balance.data.features import AUDIO_RECIPES
 from mm_balance.data.frames import IMAGE_EXTENSIONS, open_image, read_frames
 from mm_balance.data.logmel import log_mel
@@ -38,7 +39,6 @@ from mm_balance.serving.recipes import ARRAYS, DIGITS, ModalityRecipe
 
 RATES = (1_000, 1_000_000)
 """Sampling rates that a sound can have, Hz. A rate of 1 Hz in a damaged header would have the resampler make hours of sound."""
-DIGITS_RATE = 8_000
 PATHS_VARIABLE = "MM_BALANCE_SERVE_PATHS"
 """``false``: paths are refused, so that those who can reach a server cannot have it read files on its disk."""
 PREFIX, MARK = "data:", ";base64,"

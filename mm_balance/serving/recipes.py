@@ -15,6 +15,7 @@ from mm_balance.config import InputConfig
 from mm_balance.data import MultimodalData, Split
 from mm_balance.data.augment import VisualTransform
 from mm_balance.data.digits import CANVAS, CLIP, LOUDNESS
+from mm_balance.data.digits import RATE as DIGITS_RATE
 from mm_balance.data.recipe import SOUND, Recipe, stored_recipe
 from mm_balance.data.store import open_store
 from mm_balance.types import InputSpec
@@ -91,7 +92,7 @@ class ModalityRecipe:
             return f"only a prepared {array} can be given: the data set has no recipe for files"
         if self.made == DIGITS and self.kind == SOUND:
             return (
-                f"a sound of at most {CLIP / 8000:g} s: mono, 8 kHz, centered in silence, loudness {LOUDNESS:g} (RMS), log-mel "
+                f"a sound of at most {CLIP / DIGITS_RATE:g} s: mono, 8 kHz, centered in silence, loudness {LOUDNESS:g} (RMS), log-mel "
                 f"spectrogram; or an {array}. Training sounds carried white noise, 0 to 10 dB louder than the speech"
             )
         if self.made == DIGITS:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mm_balance import names
-from mm_balance.config import Config, restore
+from mm_balance.config import Config
 from mm_balance.data import MultimodalData, Split
 from mm_balance.data.digits import RATE as DIGITS_RATE
 from mm_balance.data.digits import digits_sounds
@@ -45,10 +45,17 @@ from mm_balance.workflow.report import LINKED
 from mm_balance.workflow.setup import DATA_SEED, corruption_of, read_data, resolve_device
 from mm_balance.workflow.trained import load_trained
 
+BRANCHES = (
+    "What stands under a modality's name here is a branch that sees the other modalities, too. It is not right or "
+    "wrong by that modality alone, and a suspicion names a branch."
+)
+"""Note on runs of methods whose branches see each other."""
+
 
 def explore(
     run: TrackedRun,
     data: MultimodalData,
+    config: Config,
     *,
     worst: int,
     source: str | None = None,
@@ -61,6 +68,7 @@ def explore(
     Args:
         run: a run with a model; of ``main``, the parent.
         data: its data set.
+        config: its configuration; ``data_dir`` may be that of this machine.
         worst: number of samples per split whose pictures and sounds are in the page.
         source: folder of the original files; None = that of the manifest, if the data set has one.
         against: another run on the same samples, to compare with.
@@ -73,7 +81,6 @@ def explore(
     Raises:
         UserError: the run has neither a model nor a checkpoint, or was trained on other data; ``against`` has other samples.
     """
-    config = restore(run.read_json(names.CONFIG_FILE))
     stage = stage_run(run)
     table = table_of(run, stage, data, device)
     if against is not None:
@@ -313,6 +320,7 @@ def page_text(
         modalities=modalities,
         epochs=epochs,
         flow=flow_svg(stage, epochs),
+        notes=[BRANCHES] if tags.get("mm.unimodal") == "branches" else [],
         against=name,
         embedded=worst,
     )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis import doubts, regimes
-from analysis.doubts import CONTROL, DEFAULT, NEITHER, OURS, ROWS, page, tasks_of
+from analysis.doubts import CONTROL, DEFAULT, NO_MARGIN, OURS, ROWS, page, tasks_of
 from mm_balance.methods import METHODS
 from mm_balance.workflow.plans import trial_plan
 
@@ -16,7 +16,7 @@ def test_rows_differ_in_their_rules_alone():
     default = METHODS[OURS].Options()
     assert plans[DEFAULT].options == default
     assert (default.margin, default.persistence, default.start_epoch) == (1.0, 1, 3)
-    assert plans[NEITHER].options == replace(default, margin=0.0)
+    assert plans[NO_MARGIN].options == replace(default, margin=0.0)
     assert {plan.options.unimodal_weight for plan in plans.values()} == {4.0}
     assert {plan.epochs for plan in plans.values()} == {12}
     assert {plan.method for plan in plans.values()} == {CONTROL, OURS, "loss_mixture"}
@@ -44,11 +44,14 @@ def test_the_page_pairs_by_seed_and_tells_doubts_of_clean_and_broken_samples():
     frame = pd.DataFrame(
         [
             *(line("digits 40 % corrupted", CONTROL, seed, 0.9 + seed / 100) for seed in range(2)),
-            *(line("digits 40 % corrupted", NEITHER, seed, 0.92 + seed / 100, **found, **planted) for seed in range(2)),
-            line("digits clean", NEITHER, 0, 0.95, **found),
+            *(
+                line("digits 40 % corrupted", NO_MARGIN, seed, 0.92 + seed / 100, **found, **planted)
+                for seed in range(2)
+            ),
+            line("digits clean", NO_MARGIN, 0, 0.95, **found),
         ]
     )
     text = "\n".join(page(frame))
     assert f"| {CONTROL} | 2 | 90.5 ± 0.7 |  |  |  |" in text
-    assert f"| {NEITHER} | 2 | 92.5 ± 0.7 | +2.0 [+2.0, +2.0] | 0.020 -> 0.86 | 0.100 -> 0.90 |" in text
-    assert f"| {NEITHER} | 1 | 95.0 (one seed, no spread) |  | 0.200 | 0.200 |" in text
+    assert f"| {NO_MARGIN} | 2 | 92.5 ± 0.7 | +2.0 [+2.0, +2.0] | 0.020 -> 0.86 | 0.100 -> 0.90 |" in text
+    assert f"| {NO_MARGIN} | 1 | 95.0 (one seed, no spread) |  | 0.200 | 0.200 |" in text

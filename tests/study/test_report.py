@@ -161,8 +161,8 @@ def confirmed(new_desk):
             models[confirmation["label"], confirmation["seed"]] = log_model(run, model, data, 1)
             trial.user_attrs[RUN] = run.run_id
         seeds = sorted({seed for _, seed in values})
-        told = compare(trials, {"x": 0.5}, seeds, "maximize")
-        return register_winner(handle, trials, told, {"x": 0.5}, "winner")
+        comparison = compare(trials, {"x": 0.5}, seeds, "maximize")
+        return register_winner(handle, trials, comparison, {"x": 0.5}, "winner")
 
     register.models = models
     return register

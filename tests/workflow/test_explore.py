@@ -43,6 +43,7 @@ def test_main_leaves_the_explorer_of_all_its_samples(explored):
     assert table.groupby("split").size().to_dict() == {"test": 1000, "train": 180, "val": 500}
     page, data = page_data(run)
     assert re.search(r"Planted corruption: (3|4)\d% of the training samples", page)
+    assert "a branch that sees" not in page
     assert "**" not in page.split("<table")[0]
     assert "audio is ahead" in page or "visual is ahead" in page or "No modality is ahead" in page
     with_media = [row for row, media in zip(data["rows"], data["media"], strict=True) if media]
@@ -78,6 +79,12 @@ def test_two_runs_are_shown_side_by_side_with_what_changed_most_first(explored, 
     page, data = page_data(run)
     assert "changed most" in page
     assert data["against"].startswith("concat digits seed 0")
+
+
+@pytest.mark.slow
+def test_branches_that_see_each_other_are_said_to_be_such(signals, store):
+    assert do("train", f"{QUICK} method=greedy worst=1 epochs=1") == 0
+    assert "a branch that sees the other modalities" in page_data(newest(stage="train"))[0]
 
 
 @pytest.mark.slow
