@@ -217,7 +217,7 @@ def test_on_grid_letters_the_main_ten_are_measured_with_the_preset_of_grid(store
 SMALL = "warmup_epochs: 1\nadaptive_epochs: 1\nepochs: 2\nrefit_every: 1\ntrain_fraction: 0.05\n"
 
 
-@pytest.mark.slow
+@pytest.mark.verify
 def test_the_command_goes_on_from_its_file_where_the_store_is_gone(store, monkeypatch, tmp_path, capsys):
     """The second call finds an empty store, trains nothing anew, and writes the same table."""
     preset = store / "small.yaml"

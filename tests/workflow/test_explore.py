@@ -64,7 +64,9 @@ def test_main_leaves_the_explorer_of_all_its_samples(explored):
 
 
 @pytest.mark.slow
-def test_two_runs_are_shown_side_by_side_with_what_changed_most_first(explored, capsys):
+def test_two_runs_are_shown_side_by_side_with_what_changed_most_first_and_mistakes_are_one_line(
+    explored, capsys, tmp_path
+):
     run, table = explored
     assert do("train", f"{QUICK} corruption=0.4 worst=0 epochs=1 refit_every=1") == 0
     other = newest(stage="train")
@@ -80,16 +82,6 @@ def test_two_runs_are_shown_side_by_side_with_what_changed_most_first(explored, 
     assert "changed most" in page
     assert data["against"].startswith("concat digits seed 0")
 
-
-@pytest.mark.slow
-def test_branches_that_see_each_other_are_said_to_be_such(signals, store):
-    assert do("train", f"{QUICK} method=greedy worst=1 epochs=1") == 0
-    assert "a branch that sees the other modalities" in page_data(newest(stage="train"))[0]
-
-
-@pytest.mark.slow
-def test_mistakes_are_one_line_each(explored, capsys, tmp_path):
-    run, _ = explored
     assert do("train", f"{QUICK} corruption=0.1 worst=0 epochs=1") == 0
     other = newest(stage="train")
     for words, message in (
@@ -101,6 +93,12 @@ def test_mistakes_are_one_line_each(explored, capsys, tmp_path):
         assert do("explore", words) == 1
         assert message in capsys.readouterr().err
     assert {item.info.status for item in runs()} == {"FINISHED"}
+
+
+@pytest.mark.verify
+def test_branches_that_see_each_other_are_said_to_be_such(signals, store):
+    assert do("train", f"{QUICK} method=greedy worst=1 epochs=1") == 0
+    assert "a branch that sees the other modalities" in page_data(newest(stage="train"))[0]
 
 
 def test_the_sounds_of_digits_are_those_of_its_spectrograms():
