@@ -216,6 +216,10 @@ STUDY_TABLE = "study/trials"
 STUDY_SETTINGS = "study/settings.json"
 STUDY_BEST_PRESET = "study/best.yaml"
 STUDY_CONFIRMATION = "study/confirmation.json"
+REPORT_FILE = "report.html"
+REPORT_TEXT = "report.md"
+TABLES_FOLDER = "tables"
+FIGURES_FOLDER = "figures"
 MODEL_NAME = "model"
 CONFIG_PREFIX = "config/"
 
@@ -258,6 +262,10 @@ ARTIFACTS = {
     STUDY_BEST_PRESET: "the best trial's values, for `-P preset=FILE`",
     STUDY_SETTINGS: "the settings that every worker reads",
     STUDY_CONFIRMATION: "best trial and starting configuration per new seed",
+    REPORT_FILE: "of `report`: all tables and figures of a set of runs, in one page (`report.md`: the same as Markdown)",
+    f"{TABLES_FOLDER}/<table>.csv": "of `report`: a table with every number and run id (also `.tex`, `.md`); `runs.csv`: "
+    "one row per run",
+    f"{FIGURES_FOLDER}/<figure>.svg": "of `report`: a figure as vector graphics (also `.pdf`, `.png`)",
     MODEL_NAME: "the evaluated model as an MLflow model (safetensors and our own loader, no pickle)",
 }
 

@@ -18,6 +18,7 @@ LAYERS = [
     {"engine", "figures", "serving"},
     {"tracking", "testing", "explorer"},
     {"workflow"},
+    {"report"},
     {"study"},
     {"commands"},
 ]
@@ -29,7 +30,7 @@ ROOMS = {
     "soundfile": {"data"},
     "av": {"data"},
     "matplotlib": {"figures"},
-    "pandas": {"tracking", "explorer"},
+    "pandas": {"tracking", "explorer", "report"},
     "sklearn": {"functional"},
     "scipy": {"functional"},
 }

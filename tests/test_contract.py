@@ -30,6 +30,7 @@ def test_commands_and_their_parameters():
         "train",
         "evaluate",
         "explore",
+        "report",
         "prepare",
         "study",
         "worker",
@@ -40,6 +41,7 @@ def test_commands_and_their_parameters():
     assert taken("train") == {*COMMON, "warmup_run", "method", "method_options", "epochs", *STAGE, "worst"}
     assert taken("evaluate") == {"data_dir", "device", "run_id", "split", "probe"}
     assert taken("explore") == {"run_id", "against", "worst", "source", "data_dir", "device"}
+    assert taken("report") == {"experiment", "group_by", "baseline", "split", "out"}
     assert taken("prepare") == set(
         """dataset data_dir preset modalities protocol recipe clip_seconds audio_fit
     resampler audio_normalization image_size frames_per_second augment on_error source workers""".split()
@@ -80,7 +82,7 @@ def test_defaults():
         "anneal": "cosine", "anneal_start": 1.0, "anneal_end": 0.1, "run_id": "none", "split": "test",
         "learning_rate_hold": 0, "protocol": "published", "resampler": "soxr_hq", "source": "none", "method": "gap_mixture",
         "frames_as": "images", "method_options": "none", "probe": False, "deterministic": False, "worst": 100, "against": "none",
-        "register_as": "none",
+        "register_as": "none", "experiment": "none", "group_by": "none", "baseline": "none", "out": "none",
     }  # fmt: skip
     assert {name: value for name, value in defaults.items() if value != "auto"} == fixed
     assert COMMANDS["train"].defaults == {"method": "concat"}

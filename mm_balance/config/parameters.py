@@ -470,6 +470,24 @@ class CompareConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Report on logged runs."""
+
+    experiment: str | None = param(
+        NONE, "names of the experiments whose runs are reported, comma-separated; none = the current one"
+    )
+    group_by: str | None = param(
+        NONE,
+        "settings that tell the rows apart, comma-separated; none = those that differ between the runs (never the seed)",
+    )
+    baseline: str | None = param(
+        NONE,
+        "rows that others are compared with, as `method=concat,fusion=sum`; none = the control `concat_unimodal`, else `concat`",
+    )
+    out: str | None = param(NONE, "folder for the files of the report, besides the artifacts of its run")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DigitsConfig:
     """The embedded data set `digits` only."""
 
@@ -532,6 +550,7 @@ class Config:
     evaluate: EvaluateConfig
     explore: ExploreConfig
     compare: CompareConfig
+    report: ReportConfig
     corruption: CorruptionConfig
     digits: DigitsConfig
 

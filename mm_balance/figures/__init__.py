@@ -2,6 +2,7 @@
 
 from matplotlib.figure import Figure
 
+from mm_balance.figures.comparison import Interval, accuracies_over_seeds, difference_intervals
 from mm_balance.figures.contact_sheet import SheetSample, contact_sheet
 from mm_balance.figures.curves import unimodal_accuracy
 from mm_balance.figures.density import mixture_density
@@ -13,11 +14,14 @@ from mm_balance.figures.style import palette, render, save_png, svg_text
 
 __all__ = [
     "Figure",
+    "Interval",
     "Reliability",
     "SheetSample",
+    "accuracies_over_seeds",
     "component_flow",
     "confusion_matrices",
     "contact_sheet",
+    "difference_intervals",
     "gap_per_class",
     "mixture_density",
     "mixture_evolution",

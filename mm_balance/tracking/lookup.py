@@ -74,6 +74,13 @@ def current_experiment() -> str:
         return experiment
 
 
+def current_experiment_name() -> str:
+    """Return the name of the experiment for new runs."""
+    if identity := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return MlflowClient().get_experiment(identity).name
+    return _experiment_name()
+
+
 def _experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
 

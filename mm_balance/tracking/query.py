@@ -9,7 +9,8 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from mm_balance.tracking.lookup import NEWEST_FIRST, search_runs, tag_clauses
+from mm_balance.errors import UserError
+from mm_balance.tracking.lookup import NEWEST_FIRST, search_runs, tag_clauses, tracking_uri
 from mm_balance.tracking.runs import TrackedRun
 
 
@@ -47,3 +48,17 @@ def find_runs(experiment: str, tags: Mapping[str, str] | None = None, status: st
         return []
     clauses = [f"attributes.status = '{status}'", *tag_clauses(tags or {})]
     return [_record(run) for run in search_runs(entity.experiment_id, clauses, NEWEST_FIRST)]
+
+
+def all_runs(experiment: str) -> list[RunRecord]:
+    """Return all runs of an experiment in any status, newest first.
+
+    Raises:
+        UserError: there is no such experiment.
+    """
+    client = MlflowClient()
+    entity = client.get_experiment_by_name(experiment)
+    if entity is None:
+        there = ", ".join(sorted(item.name for item in client.search_experiments()))
+        raise UserError(f"there is no experiment {experiment!r} in {tracking_uri()}; there are: {there}")
+    return [_record(run) for run in search_runs(entity.experiment_id, [], NEWEST_FIRST)]

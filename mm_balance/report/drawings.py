@@ -1,0 +1,158 @@
+"""The figures of a report: differences to the baseline, and the training of a few rows as in the paper's Figures 2 to 4."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mm_balance import names
+from mm_balance.figures import (
+    Figure,
+    Interval,
+    accuracies_over_seeds,
+    difference_intervals,
+    mixture_density,
+    mixture_evolution,
+    render,
+    svg_text,
+)
+from mm_balance.report.groups import Group, baseline_of
+from mm_balance.report.page import ReportFigure
+from mm_balance.report.runs import TrainedRun
+from mm_balance.report.tables import ID, Measure, Row
+from mm_balance.tracking.refits import PublishedRefit, read_refits, refit_epochs
+from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.explore import stage_run
+
+MOST_ROWS = 60
+"""A figure of more rows would not fit a page."""
+
+
+def _figure(name: str, title: str, text: str, figure: Figure) -> ReportFigure:
+    vector = svg_text(figure).encode()  # first: rendering a PDF fixes the layout
+    return ReportFigure(name, title, text, {".svg": vector, **render(figure)})
+
+
+def interval_figures(rows: Sequence[Row], measures: Sequence[Measure]) -> list[ReportFigure]:
+    """Draw the differences of all rows that are compared with another one."""
+    compared = [row for row in rows if row.group is not None and row.base is not None][:MOST_ROWS]
+    if not compared:
+        return []
+    intervals = {measure.title: [_interval(row, measure) for row in compared] for measure in measures}
+    labels = [row.name for row in compared]
+    seeds = sorted({seed for row in compared if row.group for seed in row.group.runs})
+    figure = difference_intervals(
+        labels, intervals, title="Accuracy minus that of the baseline", caption=f"seeds {_seeds_text(seeds)}"
+    )
+    text = "Mean difference paired by seed, and its 95 % interval, not adjusted for the rows; filled: the interval excludes 0."
+    return [_figure("differences", "Differences to the baseline", text, figure)]
+
+
+def _seeds_text(seeds: Sequence[int]) -> str:
+    if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
+def _interval(row: Row, measure: Measure) -> Interval | None:
+    pair = row.difference(measure.metric)
+    return None if pair is None else Interval(*(measure.factor * value for value in (pair.mean, pair.low, pair.high)))
+
+
+def shown_groups(groups: Sequence[Group], baseline: Mapping[str, str]) -> list[Group]:
+    """Return the groups whose training is drawn: of each data set the paper's method (else that with most seeds) and its baseline."""
+    shown: list[Group] = []
+    for data in dict.fromkeys(_data_of(item) for item in groups):
+        own = [item for item in groups if _data_of(item) == data]
+        paper = [item for item in own if item.first.method == "gap_mixture"]
+        chosen = max(paper or own, key=lambda item: len(item.runs))
+        base = baseline_of(chosen, own, baseline, metric="val/accuracy")
+        shown += [chosen, *([base] if base is not None else [])]
+    return shown
+
+
+def _data_of(item: Group) -> str:
+    return item.first.data
+
+
+def training_figures(groups: Sequence[Group], modalities: Sequence[str]) -> list[ReportFigure]:
+    """Draw gaps, mixtures and accuracies of these groups: the run with the lowest seed, accuracies as means over all."""
+    figures = []
+    for item in groups:
+        run = item.first
+        label = f"{run.method} on {run.data}"
+        name = "".join(character if character.isalnum() else "_" for character in f"{run.data}_{run.method}")
+        figures += _refit_figures(run, name, label, modalities)
+        figures += _accuracy_figure(item, name, label, modalities)
+    return figures
+
+
+def _refit_figures(run: TrainedRun, name: str, label: str, modalities: Sequence[str]) -> list[ReportFigure]:
+    stage = stage_run(TrackedRun(run.run_id))
+    if not refit_epochs(stage) or len(modalities) < 2:
+        return []
+    refits = read_refits(stage)
+    leading, other = modalities[0], modalities[1] if len(modalities) == 2 else "the best other"
+    caption = f"{run.data}, {run.method}, seed {run.seed}"
+    found = [
+        _figure(
+            f"gap_mixture_{name}",
+            f"Gaps and mixture at the start of the second stage: {label}",
+            f"As Fig. 2 of the paper, with validation. Run {run.run_id[:ID]}, seed {run.seed}.",
+            _first_density(refits[0], leading, other, caption),
+        )
+    ]
+    if len(refits) > 1:
+        figure = mixture_evolution(
+            [(refit.epoch, refit.gaps, refit.mixture) for refit in refits],
+            validation=[refit.validation for refit in refits], leading=leading, other=other, caption=caption,
+        )  # fmt: skip
+        text = f"As Fig. 3 of the paper, with validation. Run {run.run_id[:ID]}, seed {run.seed}."
+        found.append(_figure(f"mixture_evolution_{name}", f"Mixture over training: {label}", text, figure))
+    return found
+
+
+def _first_density(refit: PublishedRefit, leading: str, other: str, caption: str) -> Figure:
+    return mixture_density(
+        refit.gaps, refit.mixture, validation=refit.validation, title=f"Modality gap after epoch {refit.epoch}",
+        leading=leading, other=other, caption=caption,
+    )  # fmt: skip
+
+
+def _accuracy_figure(item: Group, name: str, label: str, modalities: Sequence[str]) -> list[ReportFigure]:
+    metrics = {"fused": "val/accuracy", **{modality: f"val/accuracy_{modality}" for modality in modalities}}
+    by_seed = {
+        seed: {key: _series(runs[0], metric) for key, metric in metrics.items()}
+        for seed, runs in sorted(item.runs.items())
+    }
+    epochs = sorted(set.intersection(*(set(series) for found in by_seed.values() for series in found.values())))
+    if len(epochs) < 2:
+        return []
+    values = {key: np.array([[found[key][epoch] for epoch in epochs] for found in by_seed.values()]) for key in metrics}
+    fused = values.pop("fused")
+    run = item.first
+    seeds = _seeds_text(sorted(item.runs))
+    figure = accuracies_over_seeds(
+        epochs, values, fused, _warmup_epochs(run), title=f"Each modality alone: {label}",
+        caption=f"{run.data}, {run.method}, {len(item.runs)} seeds ({seeds}): mean and one standard deviation",
+    )  # fmt: skip
+    text = f"As Fig. 4 of the paper: validation accuracy, mean over {len(item.runs)} seeds and one standard deviation."
+    return [_figure(f"unimodal_accuracy_{name}", f"Accuracy over training: {label}", text, figure)]
+
+
+def _series(run: TrainedRun, metric: str) -> dict[int, float]:
+    """Return epoch -> value of a series of validation over both stages."""
+    tracked = TrackedRun(run.run_id)
+    if run.stage == "main":
+        return dict(tracked.metric_series(names.both_stages(metric) or metric))
+    warmup = tracked.read().data.tags.get("mm.warmup_run")
+    before = [] if warmup is None else TrackedRun(warmup).metric_series(metric)
+    return dict([*before, *tracked.metric_series(metric)])
+
+
+def _warmup_epochs(run: TrainedRun) -> int | None:
+    if run.stage != "main" and "mm.warmup_run" not in TrackedRun(run.run_id).read().data.tags:
+        return None
+    recorded = TrackedRun(run.run_id).read_json(names.CONFIG_FILE).get("warmup_epochs")
+    return None if recorded is None else int(recorded)
