@@ -18,7 +18,7 @@ LAYERS = [
     {"engine", "figures", "serving"},
     {"tracking", "testing", "explorer"},
     {"workflow"},
-    {"study"},
+    {"study", "reproduction"},
     {"commands"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
