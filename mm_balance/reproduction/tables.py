@@ -32,8 +32,8 @@ class Row:
         name: its name, unique within its group.
         method: name of the method.
         settings: parameters, and options of the method, that differ from the preset's.
-        after_warmup: whether it is a second stage after a warm-up, which all such rows of a data set and seed share; otherwise it is trained
-            from scratch, as long as both stages.
+        after_warmup: whether it is a second stage after a warm-up, which all such rows of a data set and seed share; otherwise it is
+            trained from scratch, as long as both stages.
         group: rows that are compared with each other: a regime, a kind of corruption, an optimizer; empty = the whole table.
     """
 
