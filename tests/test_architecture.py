@@ -18,8 +18,8 @@ LAYERS = [
     {"engine", "figures", "serving"},
     {"tracking", "testing", "explorer"},
     {"workflow"},
+    {"study", "reproduction"},
     {"report"},
-    {"study"},
     {"commands"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -22,7 +22,7 @@ class Request:
 
     Attributes:
         given: the given parameters.
-        config: the configuration of a new run; None = the command resumes a run, or trains none on a data set.
+        config: the configuration of a new run; None = the command resumes a run, or is not about a single one on a data set.
     """
 
     given: Given
@@ -77,7 +77,8 @@ class Command:
             common=self.common,
             epilog=self.epilog(arguments) if {"-h", "--help"} & set(arguments) else "",
         )
-        if "dataset" not in self.parameters or given.get("resume_run"):
+        trains_one_run = self.parameters.get("dataset") == options()["dataset"]
+        if not trains_one_run or given.get("resume_run"):
             return Request(given, None)
         config = self.resolve(given)
         check_method_name(config.method.method)

@@ -82,7 +82,8 @@ def _fail_adopted(line: str) -> None:
     """Fail the run that ``mlflow run`` created, with the reason."""
     if (run := _adopted()) is not None:
         run.set_tags({"mm.error": line[:500]})
-        run.describe(f"Failed: {line}")
+        known = run.description()
+        run.describe(f"Failed: {line}\n\n{known}" if known else f"Failed: {line}")
         run.terminate("FAILED")
 
 

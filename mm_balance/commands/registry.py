@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from mm_balance.commands import adaptive, evaluate, explore, main, prepare, report, study, train, warmup, worker
+from mm_balance.commands import (
+    adaptive,
+    evaluate,
+    explore,
+    main,
+    prepare,
+    report,
+    reproduce,
+    study,
+    train,
+    warmup,
+    worker,
+)
 from mm_balance.commands.command import Command
 
 COMMANDS: dict[str, Command] = {
     module.COMMAND.name: module.COMMAND
-    for module in (main, warmup, adaptive, train, evaluate, explore, report, prepare, study, worker)
+    for module in (main, warmup, adaptive, train, evaluate, explore, report, reproduce, prepare, study, worker)
 }

@@ -1,4 +1,4 @@
-"""Parameters: declared once in ``parameters`` and ``study``, parsed and completed from presets in ``resolve``."""
+"""Parameters: declared once in ``parameters``, ``study`` and ``reproduction``, parsed and completed from presets in ``resolve``."""
 
 from mm_balance.config.option import AUTO, NONE, MethodOptions, Option, declared_in, param
 from mm_balance.config.parameters import (
@@ -12,6 +12,7 @@ from mm_balance.config.parameters import (
     stage_options,
     warmup_parameters,
 )
+from mm_balance.config.reproduction import ReproductionConfig, reproduction_options
 from mm_balance.config.resolve import (
     apply_preset,
     format_value,
@@ -39,6 +40,7 @@ __all__ = [
     "InputConfig",
     "MethodOptions",
     "Option",
+    "ReproductionConfig",
     "StudyConfig",
     "apply_preset",
     "declared_dimension",
@@ -50,6 +52,7 @@ __all__ = [
     "parse_method_options",
     "parse_value",
     "read_preset",
+    "reproduction_options",
     "resolve",
     "restore",
     "search_space",

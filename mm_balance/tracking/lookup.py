@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import mlflow
 from mlflow.entities import Run, ViewType
@@ -17,6 +18,9 @@ from mm_balance.tracking.runs import TrackedRun, create_experiment
 
 OLDEST_FIRST = "attributes.start_time ASC"
 NEWEST_FIRST = "attributes.start_time DESC"
+DEFAULT_EXPERIMENT = "0"
+CHOICE_VARIABLES = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+"""Environment variables that decide where a new run belongs."""
 
 
 def adopted_run_id() -> str | None:
@@ -91,6 +95,30 @@ def _find_experiment() -> str | None:
         return identity
     experiment = MlflowClient().get_experiment_by_name(_experiment_name())
     return None if experiment is None else experiment.experiment_id
+
+
+def chosen_experiment() -> str | None:
+    """Return the name of the experiment that the user has chosen, in the environment or for ``mlflow run``; None = Default."""
+    adopted = adopted_run_id()
+    identity = TrackedRun(adopted).read().info.experiment_id if adopted is not None else _find_experiment()
+    if identity is None:
+        return _experiment_name()
+    return None if identity == DEFAULT_EXPERIMENT else MlflowClient().get_experiment(identity).name
+
+
+@contextmanager
+def in_experiment(name: str) -> Iterator[None]:
+    """Have this process, and those that it starts meanwhile, open new runs in the experiment ``name``, and adopt none."""
+    before = {variable: os.environ.get(variable) for variable in CHOICE_VARIABLES}
+    for variable in CHOICE_VARIABLES:
+        os.environ.pop(variable, None)
+    os.environ["MLFLOW_EXPERIMENT_NAME"] = name
+    try:
+        yield
+    finally:
+        os.environ.update({variable: value for variable, value in before.items() if value is not None})
+        for variable in (variable for variable, value in before.items() if value is None):
+            os.environ.pop(variable, None)
 
 
 def prepare_store() -> None:
