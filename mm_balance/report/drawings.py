@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from mm_balance import names
+from mm_balance.config import ADAPTIVE_METHOD
 from mm_balance.figures import (
     Figure,
     Interval,
@@ -17,10 +18,10 @@ from mm_balance.figures import (
     render,
     svg_text,
 )
-from mm_balance.report.groups import Group, baseline_of
+from mm_balance.report.groups import Group
 from mm_balance.report.page import ReportFigure
 from mm_balance.report.runs import TrainedRun
-from mm_balance.report.tables import ID, Measure, Row
+from mm_balance.report.tables import ID, Measure, Row, Section
 from mm_balance.tracking.refits import PublishedRefit, read_refits, refit_epochs
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.explore import stage_run
@@ -34,19 +35,22 @@ def _figure(name: str, title: str, text: str, figure: Figure) -> ReportFigure:
     return ReportFigure(name, title, text, {".svg": vector, **render(figure)})
 
 
-def interval_figures(rows: Sequence[Row], measures: Sequence[Measure]) -> list[ReportFigure]:
-    """Draw the differences of all rows that are compared with another one."""
-    compared = [row for row in rows if row.group is not None and row.base is not None][:MOST_ROWS]
+def interval_figures(section: Section, measures: Sequence[Measure]) -> list[ReportFigure]:
+    """Draw the differences of the rows of a table that are compared with another one."""
+    compared = [row for row in section.rows if any(row.difference(measure.metric) for measure in measures)][:MOST_ROWS]
     if not compared:
         return []
     intervals = {measure.title: [_interval(row, measure) for row in compared] for measure in measures}
     labels = [row.name for row in compared]
     seeds = sorted({seed for row in compared if row.group for seed in row.group.runs})
     figure = difference_intervals(
-        labels, intervals, title="Accuracy minus that of the baseline", caption=f"seeds {_seeds_text(seeds)}"
+        labels,
+        intervals,
+        title="Accuracy minus that of the baseline",
+        caption=f"{section.title}; seeds {_seeds_text(seeds)}",
     )
     text = "Mean difference paired by seed, and its 95 % interval, not adjusted for the rows; filled: the interval excludes 0."
-    return [_figure("differences", "Differences to the baseline", text, figure)]
+    return [_figure(f"differences_{section.name}", f"Differences to the baseline: {section.title}", text, figure)]
 
 
 def _seeds_text(seeds: Sequence[int]) -> str:
@@ -60,32 +64,32 @@ def _interval(row: Row, measure: Measure) -> Interval | None:
     return None if pair is None else Interval(*(measure.factor * value for value in (pair.mean, pair.low, pair.high)))
 
 
-def shown_groups(groups: Sequence[Group], baseline: Mapping[str, str]) -> list[Group]:
-    """Return the groups whose training is drawn: of each data set the paper's method (else that with most seeds) and its baseline."""
-    shown: list[Group] = []
-    for data in dict.fromkeys(_data_of(item) for item in groups):
-        own = [item for item in groups if _data_of(item) == data]
-        paper = [item for item in own if item.first.method == "gap_mixture"]
-        chosen = max(paper or own, key=lambda item: len(item.runs))
-        base = baseline_of(chosen, own, baseline, metric="val/accuracy")
-        shown += [chosen, *([base] if base is not None else [])]
-    return shown
+def training_figures(rows: Sequence[Row], modalities: Sequence[str]) -> list[ReportFigure]:
+    """Draw the training of two rows of each data set: the paper's method (else the row with most seeds) and its baseline.
 
-
-def _data_of(item: Group) -> str:
-    return item.first.data
-
-
-def training_figures(groups: Sequence[Group], modalities: Sequence[str]) -> list[ReportFigure]:
-    """Draw gaps, mixtures and accuracies of these groups: the run with the lowest seed, accuracies as means over all."""
+    Gaps and mixtures are those of the run with the lowest seed, accuracies are means over all seeds.
+    """
     figures = []
-    for item in groups:
+    for item in _shown(rows):
         run = item.first
         label = f"{run.method} on {run.data}"
         name = "".join(character if character.isalnum() else "_" for character in f"{run.data}_{run.method}")
         figures += _refit_figures(run, name, label, modalities)
         figures += _accuracy_figure(item, name, label, modalities)
     return figures
+
+
+def _shown(rows: Sequence[Row]) -> list[Group]:
+    shown: list[Group] = []
+    by_data: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.group is not None:
+            by_data.setdefault(row.group.first.data, []).append(row)
+    for own in by_data.values():
+        paper = [row for row in own if row.group and row.group.first.method == ADAPTIVE_METHOD]
+        chosen = max(paper or own, key=lambda row: row.number)
+        shown += [item for item in (chosen.group, chosen.base) if item is not None]
+    return shown
 
 
 def _refit_figures(run: TrainedRun, name: str, label: str, modalities: Sequence[str]) -> list[ReportFigure]:

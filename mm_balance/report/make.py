@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,8 @@ from dataclasses import dataclass
 
 import mm_balance
 from mm_balance.errors import UserError
-from mm_balance.report.drawings import interval_figures, shown_groups, training_figures
+from mm_balance.report.drawings import interval_figures, training_figures
 from mm_balance.report.groups import (
-    baseline_of,
     check_keys,
     default_baseline,
     group,
@@ -22,13 +20,14 @@ from mm_balance.report.groups import (
 )
 from mm_balance.report.page import Report
 from mm_balance.report.people import human_agreements
-from mm_balance.report.runs import Collection, collect
+from mm_balance.report.planned import planned_runs, planned_sections
+from mm_balance.report.runs import Collection, TrainedRun, collect
 from mm_balance.report.statistics import spread
 from mm_balance.report.table import LEFT, Cell, Column, ReportTable
 from mm_balance.report.tables import (
     ID,
     Measure,
-    Row,
+    Section,
     accuracies,
     compared_rows,
     detection_measures,
@@ -72,36 +71,53 @@ def make_report(request: ReportRequest) -> Report:
     runs = collection.with_results(request.split)
     if not runs:
         raise UserError(_nothing(request, collection))
-    keys = telling_keys(runs) if request.group_by is None else check_keys(request.group_by, runs)
-    groups = group(runs, keys)
-    baseline = default_baseline(groups) if request.baseline is None else parse_baseline(request.baseline)
-    if request.baseline is not None and not any(
-        baseline_of(item, groups, baseline, metric="val/accuracy") for item in groups
-    ):
-        raise UserError(f"baseline={request.baseline}: no row can be compared with a row of these settings")
     modalities = modalities_of(runs, request.split)
-    rows = rows_of_groups(groups, baseline)
     measures = accuracies(request.split, modalities)
-    tables = [results_table("results", f"Accuracy on {request.split}", keys, rows, measures, _baseline_note(baseline))]
-    tables += _further_tables(keys, rows, modalities, request.split)
-    shown = shown_groups(groups, baseline)
+    sections = _sections(request, collection, runs)
+    groups = [row.group for section in sections for row in section.rows if row.group is not None]
     agreements = human_agreements(groups)
-    if agreements:
-        tables.append(agreements)
     return Report(
         title=f"Report of {', '.join(request.experiments)}",
         facts={
             "experiments": ", ".join(request.experiments),
             "written": time.strftime("%Y-%m-%d %H:%M"),
             "MM-Balance": mm_balance.__version__,
-            "machine of the report": platform.machine(),
         },
-        sentences=_sentences(request, collection, rows, measures, modalities),
-        warnings=_warnings(request, collection, rows),
-        tables=tables,
-        figures=[*interval_figures(rows, measures), *training_figures(shown, modalities)],
+        sentences=_sentences(request, collection, sections, measures, modalities),
+        warnings=_warnings(request, collection, sections),
+        tables=[
+            *(table for section in sections for table in _tables(section, measures, modalities, request.split)),
+            *([] if agreements is None else [agreements]),
+        ],
+        figures=[
+            *(figure for section in sections if section.compared for figure in interval_figures(section, measures)),
+            *training_figures([row for section in sections for row in section.rows], modalities),
+        ],
         runs=runs_table(collection, request.split),
     )
+
+
+def _sections(request: ReportRequest, collection: Collection, runs: Sequence[TrainedRun]) -> list[Section]:
+    """Return the tables of `reproduce` first, then all other runs; everything in one if the user says how to group."""
+    chosen = request.group_by is not None or request.baseline is not None
+    sections = (
+        []
+        if chosen
+        else [item for planned in planned_runs(collection) for item in planned_sections(planned, request.split)]
+    )
+    shown = {run.run_id for section in sections for row in section.rows if row.group for run in row.group.all_runs}
+    others = [run for run in runs if run.run_id not in shown]
+    return [*sections, *([_section_of(request, others)] if others else [])]
+
+
+def _section_of(request: ReportRequest, runs: Sequence[TrainedRun]) -> Section:
+    keys = telling_keys(runs) if request.group_by is None else check_keys(request.group_by, runs)
+    groups = group(runs, keys)
+    baseline = default_baseline(groups) if request.baseline is None else parse_baseline(request.baseline)
+    rows = rows_of_groups(groups, baseline)
+    if request.baseline is not None and not any(row.base for row in rows):
+        raise UserError(f"baseline={request.baseline}: no row can be compared with a row of these settings")
+    return Section("results", f"Accuracy on {request.split}", keys, rows, _baseline_note(baseline))
 
 
 def _nothing(request: ReportRequest, collection: Collection) -> str:
@@ -124,77 +140,84 @@ def _baseline_note(baseline: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _further_tables(
-    keys: Sequence[str], rows: Sequence[Row], modalities: Sequence[str], split: str
-) -> list[ReportTable]:
+def _tables(section: Section, measures: Sequence[Measure], modalities: Sequence[str], split: str) -> list[ReportTable]:
+    name, title, labels, rows = section.name, section.title, section.labels, section.rows
     leading = modalities[0] if modalities else "the first modality"
-    candidates = [
-        measure_table(
-            "gaps", "Modality gap and its mixture at the end", keys, rows, gap_measures(split, leading),
-            [f"Positive gap: {leading} is ahead. Training samples are memorized; validation samples cannot be."],
-        ),
-        measure_table(
-            "detection", "Detection of planted corruption (AUC, training samples)", keys, rows, detection_measures(modalities),
-            [
-                "Area under the ROC curve at the last refit, 0.5 = chance. Signed gaps and doubts: for samples corrupted in that "
-                "modality; the others: for all corrupted samples."
-            ],
-        ),
-    ]  # fmt: skip
-    return [table for table in candidates if table is not None]
+    gaps = measure_table(
+        f"{name}_gaps", f"{title}: modality gap and its mixture at the end", labels, rows, gap_measures(split),
+        [f"Positive gap: {leading} is ahead. Training samples are memorized; validation samples cannot be."],
+    )  # fmt: skip
+    detection = measure_table(
+        f"{name}_detection", f"{title}: detection of planted corruption (AUC, training samples)", labels, rows,
+        detection_measures(modalities),
+        [
+            "Area under the ROC curve at the last refit, 0.5 = chance. Signed gaps and doubts: for samples corrupted in that "
+            "modality; the others: for all corrupted samples."
+        ],
+    )  # fmt: skip
+    results = [results_table(name, title, labels, rows, measures, section.notes)] if section.compared else []
+    return [*results, *(table for table in (gaps, detection) if table is not None)]
 
 
 def _sentences(
     request: ReportRequest,
     collection: Collection,
-    rows: Sequence[Row],
+    sections: Sequence[Section],
     measures: Sequence[Measure],
     modalities: Sequence[str],
 ) -> list[str]:
-    fused = measures[0]
     finished = collection.with_results(request.split)
-    sentences = [f"{len(finished)} runs with results on {request.split}, in {len(rows)} rows of the same settings."]
-    pairs = zip(rows, compared_rows(rows, fused.metric), strict=True)
-    tested = [(row, pair) for row, pair in pairs if pair is not None and pair.n > 1]
-    if tested:
-        named = [f"{row.name}: {difference_text(pair, fused)}" for row, pair in tested if pair.distinct]
-        sentences.append(
-            f"Of {len(tested)} rows compared with the baseline by fused accuracy (p adjusted over these), "
-            f"{len(named) or 'none'} {'differ' if len(named) > 1 else 'differs'} from it{', by so many points' if named else ''}"
-            + (":" if named else ".")
-        )
-        sentences += named[:MOST_NAMED]
-        if len(named) > MOST_NAMED:
-            sentences.append(f"... and {len(named) - MOST_NAMED} more: bold in the first table.")
+    number = sum(row.group is not None for section in sections for row in section.rows)
+    sentences = [f"{len(finished)} runs with results on {request.split}, in {number} rows of the same settings."]
+    for section in sections:
+        if section.compared:
+            sentences += _comparisons(section, measures[0])
     if len(modalities) > 1:
         for data in dict.fromkeys(run.data for run in finished):
-            gaps = [
-                run.metrics["val/gap_mean"] for run in finished if run.data == data and "val/gap_mean" in run.metrics
-            ]
-            if (found := spread(gaps)) is not None:
-                ahead = (
-                    modalities[0] if found.mean > 0 else "the other modality" if len(modalities) > 2 else modalities[1]
-                )
-                sentences.append(
-                    f"On {data}, {ahead} is ahead: mean gap on validation {found.mean:+.2f} over {found.n} runs of all rows."
-                )
+            sentences += _who_is_ahead([run for run in finished if run.data == data], data, modalities)
     return sentences
 
 
-def _warnings(request: ReportRequest, collection: Collection, rows: Sequence[Row]) -> list[str]:
+def _comparisons(section: Section, measure: Measure) -> list[str]:
+    pairs = zip(section.rows, compared_rows(section.rows, measure.metric), strict=True)
+    tested = [(row, pair) for row, pair in pairs if pair is not None and pair.n > 1]
+    if not tested:
+        return []
+    named = [f"{row.name}: {difference_text(pair, measure)}" for row, pair in tested if pair.distinct]
+    verb = "differ" if len(named) > 1 else "differs"
+    first = (
+        f"{section.title}: of {len(tested)} rows compared with the baseline by {measure.title} accuracy, "
+        f"{len(named) or 'none'} {verb} from it (p adjusted over these rows){', by so many points:' if named else '.'}"
+    )
+    more = len(named) - MOST_NAMED
+    return [first, *named[:MOST_NAMED], *([f"... and {more} more: bold in the table."] if more > 0 else [])]
+
+
+def _who_is_ahead(runs: Sequence[TrainedRun], data: str, modalities: Sequence[str]) -> list[str]:
+    found = spread([run.metrics["val/gap_mean"] for run in runs if "val/gap_mean" in run.metrics])
+    if found is None:
+        return []
+    other = modalities[1] if len(modalities) == 2 else "another modality"
+    ahead = modalities[0] if found.mean > 0 else other
+    return [f"On {data}, {ahead} is ahead: mean gap on validation {found.mean:+.2f}, over {found.n} runs of all rows."]
+
+
+def _warnings(request: ReportRequest, collection: Collection, sections: Sequence[Section]) -> list[str]:
+    rows = [row for section in sections for row in section.rows]
     warnings = []
     if failed := collection.failed():
         counts = Counter(run.status.lower() for run in failed)
         states = ", ".join(f"{count} {state}" for state, count in counts.items())
         warnings.append(f"{len(failed)} runs did not finish ({states}); they are in the list of all runs.")
+    if incomplete := sum(row.incomplete for row in rows):
+        warnings.append(f"{incomplete} of {len(rows)} rows lack runs; they are marked.")
     if waiting := collection.without_results(request.split):
         warnings.append(f"{len(waiting)} finished runs have no results on {request.split} and are in no table.")
     if mixed := mixed_settings(row.group for row in rows if row.group is not None):
         warnings.append(
             f"Rows average over runs of the same seed that differ in {', '.join(mixed)}: add these to group_by."
         )
-    if any(row.number == 1 for row in rows):
-        single = sum(row.number == 1 for row in rows)
+    if single := sum(row.number == 1 for row in rows):
         warnings.append(f"{single} of {len(rows)} rows have a single seed: their differences say nothing about chance.")
     return warnings
 

@@ -31,6 +31,8 @@ class TrainedRun:
         code: digest of the training code.
         settings: parameter or option of the method -> value as text, without the seed and what does not change the result.
         metrics: the last value of every metric, ``test/...`` of its newest evaluation on test included.
+        logged: parameters and tags as logged, of everything that was set.
+        planned_as: the places among the tables of `reproduce` that it was trained for; empty = for none.
     """
 
     run_id: str
@@ -44,6 +46,8 @@ class TrainedRun:
     code: str
     settings: Mapping[str, str]
     metrics: Mapping[str, float]
+    logged: Mapping[str, str]
+    planned_as: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,14 @@ def _trained_run(record: RunRecord, tested: Mapping[str, float]) -> TrainedRun:
         code=record.tags.get("mm.code", ""),
         settings=settings_of(record.parameters, record.tags),
         metrics={**tested, **record.metrics},
+        logged=_logged(record),
+        planned_as=record.tags.get("mm.row", "") if "mm.job" in record.tags else "",
     )
+
+
+def _logged(record: RunRecord) -> dict[str, str]:
+    kept = (names.CONFIG_PREFIX, METHOD_PREFIX, "mm.method")
+    return {name: text for name, text in {**record.parameters, **record.tags}.items() if name.startswith(kept)}
 
 
 def settings_of(parameters: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:

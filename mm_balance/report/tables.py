@@ -80,6 +80,27 @@ class Row:
         return difference(self.group.values(metric), self.base.values(metric))
 
 
+@dataclass(frozen=True)
+class Section:
+    """Rows that belong together.
+
+    Attributes:
+        name: of its table's files.
+        title: its heading.
+        labels: headings of the label columns.
+        rows: its rows.
+        notes: sentences below its table.
+        compared: whether it is a table of results; otherwise only what it measures is of interest.
+    """
+
+    name: str
+    title: str
+    labels: Sequence[str]
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
+    compared: bool = True
+
+
 def accuracies(split: str, modalities: Sequence[str]) -> list[Measure]:
     """Return the accuracies of a split: fused and of each modality alone."""
     return [
@@ -286,7 +307,7 @@ def _alone(row: Row) -> Row:
     return Row(row.labels, row.group)
 
 
-def gap_measures(split: str, leading: str) -> list[Measure]:
+def gap_measures(split: str) -> list[Measure]:
     """Return the measures of the table of gaps: on the split, on validation, and on training samples at the last refit."""
     return [
         *([] if split == "val" else [Measure(f"{split}/gap_mean", f"mean gap, {split}")]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from mm_balance.config import (
@@ -18,7 +19,7 @@ from mm_balance.config import (
 from mm_balance.config.resolve import PRESETS
 from mm_balance.errors import UserError
 from mm_balance.methods import find_method
-from mm_balance.reproduction.tables import QUICK, Row, Table
+from mm_balance.reproduction.tables import DATA, QUICK, Row, Table
 from mm_balance.workflow.plans import StagePlan, trial_plan, warmup_plan
 from mm_balance.workflow.provenance import FollowedWarmup, Provenance, recorded_parameters, warmup_settings
 
@@ -109,6 +110,20 @@ def base_settings(preset: str, dataset: str | None = None, **machine: Any) -> di
     if not dataset.endswith(".csv"):
         raise UserError(f"dataset={dataset}: give the path of a manifest.csv, or leave it out for preset={preset}")
     return {"dataset": dataset, **({} if preset == OWN else {"preset": str(PRESETS / f"{preset}.yaml")}), **machine}
+
+
+def preset_of(dataset: str, preset: str) -> str:
+    """Return the name under which a data set has its tables: the inverse of ``base_settings``.
+
+    Args:
+        dataset: value of the parameter ``dataset`` of its runs.
+        preset: value of their parameter ``preset``.
+    """
+    if preset == QUICK:
+        return QUICK
+    if not dataset.endswith(".csv"):
+        return dataset
+    return next((name for name in DATA if Path(preset).name == f"{name}.yaml"), OWN)
 
 
 def configuration(row: Row, base: Mapping[str, Any], seed: int) -> Config:
