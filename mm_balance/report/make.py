@@ -25,7 +25,10 @@ from mm_balance.report.runs import Collection, TrainedRun, collect
 from mm_balance.report.statistics import spread
 from mm_balance.report.table import LEFT, Cell, Column, ReportTable
 from mm_balance.report.tables import (
+    DETECTION,
+    GAPS,
     ID,
+    RESULTS,
     Measure,
     Section,
     accuracies,
@@ -90,7 +93,12 @@ def make_report(request: ReportRequest) -> Report:
             *([] if agreements is None else [agreements]),
         ],
         figures=[
-            *(figure for section in sections if section.compared for figure in interval_figures(section, measures)),
+            *(
+                figure
+                for section in sections
+                if RESULTS in section.shows
+                for figure in interval_figures(section, measures)
+            ),
             *training_figures([row for section in sections for row in section.rows], modalities),
         ],
         runs=runs_table(collection, request.split),
@@ -143,20 +151,24 @@ def _baseline_note(baseline: Mapping[str, str]) -> list[str]:
 def _tables(section: Section, measures: Sequence[Measure], modalities: Sequence[str], split: str) -> list[ReportTable]:
     name, title, labels, rows = section.name, section.title, section.labels, section.rows
     leading = modalities[0] if modalities else "the first modality"
-    gaps = measure_table(
-        f"{name}_gaps", f"{title}: modality gap and its mixture at the end", labels, rows, gap_measures(split),
-        [f"Positive gap: {leading} is ahead. Training samples are memorized; validation samples cannot be."],
-    )  # fmt: skip
-    detection = measure_table(
-        f"{name}_detection", f"{title}: detection of planted corruption (AUC, training samples)", labels, rows,
-        detection_measures(modalities),
-        [
-            "Area under the ROC curve at the last refit, 0.5 = chance. Signed gaps and doubts: for samples corrupted in that "
-            "modality; the others: for all corrupted samples."
-        ],
-    )  # fmt: skip
-    results = [results_table(name, title, labels, rows, measures, section.notes)] if section.compared else []
-    return [*results, *(table for table in (gaps, detection) if table is not None)]
+    made: dict[str, ReportTable | None] = {}
+    if RESULTS in section.shows:
+        made[name] = results_table(name, title, labels, rows, measures, section.notes)
+    if GAPS in section.shows:
+        made[GAPS] = measure_table(
+            f"{name}_gaps", f"{title}: modality gap and its mixture at the end", labels, rows, gap_measures(split),
+            [f"Positive gap: {leading} is ahead. Training samples are memorized; validation samples cannot be."],
+        )  # fmt: skip
+    if DETECTION in section.shows:
+        made[DETECTION] = measure_table(
+            f"{name}_detection", f"{title}: detection of planted corruption (AUC, training samples)", labels, rows,
+            detection_measures(modalities),
+            [
+                "Area under the ROC curve at the last refit, 0.5 = chance. Signed gaps and doubts: for samples corrupted in that "
+                "modality; the others: for all corrupted samples."
+            ],
+        )  # fmt: skip
+    return [table for table in made.values() if table is not None]
 
 
 def _sentences(
@@ -168,9 +180,9 @@ def _sentences(
 ) -> list[str]:
     finished = collection.with_results(request.split)
     number = sum(row.group is not None for section in sections for row in section.rows)
-    sentences = [f"{len(finished)} runs with results on {request.split}, in {number} rows of the same settings."]
+    sentences = [f"{len(finished)} runs with results on {request.split}; {number} rows of tables."]
     for section in sections:
-        if section.compared:
+        if RESULTS in section.shows:
             sentences += _comparisons(section, measures[0])
     if len(modalities) > 1:
         for data in dict.fromkeys(run.data for run in finished):

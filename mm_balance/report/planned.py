@@ -11,14 +11,17 @@ from mm_balance.report import cited
 from mm_balance.report.cited import CitedNumber
 from mm_balance.report.groups import Group
 from mm_balance.report.runs import Collection, TrainedRun
-from mm_balance.report.tables import Row, Section
+from mm_balance.report.tables import DETECTION, GAPS, RESULTS, Row, Section
 from mm_balance.reproduction.plan import Place, configuration, preset_of, settings_of
 from mm_balance.reproduction.tables import Row as PlannedRow
 from mm_balance.reproduction.tables import Table, tables_of
 
-DETECTION = "detection"
-GROUPS: Mapping[str, str] = {"optimizer": "optimizer", DETECTION: "kind of corruption", "regimes": "regime"}
+GROUPS: Mapping[str, str] = {"optimizer": "optimizer", "detection": "kind of corruption", "regimes": "regime"}
 """Table -> what its groups are."""
+SHOWS: Mapping[str, Sequence[str]] = {
+    "ablation": (RESULTS, GAPS), "detection": (DETECTION,), "regimes": (RESULTS, DETECTION),
+}  # fmt: skip
+"""Table -> what is made of its rows, where that is more or other than results."""
 LOST_ORDER = (
     "The paper's rows without its first, second and third term (which of them is the gap, the shift and the hard term is lost): "
     + "; ".join(
@@ -98,7 +101,7 @@ def _section(table: Table, planned: PlannedRuns, split: str) -> Section:
             f"Baseline: the row {table.baseline}{' of the same ' + GROUPS[table.name] if table.name in GROUPS else ''}.",
             *([LOST_ORDER] if table.name == "ablation" else []),
         ],
-        compared=table.name != DETECTION,
+        shows=SHOWS.get(table.name, (RESULTS,)),
     )
 
 

@@ -15,6 +15,7 @@ from mm_balance.report.table import EMPTY, LEFT, MISSING, Cell, Column, ReportTa
 
 TITLES = {STAGE: "entry point", "dataset": "data set", "corruption_kind": "kind of corruption"}
 """Setting -> its heading, where that is not its name with spaces."""
+RESULTS, GAPS, DETECTION = "results", "gaps", "detection"
 ID = 8
 """Characters of a run's id that are shown."""
 
@@ -90,7 +91,7 @@ class Section:
         labels: headings of the label columns.
         rows: its rows.
         notes: sentences below its table.
-        compared: whether it is a table of results; otherwise only what it measures is of interest.
+        shows: which tables are made of these rows: ``RESULTS``, ``GAPS``, ``DETECTION``.
     """
 
     name: str
@@ -98,7 +99,7 @@ class Section:
     labels: Sequence[str]
     rows: Sequence[Row]
     notes: Sequence[str] = ()
-    compared: bool = True
+    shows: Sequence[str] = (RESULTS, GAPS, DETECTION)
 
 
 def accuracies(split: str, modalities: Sequence[str]) -> list[Measure]:

@@ -12,7 +12,9 @@ ACCURACIES = {
 _count = [0]
 
 
-def record(method="concat", seed=1, *, status="FINISHED", stage="train", settings=(), metrics=None, tags=(), parameters=()):
+def record(
+    method="concat", seed=1, *, status="FINISHED", stage="train", settings=(), metrics=None, tags=(), parameters=()
+):
     """One run; ``settings`` are parameters by name."""
     _count[0] += 1
     values = {"dataset": "digits", "modalities": "audio,visual", "method": method, "seed": str(seed), **dict(settings)}
@@ -22,7 +24,14 @@ def record(method="concat", seed=1, *, status="FINISHED", stage="train", setting
         status=status,
         metrics=metrics or {},
         parameters={**{f"config/{name}": value for name, value in values.items()}, **dict(parameters)},
-        tags={"mm.stage": stage, "mm.method": method, "mm.dataset": "digits", "mm.seed": str(seed), "mm.code": "c", **dict(tags)},
+        tags={
+            "mm.stage": stage,
+            "mm.method": method,
+            "mm.dataset": "digits",
+            "mm.seed": str(seed),
+            "mm.code": "c",
+            **dict(tags),
+        },
     )
 
 

@@ -66,7 +66,9 @@ def test_a_row_is_compared_with_the_control_on_the_same_data():
 def test_of_several_controls_the_one_that_is_most_alike_then_the_best_on_validation():
     def run(method, weight, accuracy, rate="0.1", seed=1):
         settings = {"learning_rate": rate}
-        return record(method, seed, settings=settings, parameters={"method/weight": weight}, metrics={"val/accuracy": accuracy})
+        return record(
+            method, seed, settings=settings, parameters={"method/weight": weight}, metrics={"val/accuracy": accuracy}
+        )
 
     records = [
         run("gce", "4", 0.9), run("concat_unimodal", "1", 0.7), run("concat_unimodal", "2", 0.8),

@@ -9,7 +9,9 @@ EVIL = "</td><script>document.title='broken'</script>"
 
 
 def report():
-    table = ReportTable("results", f"Results {EVIL}", [Column(EVIL)], [[Cell(EVIL, strong=True)]], [], [EVIL], frozenset({0}))
+    table = ReportTable(
+        "results", f"Results {EVIL}", [Column(EVIL)], [[Cell(EVIL, strong=True)]], [], [EVIL], frozenset({0})
+    )
     runs = ReportTable("runs", "All runs", [Column("run")], [[Cell("1")]])
     figure = ReportFigure("differences", EVIL, EVIL, {".svg": b"<svg></svg>", ".png": b""})
     return Report(EVIL, {"experiments": EVIL}, [EVIL], [table], [figure], runs, [EVIL])

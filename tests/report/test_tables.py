@@ -34,7 +34,9 @@ def example_table(**more):
 
 
 def texts(table, number):
-    return dict(zip([column.title for column in table.columns], [cell.text for cell in table.rows[number]], strict=True))
+    return dict(
+        zip([column.title for column in table.columns], [cell.text for cell in table.rows[number]], strict=True)
+    )
 
 
 def test_cells_are_mean_deviation_paired_difference_interval_and_adjusted_p():
@@ -114,7 +116,9 @@ def test_markdown_cells_cannot_break_the_table_or_become_markup():
 
 def test_latex_escapes_every_special_character_and_leaves_run_ids_out():
     text = latex(simple_table("a_b & 50 % #1 $x$ {y} ~ ^ \\ <", strong=True))
-    assert r"\textbf{a\_b \& 50 \% \#1 \$x\$ \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{} $<$} & " in text
+    assert (
+        r"\textbf{a\_b \& 50 \% \#1 \$x\$ \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{} $<$} & " in text
+    )
     assert r" & $-$1.5 $\pm$ 0.2 \\" in text
     assert "abc" not in text
     assert r"\toprule" in text
