@@ -108,11 +108,12 @@ def make_report(request: ReportRequest) -> Report:
 def _sections(request: ReportRequest, collection: Collection, runs: Sequence[TrainedRun]) -> list[Section]:
     """Return the tables of `reproduce` first, then all other runs; everything in one if the user says how to group."""
     chosen = request.group_by is not None or request.baseline is not None
-    sections = (
-        []
-        if chosen
-        else [item for planned in planned_runs(collection) for item in planned_sections(planned, request.split)]
-    )
+    calls = [] if chosen else planned_runs(collection)
+    sections = [
+        section
+        for planned in calls
+        for section in planned_sections(planned, request.split, f"_{planned.preset}" if len(calls) > 1 else "")
+    ]
     shown = {run.run_id for section in sections for row in section.rows if row.group for run in row.group.all_runs}
     others = [run for run in runs if run.run_id not in shown]
     return [*sections, *([_section_of(request, others)] if others else [])]

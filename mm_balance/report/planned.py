@@ -64,18 +64,19 @@ def planned_runs(collection: Collection) -> list[PlannedRuns]:
     ]
 
 
-def planned_sections(planned: PlannedRuns, split: str) -> list[Section]:
+def planned_sections(planned: PlannedRuns, split: str, suffix: str = "") -> list[Section]:
     """Return the tables of which at least one row was trained.
 
     Args:
         planned: the runs.
         split: split of the results.
+        suffix: of the tables' names, to tell them from those of another data set.
     """
-    sections = [_section(table, planned, split) for table in tables_of(planned.preset)]
+    sections = [_section(table, planned, split, suffix) for table in tables_of(planned.preset)]
     return [section for section in sections if any(row.group or row.failed for row in section.rows)]
 
 
-def _section(table: Table, planned: PlannedRuns, split: str) -> Section:
+def _section(table: Table, planned: PlannedRuns, split: str, suffix: str) -> Section:
     groups = [_group_of(row, planned, split) for row in table.rows]
     bases = {
         row.group: found for row, found in zip(table.rows, groups, strict=True) if row.name == table.baseline and found
@@ -91,7 +92,6 @@ def _section(table: Table, planned: PlannedRuns, split: str) -> Section:
         )
         for row, found in zip(table.rows, groups, strict=True)
     ]
-    suffix = "" if planned.preset == planned.base["dataset"] else f"_{planned.preset}"
     return Section(
         name=f"{table.name}{suffix}",
         title=f"{table.title}, {_data_name(planned)}",
