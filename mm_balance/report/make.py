@@ -126,7 +126,7 @@ def _section_of(request: ReportRequest, runs: Sequence[TrainedRun]) -> Section:
     rows = rows_of_groups(groups, baseline)
     if request.baseline is not None and not any(row.base for row in rows):
         raise UserError(f"baseline={request.baseline}: no row can be compared with a row of these settings")
-    return Section("results", f"Accuracy on {request.split}", keys, rows, _baseline_note(baseline))
+    return Section("results", f"Results on {request.split}", keys, rows, _baseline_note(baseline))
 
 
 def _nothing(request: ReportRequest, collection: Collection) -> str:

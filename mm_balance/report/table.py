@@ -101,7 +101,7 @@ def latex(table: ReportTable) -> str:
     head = [table.columns[number].title for number in shown]
     frame = pd.DataFrame(
         [[_latex_cell(row[number]) for number in shown] for row in table.rows],
-        columns=_unique([_latex_text(title) for title in head]),
+        columns=_unique([_latex_heading(title) for title in head]),
     )
     body = frame.style.hide(axis="index").to_latex(
         hrules=True, column_format="".join("r" if table.columns[number].side == RIGHT else "l" for number in shown)
@@ -121,6 +121,22 @@ def latex(table: ReportTable) -> str:
             "",
         ]
     )
+
+
+LONGEST_HEADING = 11
+"""Characters of a LaTeX heading in one line."""
+
+
+def _latex_heading(title: str) -> str:
+    """Set a long heading in lines, broken at spaces: headings, not numbers, make tables too wide for a page."""
+    lines: list[str] = []
+    for word in title.split(" "):
+        if lines and len(lines[-1]) + 1 + len(word) <= LONGEST_HEADING:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    stacked = r" \\ ".join(_latex_text(line) for line in lines)
+    return stacked if len(lines) == 1 else f"\\shortstack{{{stacked}}}"
 
 
 def _unique(titles: Sequence[str]) -> list[str]:
