@@ -33,6 +33,7 @@ from mm_balance.report.tables import (
     Section,
     accuracies,
     compared_rows,
+    counted,
     detection_measures,
     difference_text,
     gap_measures,
@@ -181,7 +182,9 @@ def _sentences(
 ) -> list[str]:
     finished = collection.with_results(request.split)
     number = sum(row.group is not None for section in sections for row in section.rows)
-    sentences = [f"{len(finished)} runs with results on {request.split}; {number} rows of tables."]
+    sentences = [
+        f"{counted(len(finished), 'run')} with results on {request.split}; {counted(number, 'row')} of tables."
+    ]
     for section in sections:
         if RESULTS in section.shows:
             sentences += _comparisons(section, measures[0])
@@ -199,7 +202,7 @@ def _comparisons(section: Section, measure: Measure) -> list[str]:
     named = [f"{row.name}: {difference_text(pair, measure)}" for row, pair in tested if pair.distinct]
     verb = "differ" if len(named) > 1 else "differs"
     first = (
-        f"{section.title}: of {len(tested)} rows compared with the baseline by {measure.title} accuracy, "
+        f"{section.title}: of {counted(len(tested), 'row')} compared with the baseline by {measure.title} accuracy, "
         f"{len(named) or 'none'} {verb} from it (p adjusted over these rows){', by so many points:' if named else '.'}"
     )
     more = len(named) - MOST_NAMED
@@ -212,7 +215,9 @@ def _who_is_ahead(runs: Sequence[TrainedRun], data: str, modalities: Sequence[st
         return []
     other = modalities[1] if len(modalities) == 2 else "another modality"
     ahead = modalities[0] if found.mean > 0 else other
-    return [f"On {data}, {ahead} is ahead: mean gap on validation {found.mean:+.2f}, over {found.n} runs of all rows."]
+    return [
+        f"On {data}, {ahead} is ahead: mean gap on validation {found.mean:+.2f}, over {counted(found.n, 'run')} of all rows."
+    ]
 
 
 def _warnings(request: ReportRequest, collection: Collection, sections: Sequence[Section]) -> list[str]:
@@ -221,17 +226,19 @@ def _warnings(request: ReportRequest, collection: Collection, sections: Sequence
     if failed := collection.failed():
         counts = Counter(run.status.lower() for run in failed)
         states = ", ".join(f"{count} {state}" for state, count in counts.items())
-        warnings.append(f"{len(failed)} runs did not finish ({states}); they are in the list of all runs.")
+        warnings.append(f"{counted(len(failed), 'run')} did not finish ({states}): see the list of all runs.")
     if incomplete := sum(row.incomplete for row in rows):
-        warnings.append(f"{incomplete} of {len(rows)} rows lack runs; they are marked.")
+        warnings.append(f"Runs are missing in {incomplete} of {counted(len(rows), 'row')}, which are marked.")
     if waiting := collection.without_results(request.split):
-        warnings.append(f"{len(waiting)} finished runs have no results on {request.split} and are in no table.")
+        warnings.append(f"{counted(len(waiting), 'finished run')} without results on {request.split}, in no table.")
     if mixed := mixed_settings(row.group for row in rows if row.group is not None):
         warnings.append(
             f"Rows average over runs of the same seed that differ in {', '.join(mixed)}: add these to group_by."
         )
     if single := sum(row.number == 1 for row in rows):
-        warnings.append(f"{single} of {len(rows)} rows have a single seed: their differences say nothing about chance.")
+        warnings.append(
+            f"A single seed in {single} of {counted(len(rows), 'row')}: differences say nothing about chance."
+        )
     return warnings
 
 
@@ -255,5 +262,7 @@ def runs_table(collection: Collection, split: str) -> ReportTable:
                 "code": run.code, **run.settings, **dict(sorted(run.metrics.items())),
             }
         )  # fmt: skip
-    notes = [f"{collection.nested} runs that belong to another one (stages of main, trials of a study) are left out."]
+    notes = [
+        f"{counted(collection.nested, 'run')} that belong to another one (stages of main, trials of a study, warm-ups) left out."
+    ]
     return ReportTable("runs", "All runs", columns, rows, numbers, notes if collection.nested else [])

@@ -102,6 +102,11 @@ class Section:
     shows: Sequence[str] = (RESULTS, GAPS, DETECTION)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 row``, ``2 rows``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def accuracies(split: str, modalities: Sequence[str]) -> list[Measure]:
     """Return the accuracies of a split: fused and of each modality alone."""
     return [
@@ -280,7 +285,7 @@ def _notes(rows: Sequence[Row], compared: Sequence[Measure], sources: Sequence[s
             "error."
         )
     if repeated := sum(row.group.repeated for row in rows if row.group is not None):
-        notes.append(f"{repeated} older runs with the same settings and seed are left out.")
+        notes.append(f"{counted(repeated, 'older run')} with the same settings and seed left out.")
     codes = {run.code for row in rows if row.group for run in row.group.all_runs}
     if len(codes) > 1:
         notes.append(f"These runs were trained by {len(codes)} versions of the training code.")

@@ -41,8 +41,8 @@ def test_any_runs_give_a_page_tables_for_papers_and_figures(trained, tmp_path):
 def test_on_test_only_tested_runs_are_rows_and_the_others_are_counted(trained, capsys):
     assert do("report") == 0
     told = capsys.readouterr().out
-    assert "1 runs with results on test" in told
-    assert "1 finished runs have no results on test" in told
+    assert "1 run with results on test" in told
+    assert "1 finished run without results on test" in told
 
 
 @pytest.mark.parametrize(
