@@ -53,6 +53,11 @@ def test_cremad_is_prepared_and_trained_on(store, launch):
     assert parent.data.tags["mm.data_digest"] == run.data.tags["mm.data_digest"]
     assert artifacts(parent, "data") >= {"data/card.md", "data/contact_sheet.png"}
 
+    assert do("report") == 0
+    (line,) = csv.DictReader(fetch(by_stage()["report"], "tables/human_agreement.csv").read_text().splitlines())
+    assert (line["method"], line["n"], line["run"]) == ("gap_mixture", "12", parent.info.run_id)
+    assert -1 <= float(line["low"]) <= float(line["correlation"]) <= float(line["high"]) <= 1
+
 
 def test_grid_is_cut_prepared_and_trained_on(store, capsys):
     source = make_grid(store / "GRID", grid_names(10, "af"))
