@@ -224,6 +224,9 @@ VALIDATION_MIXTURE_FILE = "validation_mixture.json"
 VALIDATION_GAPS_FILE = "validation_gaps.parquet"
 SUMMARY_TABLE = "summary"
 DENSITY_IMAGE_KEY = "gmm/density"
+FIRST_IMAGE_KEY = "balance/density"
+"""The same image once more, first on a run's page: MLflow sorts sections by name, and in `gmm` a dozen charts come before it. MLflow's
+slider begins at step 0, which has the first fit."""
 STUDY_FOLDER = "study"
 STUDY_PAGE = "study/figures.html"
 STUDY_TABLE = "study/trials"
@@ -254,8 +257,8 @@ ARTIFACTS = {
     "trained with it",
     f"{REFITS_FOLDER}/epoch_NNNN/{VALIDATION_GAPS_FILE}": "the same columns, one row per validation sample; the posterior is that of "
     "the validation mixture",
-    f"{SUMMARY_TABLE}.csv": "single numbers of a nested run (`selection/...`, `cost/...`, `time/...`) with their meaning (`.json`: the "
-    "UI's table)",
+    f"{SUMMARY_TABLE}.csv": "single numbers of a nested run (`selection/...`, `cost/...`, `time/...`) with their meaning "
+    "(`.json`: the UI's table)",
     GAP_FIGURE: "the first fit of stage 2 (the paper's Fig. 2)",
     EVOLUTION_FIGURE: "all fits of the run, if there are several (the paper's Fig. 3)",
     ACCURACY_FIGURE: "validation accuracy per modality over epochs (the paper's Fig. 4)",

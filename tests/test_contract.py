@@ -79,8 +79,8 @@ def test_defaults():
         "posterior_weighting": "posterior", "posterior_source": "refit", "gap_gradient": "both",
         "anneal": "cosine", "anneal_start": 1.0, "anneal_end": 0.1, "run_id": "none", "split": "test",
         "learning_rate_hold": 0, "protocol": "published", "resampler": "soxr_hq", "source": "none", "method": "gap_mixture",
-        "frames_as": "images", "method_options": "none", "probe": False, "deterministic": False, "system_metrics": False, "worst": 100, "against": "none",
-        "register_as": "none",
+        "frames_as": "images", "method_options": "none", "probe": False, "deterministic": False, "worst": 100, "against": "none",
+        "register_as": "none", "system_metrics": False,
     }  # fmt: skip
     assert {name: value for name, value in defaults.items() if value != "auto"} == fixed
     assert COMMANDS["train"].defaults == {"method": "concat"}

@@ -26,7 +26,7 @@ DESCRIPTION = """Runs of MM-Balance: how far one modality lags behind another, s
 
 - A run of `main` has the warm-up, the second stage and the test as nested runs (`+` in the table). `both_stages/...` are its series
 over both stages, `test/...` its results; its description says who is ahead.
-- A nested stage has the image `gmm/density`: gaps and their mixture, with a slider of epochs.
+- A nested stage has the image `balance/density`: gaps and their mixture, with a slider of epochs; click it to see it in full size.
 - `val/gap_mean` is the mean gap on validation: positive = the first modality is ahead. Gaps of training samples (`gap/...`) shrink by
 memorizing alone.
 - Columns and charts chosen for these runs: put `?viewStateShareKey=mm-balance` behind this page's address."""
