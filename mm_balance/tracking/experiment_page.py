@@ -78,7 +78,7 @@ def view_state(modalities: Sequence[str]) -> str:
         for title, metrics in members.items()
     ]
     columns = [
-        *(f"tags.`{name}`" for name in ("mm.changed", "mm.stage", "mm.method", "mm.seed")),
+        *(f"tags.`{name}`" for name in ("mm.method", "mm.dataset", "mm.seed", "mm.changed", "mm.stage")),
         *(f"metrics.`{name}`" for name in _results(modalities)),
     ]
     state = {
