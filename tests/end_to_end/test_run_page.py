@@ -123,8 +123,8 @@ def page(ui, run, part=""):
 
 
 IN_SIGHT = """
-(() => {
-  const element = document.querySelector('%s');
+((name) => {
+  const element = document.querySelector(name);
   if (!element) return null;
   const box = element.getBoundingClientRect();
   const middle = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
@@ -132,13 +132,13 @@ IN_SIGHT = """
     top: box.top, bottom: box.bottom, left: box.left, right: box.right, width: box.width, height: box.height,
     uncovered: element === middle || element.contains(middle) || middle?.contains(element),
   };
-})()
+})
 """
 PICTURE = 'img[src*="balance~density"]'
 
 
 def check_in_sight(browser, element):
-    box = browser.ask(IN_SIGHT % element)
+    box = browser.ask(f"{IN_SIGHT}('{element}')")
     assert 0 <= box["top"] < box["bottom"] <= 1000, box
     assert 0 <= box["left"] < box["right"] <= 1600, box
     assert box["uncovered"], box
@@ -148,9 +148,8 @@ def check_in_sight(browser, element):
 def test_the_density_and_its_slider_are_in_sight_on_the_page_of_stage_2(ui, browser):
     """At 1600 x 1000, where a page is opened for the first time, without scrolling."""
     browser.open(page(ui, ui[1]["adaptive"], "/model-metrics"))
-    browser.wait_for(
-        "document.querySelector('[role=slider]') && document.querySelector('%s')?.naturalWidth > 0" % PICTURE
-    )
+    browser.wait_for("!!document.querySelector('[role=slider]')")
+    browser.wait_for(f"document.querySelector('{PICTURE}').naturalWidth > 0")
     box = check_in_sight(browser, PICTURE)
     assert box["width"] > 150, "a picture, no icon"
     check_in_sight(browser, "[role=slider]")

@@ -66,13 +66,13 @@ class Browser:
         return answer["result"].get("value")
 
     def wait_for(self, expression: str) -> Any:
-        """The value of an expression as soon as there is one that counts as true."""
+        """The value of an expression as soon as there is one that counts as true; until then it may also be an error."""
         last = time.monotonic() + SECONDS
         while time.monotonic() < last:
-            if found := self.ask(expression):
+            if found := self.ask(f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()"):
                 return found
             time.sleep(0.1)
-        raise AssertionError(f"never on the page: {expression}\n{self.ask('document.body.innerText')[:2000]}")
+        raise AssertionError(f"never on the page: {expression}\n{self.ask('document.body?.innerText')}")
 
     def press(self, key: str) -> None:
         """Press a key, such as ``ArrowRight``, where the page has its focus."""
