@@ -72,8 +72,9 @@ def study_page(study: str, figures: Mapping[str, Any], complete: int) -> str:
     title = html.escape(f"Study {study}: {complete} complete trials")
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        "<style>html { overflow-y: scroll; } body { font-family: DejaVu Sans, Arial, sans-serif; margin: 1.5rem; } .figure { overflow-x: auto; } "
-        "h1 { font-size: 1.3rem; overflow-wrap: anywhere; } h2 { font-size: 1.05rem; margin-top: 2rem; }</style></head>\n"
+        "<style>html { overflow-y: scroll; } body { font-family: DejaVu Sans, Arial, sans-serif; margin: 1.5rem; }"
+        " h1 { font-size: 1.3rem; overflow-wrap: anywhere; } h2 { font-size: 1.05rem; margin-top: 2rem; }"
+        " .figure { overflow-x: auto; }</style></head>\n"
         f"<body><h1>{title}</h1>\n{chr(10).join(parts)}\n</body></html>\n"
     )
 
