@@ -32,7 +32,9 @@ def glossary() -> str:
     parts.append(_table("the same for methods that doubt (`posterior_discount`, `loss_mixture`)", names.DOUBT_METRICS))
     parts.append(_table("by some methods, per epoch", names.METHOD_METRICS))
     parts.append(_table("on the run of `main`, copied from its nested stages", names.BOTH_STAGES_METRICS))
-    parts.append(_table("at the end of a stage", names.SELECTION_METRICS | names.COST_METRICS | names.TRACKING_METRICS))
+    title = f"at the end of a stage; on nested runs in the table `{names.SUMMARY_TABLE}.json`"
+    parts.append(_table(title, names.SUMMARY_METRICS))
+    parts.append(_table("during training with `system_metrics=true`, by MLflow's monitor", names.SYSTEM_METRICS))
     parts.append(_table("by `evaluate` with `probe=true`", names.PROBE_METRICS))
     parts.append(_table("by `prepare`", names.DATA_METRICS))
     parts.append(_table("by `study`, on its own run", names.STUDY_METRICS))

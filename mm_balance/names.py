@@ -125,6 +125,20 @@ TRACKING_METRICS = {
     "time/refit_logging_seconds": "mean seconds of logging per refit: plots, tables, metrics",
 }
 
+SUMMARY_METRICS = SELECTION_METRICS | COST_METRICS | TRACKING_METRICS
+"""Single numbers of a stage. They are metrics of a run without parent; a nested run has them in ``SUMMARY_TABLE``, because MLflow
+draws a chart of every metric, also of one with one point."""
+
+SYSTEM_METRICS = {
+    "system/cpu_utilization_percentage": "use of all CPU cores",
+    "system/system_memory_usage_<unit>": "memory used on the machine, `percentage` or `megabytes`",
+    "system/disk_<what>": "`usage_percentage`, `usage_megabytes` and `available_megabytes` of the root disk",
+    "system/network_<what>_megabytes": "`receive` and `transmit` since training began",
+    "system/gpu_<number>_<what>": "of each GPU: `utilization_percentage`, `memory_usage_...`, `power_usage_...`",
+}
+"""Logged by MLflow's monitor during training with ``system_metrics=true``, each the mean over an interval; step = number of the
+interval (10 seconds)."""
+
 DATA_METRICS = {
     "data/train": "training samples",
     "data/val": "validation samples",
@@ -200,7 +214,6 @@ CHECKPOINT_BEST = "best"
 GAP_FIGURE = "figures/gap_mixture.png"
 EVOLUTION_FIGURE = "figures/mixture_evolution.png"
 ACCURACY_FIGURE = "figures/unimodal_accuracy.png"
-EXPLORER_FILE = "explorer.html"
 EVALUATION_FOLDER = "evaluation"
 CONFUSION_FIGURE = "evaluation/confusion.png"
 RELIABILITY_FIGURE = "evaluation/reliability.png"
@@ -212,7 +225,11 @@ DENSITY_FILE = "density.png"
 GAPS_FILE = "gaps.parquet"
 VALIDATION_MIXTURE_FILE = "validation_mixture.json"
 VALIDATION_GAPS_FILE = "validation_gaps.parquet"
+SUMMARY_TABLE = "summary"
 DENSITY_IMAGE_KEY = "gmm/density"
+FIRST_IMAGE_KEY = "balance/density"
+"""The same image once more, first on a run's page: MLflow sorts sections by name, and in `gmm` a dozen charts come before it. MLflow's
+slider begins at step 0, which has the first fit."""
 STUDY_FOLDER = "study"
 STUDY_PAGE = "study/figures.html"
 STUDY_TABLE = "study/trials"
@@ -247,6 +264,8 @@ ARTIFACTS = {
     "trained with it",
     f"{REFITS_FOLDER}/epoch_NNNN/{VALIDATION_GAPS_FILE}": "the same columns, one row per validation sample; the posterior is that of "
     "the validation mixture",
+    f"{SUMMARY_TABLE}.csv": "single numbers of a nested run (`selection/...`, `cost/...`, `time/...`) with their meaning "
+    "(`.json`: the UI's table)",
     GAP_FIGURE: "the first fit of stage 2 (the paper's Fig. 2)",
     EVOLUTION_FIGURE: "all fits of the run, if there are several (the paper's Fig. 3)",
     ACCURACY_FIGURE: "validation accuracy per modality over epochs (the paper's Fig. 4)",

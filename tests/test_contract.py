@@ -8,7 +8,7 @@ COMMON = """dataset data_dir preset modalities visual_difficulty train_fraction 
 corruption corruption_kind corruption_modality
 resampler audio_normalization image_size frames frames_per_second frame_choice frames_as augment visual_normalization on_error
 encoder fusion batch_size learning_rate learning_rate_schedule learning_rate_hold learning_rate_step learning_rate_decay optimizer
-momentum weight_decay seed device precision deterministic resume_run""".split()
+momentum weight_decay seed device precision deterministic system_metrics resume_run""".split()
 WARMUP = ["warmup_epochs", "warmup_unimodal_weight"]
 LOSS = """loss_form unimodal_weight gap_weight shift_weight hard_weight balanced_fusion_weight posterior_weighting
 posterior_source gap_gradient anneal anneal_start anneal_end""".split()
@@ -82,7 +82,7 @@ def test_defaults():
         "anneal": "cosine", "anneal_start": 1.0, "anneal_end": 0.1, "run_id": "none", "split": "test",
         "learning_rate_hold": 0, "protocol": "published", "resampler": "soxr_hq", "source": "none", "method": "gap_mixture",
         "frames_as": "images", "method_options": "none", "probe": False, "deterministic": False, "worst": 100, "against": "none",
-        "register_as": "none", "experiment": "none", "group_by": "none", "baseline": "none", "out": "none",
+        "register_as": "none", "system_metrics": False, "experiment": "none", "group_by": "none", "baseline": "none", "out": "none",
     }  # fmt: skip
     assert {name: value for name, value in defaults.items() if value != "auto"} == fixed
     assert COMMANDS["train"].defaults == {"method": "concat"}

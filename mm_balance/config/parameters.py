@@ -221,7 +221,7 @@ class OptimizationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Seed, device, preset, resuming."""
+    """Seed, device, preset, resuming, monitoring."""
 
     seed: int = param(0, "seed of the initial weights and the sample order", minimum=0)
     device: str = param(AUTO, "`auto`, `cpu`, `cuda` or `cuda:N`", machine=True, one_process=True)
@@ -236,6 +236,11 @@ class RunConfig:
         "`auto` (the data set's), `quick` (a whole run in seconds), or the path of a YAML file",
         machine=True,
         reference=True,
+    )
+    system_metrics: bool = param(
+        False,
+        "log CPU, memory, disk, network and GPU during training (an NVIDIA GPU needs the package `nvidia-ml-py`)",
+        machine=True,
     )
     resume_run: str | None = param(
         NONE, "id of an unfinished run to continue", machine=True, one_process=True, reference=True

@@ -174,5 +174,7 @@ def publish_confirmation(handle: StudyHandle, comparison: Mapping[str, Any]) -> 
         for row in comparison["rows"]
     ]
     table = ["| seed | best trial | starting configuration | difference |", "|--:|--:|--:|--:|", *cells]
-    handle.parent.describe("\n".join([handle.parent.description(), "", sentence, "", *table]))
+    first, _, rest = handle.parent.description().partition("\n\n")
+    title = "Trained again with new seeds:"
+    handle.parent.describe("\n".join([first, sentence, "", rest, "", title, "", *table]))
     return sentence

@@ -21,6 +21,18 @@ ENOUGH_FOR_IMPORTANCE = 10
 CONTOUR_PARAMETERS = 3
 """Number of most important parameters in the contour plot, which has a panel for every pair; without importances, the first ones."""
 
+TITLES = {
+    "history": "Every trial, and the best so far",
+    "slice": "The objective against each parameter; darker = later trial",
+    "importance": "Share of each parameter in the differences between trials",
+    "parallel_coordinate": "All parameters of each trial as one line",
+    "contour": "The objective against pairs of parameters, interpolated between the trials (dots)",
+    "pareto": "Both objectives of each trial",
+}
+"""Figure -> its heading on the page."""
+HEIGHTS = {"contour": 850}
+"""Figure -> height in pixels, where plotly's own is too small."""
+
 
 def log_figures(handle: StudyHandle, trials: Sequence[FrozenTrial]) -> None:
     """Log all figures as one self-contained interactive page and as images, on the study's run."""
@@ -36,30 +48,33 @@ def log_figures(handle: StudyHandle, trials: Sequence[FrozenTrial]) -> None:
         handle.parent.log_figure(render(image), f"{names.STUDY_FOLDER}/{name}.png")
 
 
-def study_page(name: str, figures: Mapping[str, Any], complete: int) -> str:
+def study_page(study: str, figures: Mapping[str, Any], complete: int) -> str:
     """Return one HTML page with all interactive figures; it loads nothing from elsewhere.
 
     Args:
-        name: name of the study.
-        figures: name -> plotly figure.
+        study: name of the study.
+        figures: name, a key of ``TITLES`` -> plotly figure.
         complete: number of complete trials.
     """
     parts = []
-    for number, (title, figure) in enumerate(figures.items()):
+    for number, (name, figure) in enumerate(figures.items()):
         figure.update_layout(
-            template="plotly_white", font_family="DejaVu Sans, Arial, sans-serif", colorway=list(MODALITIES)
-        )
+            template="plotly_white", font_family="DejaVu Sans, Arial, sans-serif", colorway=list(MODALITIES), title=None,
+            margin_t=30, height=HEIGHTS.get(name, 450),
+        )  # fmt: skip
         # The library is 4.6 MB: the first figure brings it for all.
         drawing = figure.to_html(include_plotlyjs=number == 0, full_html=False)
-        parts.append(f"<h2>{html.escape(title.replace('_', ' '))}</h2>\n{drawing}")
+        parts.append(f'<h2 id="{name}">{TITLES[name]}</h2>\n<div class="figure">{drawing}</div>')
     if complete < ENOUGH_FOR_IMPORTANCE:
         parts.append(
             f"<p>Importances of parameters are shown from {ENOUGH_FOR_IMPORTANCE} complete trials on; so far: {complete}.</p>"
         )
-    title = html.escape(f"Study {name}: {complete} complete trials")
+    title = html.escape(f"Study {study}: {complete} complete trials")
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        "<style>body { font-family: DejaVu Sans, Arial, sans-serif; margin: 2rem; }</style></head>\n"
+        "<style>html { overflow-y: scroll; } body { font-family: DejaVu Sans, Arial, sans-serif; margin: 1.5rem; }"
+        " h1 { font-size: 1.3rem; overflow-wrap: anywhere; } h2 { font-size: 1.05rem; margin-top: 2rem; }"
+        " .figure { overflow-x: auto; }</style></head>\n"
         f"<body><h1>{title}</h1>\n{chr(10).join(parts)}\n</body></html>\n"
     )
 

@@ -177,12 +177,11 @@ def describe_study(handle: StudyHandle, metrics: Mapping[str, float]) -> str:
         f"**Study `{handle.name}`**: {metrics['study/trials_complete']:.0f} trials complete, "
         f"{metrics['study/trials_pruned']:.0f} pruned, {metrics['study/trials_failed']:.0f} failed, of {handle.target_trials}; "
         f"{metrics['study/epochs']:.0f} epochs trained, {100 * metrics['study/epochs_share']:.0f} % of the same number of full runs.",
-        "",
-        f"Sampler {settings.sampler}, pruner {settings.pruner}, seed {settings.values['seed']}. Nothing was chosen on test data.",
-        "",
     ]
+    how = f"Sampler {settings.sampler}, pruner {settings.pruner}, seed {settings.values['seed']}. Nothing was chosen on test data."
     if best is None:
-        return "\n".join([*lines, *_searched(settings, None), "", "No trial is complete yet."])
+        return "\n".join([*lines, "No trial is complete yet.", "", how, "", *_searched(settings, None)])
+    # MLflow shows only the first lines until one clicks: they have the result.
     values = ", ".join(f"{name} **{value:.4f}**" for name, value in zip(settings.objectives, best.values, strict=True))
     lines += [f"Best: trial {best.number}, {values}."]
     start = configured_trial(handle)
@@ -191,7 +190,7 @@ def describe_study(handle: StudyHandle, metrics: Mapping[str, float]) -> str:
     if len(settings.objectives) > 1:
         front = ", ".join(str(trial.number) for trial in handle.study.best_trials)
         lines += [f"Pareto front: trials {front}; the best is the one best in {settings.objectives[0]}."]
-    lines += ["", f"See [all figures]({page_link(handle.parent, names.STUDY_PAGE)})."]
+    lines += ["", how, "", f"See [all figures]({page_link(handle.parent, names.STUDY_PAGE)})."]
     config = settings.config(best.params)
     command = run_line(config, handle).replace(" -P ", " \\\n        -P ")  # a long line would widen the page in MLflow
     lines += [

@@ -22,6 +22,7 @@ from mm_balance.study.settings import rounded, warmup_is_shared
 from mm_balance.study.trials import CONFIRMATION, DEVICE, EPOCHS, ERROR, ORIGIN, RETRY_OF, RUN, STATUS, all_trials
 from mm_balance.tracking.lookup import open_run, run_link
 from mm_balance.tracking.runs import TrackedRun
+from mm_balance.tracking.system_metrics import system_metrics
 from mm_balance.workflow.plans import trial_plan
 from mm_balance.workflow.report import accuracies, final_validation
 from mm_balance.workflow.runs import run_stage
@@ -180,7 +181,8 @@ def _train(config: Config, data: MultimodalData, run: TrackedRun, stop: Stop, on
     shared = warmup_is_shared(config.values())
     warmup = choose_warmup(config, data) if shared else None
     plan = trial_plan(config, after_warmup=shared)
-    result = train_stage(plan, data, run, stop, warmup=warmup, as_trial=True, on_point=on_point)
+    with system_metrics(run, wanted=config.run.system_metrics):
+        result = train_stage(plan, data, run, stop, warmup=warmup, as_trial=True, on_point=on_point)
     metrics = final_validation(result)
     stage = result.stage
     line = accuracies(metrics, "val", stage.model.modalities, branches=stage.method.sees_others())

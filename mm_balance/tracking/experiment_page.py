@@ -26,12 +26,12 @@ DESCRIPTION = """Runs of MM-Balance: how far one modality lags behind another, s
 
 - A run of `main` has the warm-up, the second stage and the test as nested runs (`+` in the table). `both_stages/...` are its series
 over both stages, `test/...` its results; its description says who is ahead.
-- A nested stage has the image `gmm/density`: gaps and their mixture, with a slider of epochs.
+- A nested stage has the image `balance/density`: gaps and their mixture, with a slider of epochs; click it to see it in full size.
 - `val/gap_mean` is the mean gap on validation: positive = the first modality is ahead. Gaps of training samples (`gap/...`) shrink by
 memorizing alone.
 - Columns and charts chosen for these runs: put `?viewStateShareKey=mm-balance` behind this page's address."""
 
-COLLAPSED = ("gap", "gmm", "cost", "selection", "system", "time", "train", "truth")
+COLLAPSED = ("test", "balance", "gap", "gmm", "cost", "selection", "system", "time", "train", "truth")
 """Sections of charts that start closed: details, and single numbers."""
 
 
@@ -62,13 +62,13 @@ def view_state(modalities: Sequence[str]) -> str:
         modalities: names of the modalities, whose accuracies get columns and lines.
     """
     sections: dict[str, dict[str, list[str]]] = {
-        "Accuracy and gap over both stages": {
+        # MLflow titles a chart of several metrics with their names, so the section says what its charts are.
+        "Both stages: validation accuracy; mean gap; mean abs(gap)": {
             "validation accuracy": _both("val/accuracy", *(f"val/accuracy_{name}" for name in modalities)),
             "mean gap: training, validation": _both("gap/mean", "val/gap_mean"),
             "mean abs(gap): training, validation": _both("gap/mean_abs", "val/gap_mean_abs"),
         },
         "both_stages": {},
-        "test": {},
         "val": {},
         **{name: {} for name in COLLAPSED},
     }
@@ -78,7 +78,7 @@ def view_state(modalities: Sequence[str]) -> str:
         for title, metrics in members.items()
     ]
     columns = [
-        *(f"tags.`{name}`" for name in ("mm.changed", "mm.stage", "mm.method", "mm.seed")),
+        *(f"tags.`{name}`" for name in ("mm.method", "mm.dataset", "mm.seed", "mm.changed", "mm.stage")),
         *(f"metrics.`{name}`" for name in _results(modalities)),
     ]
     state = {

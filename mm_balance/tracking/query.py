@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from mm_balance import names
 from mm_balance.errors import UserError
 from mm_balance.tracking.lookup import NEWEST_FIRST, search_runs, tag_clauses, tracking_uri
 from mm_balance.tracking.runs import TrackedRun
@@ -16,7 +17,10 @@ from mm_balance.tracking.runs import TrackedRun
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Snapshot of a run: its latest metrics, parameters and tags."""
+    """Snapshot of a run: its latest metrics, parameters and tags.
+
+    The single numbers of a nested run are among its metrics only where ``read_run`` has read them.
+    """
 
     run_id: str
     name: str
@@ -31,8 +35,12 @@ class RunRecord:
 
 
 def read_run(run_id: str) -> RunRecord:
-    """Read one run, of any experiment."""
-    return _record(TrackedRun(run_id).read())
+    """Read one run, of any experiment; a nested one with its single numbers, wherever they are (older runs have metrics)."""
+    run = TrackedRun(run_id)
+    record = _record(run.read())
+    if record.parent is None or record.metrics.keys() >= names.SELECTION_METRICS.keys():
+        return record
+    return replace(record, metrics={**record.metrics, **run.summary()})
 
 
 def _record(run: Run) -> RunRecord:

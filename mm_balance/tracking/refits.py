@@ -1,4 +1,7 @@
-"""Artifacts of a refit: ``refits/epoch_NNNN/`` and a step of the image ``gmm/density``. Written and read only here."""
+"""Artifacts of a refit: ``refits/epoch_NNNN/``, and a step of the images ``gmm/density`` and ``balance/density``.
+
+Written and read only here.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def write_refit(
     validation_samples: Sequence[str] = (),
     branches: bool = False,
 ) -> None:
-    """Log a refit: mixtures, density plot and tables, then the plot again as a step of the image.
+    """Log a refit: mixtures, density plot and tables, then the plot again as a step of the images.
 
     Args:
         run: the run to log to.
@@ -58,7 +61,14 @@ def write_refit(
             table.to_parquet(local / names.VALIDATION_GAPS_FILE, index=False)
         for name in _files(with_validation=validation is not None):
             run.log_file(local / name, folder)
-    run.log_step_image(plot, names.DENSITY_IMAGE_KEY, refit.epoch)
+    for key, step in _images(refit.epoch):
+        if not _has_image(run, key, step):  # step 0 keeps the first fit
+            run.log_step_image(plot, key, step)
+
+
+def _images(epoch: int) -> tuple[tuple[str, int], ...]:
+    """Return key and step of the images that a run with a refit after ``epoch`` epochs has."""
+    return (names.DENSITY_IMAGE_KEY, epoch), (names.FIRST_IMAGE_KEY, 0), (names.FIRST_IMAGE_KEY, epoch)
 
 
 def _files(*, with_validation: bool) -> tuple[str, ...]:
@@ -188,7 +198,7 @@ def is_complete(run: TrackedRun, epoch: int, *, with_validation: bool = False) -
                 _read_mixture(path) if name.endswith(".json") else pd.read_parquet(path)
         except (UserError, OSError, ValueError):
             return False
-        return any(_is_complete_image(run, pair, local) for pair in run.step_images(names.DENSITY_IMAGE_KEY, epoch))
+    return all(_has_image(run, key, step) for key, step in _images(epoch))
 
 
 def _fetch(run: TrackedRun, epoch: int, local: Path, *, with_validation: bool) -> dict[str, Path]:
@@ -205,8 +215,13 @@ def _read_gaps(path: Path) -> np.ndarray:
     return pd.read_parquet(path, columns=["gap"])["gap"].to_numpy()
 
 
+def _has_image(run: TrackedRun, key: str, step: int) -> bool:
+    """Whether a step of an image is complete, at least once: the image and its compressed copy."""
+    with TemporaryDirectory() as temporary:
+        return any(_is_complete_image(run, pair, Path(temporary)) for pair in run.step_images(key, step))
+
+
 def _is_complete_image(run: TrackedRun, pair: tuple[str, str], local: Path) -> bool:
-    """Whether a step of the image is complete: the image and its compressed copy."""
     try:
         for path in pair:
             _read_picture(run.fetch(path, local))

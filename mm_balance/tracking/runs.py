@@ -225,8 +225,25 @@ class TrackedRun:
             self._send_batch(metrics=metrics[start : start + METRICS_PER_BATCH])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int, about: ModelOnData | None = None) -> None:
-        """Log one point, now. Metrics that the server already has at this step are skipped."""
-        self.send_missing([MetricPoint(step, int(time.time() * 1000), dict(metrics))], about)
+        """Log one point, now. Metrics that the server already has at this step are skipped.
+
+        A nested run has ``names.SUMMARY_METRICS`` in a table instead, with their newest values.
+        """
+        single = {name: value for name, value in metrics.items() if name in names.SUMMARY_METRICS}
+        if single and self.is_nested():
+            self._write_table(_summary_rows(self.summary() | single), names.SUMMARY_TABLE)
+            metrics = {name: value for name, value in metrics.items() if name not in single}
+        if metrics:
+            self.send_missing([MetricPoint(step, int(time.time() * 1000), dict(metrics))], about)
+
+    def summary(self) -> dict[str, float]:
+        """Return the single numbers in a nested run's table, by the names of the metrics; empty if it has no such table."""
+        path = f"{names.SUMMARY_TABLE}.json"
+        if path not in self.artifact_names(""):
+            return {}
+        table = self.read_json(path)
+        name, value = (table["columns"].index(column) for column in ("name", "value"))
+        return {row[name]: row[value] for row in table["data"]}
 
     def last_step(self, name: str) -> int:
         """Return the largest step at which a metric has been logged; 0 = never."""
@@ -277,10 +294,16 @@ class TrackedRun:
 
     def log_table(self, rows: Sequence[Mapping[str, Any]], path: str) -> None:
         """Log ``rows`` as ``path`` + ``.csv``, and as ``.json`` in the format that the UI shows as a table."""
+        self._write_table(rows, path)
+
+    def _write_table(self, rows: Sequence[Mapping[str, Any]], path: str) -> None:
         frame = pd.DataFrame(list(rows))
         self.log_bytes(frame.to_csv(index=False).encode(), f"{path}.csv")
-        self.log_bytes(frame.to_json(orient="split", index=False).encode(), f"{path}.json")
-        self.set_tags({MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": f"{path}.json", "type": "table"}])})
+        self.log_bytes(frame.to_json(orient="split", index=False, double_precision=15).encode(), f"{path}.json")
+        shown = json.loads(self.read().data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+        table = {"path": f"{path}.json", "type": "table"}
+        if table not in shown:
+            self.set_tags({MLFLOW_LOGGED_ARTIFACTS: json.dumps([*shown, table])})
 
     def log_step_image(self, picture: bytes, key: str, step: int) -> None:
         """Show ``picture`` (the bytes of a PNG file) on the run's page, under ``key`` and with a slider of steps."""
@@ -454,3 +477,12 @@ class TrackedRun:
     def _send_end(self, status: str) -> None:
         """Unlike ``_send_info``, also set the end time."""
         self._client.set_terminated(self.run_id, status)
+
+
+def _summary_rows(values: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return the table of single numbers, in the order of their declaration."""
+    return [
+        {"name": name, "value": values[name], "meaning": meaning}
+        for name, meaning in names.SUMMARY_METRICS.items()
+        if name in values
+    ]

@@ -41,7 +41,6 @@ from mm_balance.tracking.model import load_network
 from mm_balance.tracking.refits import read_gap_table, read_refit, read_validation_table, refit_epochs
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.gap_report import gap_findings
-from mm_balance.workflow.report import LINKED
 from mm_balance.workflow.setup import DATA_SEED, corruption_of, read_data, resolve_device
 from mm_balance.workflow.trained import load_trained
 
@@ -101,10 +100,11 @@ def explore(
 
 
 def _link_from_description(run: TrackedRun) -> None:
-    """Let the run's description, which was written before, begin with a link to the page."""
-    link = f"[{LINKED[names.EXPLORER_FILE]}]({page_link(run, names.EXPLORER_FILE)})"
-    if link not in run.description():
-        run.describe(f"{link}: which modality of which sample is suspect, and why.\n\n{run.description()}")
+    """Let the run's description, which was written before, link to the page: below its first paragraph, which has the results."""
+    link = f"[See and hear the samples]({page_link(run, names.EXPLORER_FILE)})"
+    results, _, rest = run.description().partition("\n\n")
+    if link not in rest:
+        run.describe(f"{results}\n\n{link}: which modality of which sample is suspect, and why.\n\n{rest}")
 
 
 def stage_run(run: TrackedRun) -> TrackedRun:

@@ -184,7 +184,7 @@ def describe_evaluation(
             f"Expected calibration error: {calibration}.",
             f"Model of [{trained.info.run_name}]({page_link(source)}), run `{source.run_id}`, after epoch {epoch}.",
             "",
-            f"See {', '.join(artifact_links(run))}, and the table `{names.CLASS_TABLE}.csv`.",
+            f"See {', '.join(artifact_links(run))}.",
         ]
     )
 
@@ -198,6 +198,8 @@ LINKED = {
     names.CONFUSION_FIGURE: "confusions",
     names.RELIABILITY_FIGURE: "calibration",
     names.CLASS_GAP_FIGURE: "gap per class",
+    f"{names.CLASS_TABLE}.json": "table of classes",
+    f"{names.SUMMARY_TABLE}.json": "times and costs",
 }
 """Artifacts that a run's description links to, where the run has them -> what they show."""
 

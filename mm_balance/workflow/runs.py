@@ -14,6 +14,7 @@ from mm_balance.methods import build_method
 from mm_balance.seeding import set_numerics
 from mm_balance.tracking.model import load_network
 from mm_balance.tracking.runs import ModelOnData, TrackedRun
+from mm_balance.tracking.system_metrics import system_metrics
 from mm_balance.workflow.card import log_data
 from mm_balance.workflow.evaluation_page import publish_evaluation
 from mm_balance.workflow.plans import StagePlan
@@ -52,7 +53,8 @@ def run_stage(
         UserError: see ``train_stage``.
         Interrupted: a stop was requested.
     """
-    result = train_stage(plan, data, run, stop, warmup=warmup, on_point=on_point)
+    with system_metrics(run, wanted=plan.config.run.system_metrics):
+        result = train_stage(plan, data, run, stop, warmup=warmup, on_point=on_point)
     if not nested:
         warmup_epochs = result.progress.epoch if plan.stage == "warmup" else result.progress.first_epoch
         publishing_metrics = publish(result, run, result.progress.points, warmup_epochs)

@@ -193,7 +193,16 @@ def test_the_parameters_that_a_warm_up_depends_on_and_no_more():
 def test_what_may_change_when_a_run_is_continued_is_declared():
     assert {name for name, item in options().items() if item.may_grow} == {"warmup_epochs", "adaptive_epochs", "epochs"}
     machine = {name for name, item in options().items() if item.machine}
-    assert machine == {"data_dir", "preset", "workers", "device", "resume_run", "worst", "register_as"}
+    assert machine == {
+        "data_dir",
+        "preset",
+        "workers",
+        "device",
+        "system_metrics",
+        "resume_run",
+        "worst",
+        "register_as",
+    }
     asked = study_options()
     assert {name for name, item in asked.items() if item.may_grow} == {"trials", "confirm_seeds"}
     assert {name for name, item in asked.items() if item.machine} == {

@@ -81,8 +81,9 @@ def artifacts(run: Run, folder: str = "") -> set[str]:
 
 
 def images(run: Run) -> list[str]:
-    """The pictures that the run's page shows by step."""
-    return sorted(path for path in artifacts(run, "images") if path.endswith(".png"))
+    """The pictures of the densities that the run's page shows by step."""
+    pictures = artifacts(run, "images")
+    return sorted(path for path in pictures if path.startswith("images/gmm~density+") and path.endswith(".png"))
 
 
 def config_of(run: Run) -> dict[str, object]:

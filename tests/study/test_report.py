@@ -255,7 +255,8 @@ def test_the_report_of_two_objectives_names_its_front(new_desk, tmp_path):
     assert [name for name in files if name.endswith(".html")] == ["study/figures.html"]
     page = handle.parent.fetch("study/figures.html", tmp_path).read_text("utf-8")
     assert "<script src" not in page  # nothing is fetched from elsewhere
-    assert "<h2>pareto</h2>" in page
+    for figure in ("history", "slice", "contour", "pareto"):
+        assert f'<h2 id="{figure}">' in page
     assert page.count("plotly.js v") == 1, "one copy of the library for all figures"
     assert "study/figures.html" in handle.parent.description()
 

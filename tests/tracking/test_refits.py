@@ -140,9 +140,21 @@ def test_refits_come_in_order_of_epoch(run):
 
 def test_the_image_has_the_names_that_mlflow_gives_it(logged):
     ((picture, small),) = logged.step_images(names.DENSITY_IMAGE_KEY, 2)
-    assert {picture, small} == set(logged.artifact_names("images"))
+    ((first, first_small),) = logged.step_images(names.FIRST_IMAGE_KEY, 0)
+    ((again, again_small),) = logged.step_images(names.FIRST_IMAGE_KEY, 2)
+    expected = {picture, small, first, first_small, again, again_small}
+    assert expected == set(logged.artifact_names("images"))
     assert logged.step_images(names.DENSITY_IMAGE_KEY, 3) == []
     assert logged.step_images("another", 2) == []
+
+
+def test_the_image_that_is_first_on_the_page_begins_with_the_first_fit(run):
+    """MLflow's slider begins at step 0, where it would say that there is no image."""
+    for epoch in (3, 6):
+        refits.write_refit(run, fit(epoch), SAMPLES, None)
+    ((begin, _),), ((first, _),), ((second, _),) = (run.step_images(names.FIRST_IMAGE_KEY, step) for step in (0, 3, 6))
+    begin, first, second = ((artifacts(run) / path).read_bytes() for path in (begin, first, second))
+    assert begin == first != second
 
 
 def test_only_what_is_all_there_is_complete(logged):
@@ -155,7 +167,7 @@ def test_only_what_is_all_there_is_complete(logged):
     assert refits.is_complete(logged, 3)
 
 
-@pytest.mark.parametrize("part", range(7))
+@pytest.mark.parametrize("part", range(11))
 @pytest.mark.parametrize("kept", [None, 0.0, 0.5, 0.9])
 def test_what_lacks_a_file_or_has_a_part_of_one_is_not_complete_until_it_is_sent_again(logged, part, kept):
     path = parts(logged)[part]
@@ -187,6 +199,7 @@ def test_a_continued_run_sends_its_last_refit_again_only_where_it_is_not_complet
         recorder.reconcile(state)
         assert refits.is_complete(run, 2)
         assert len(run.step_images(names.DENSITY_IMAGE_KEY, 2)) == 1
+        assert [len(run.step_images(names.FIRST_IMAGE_KEY, step)) for step in (0, 2)] == [1, 1]
     for file in (names.GAPS_FILE, names.VALIDATION_GAPS_FILE):
         (artifacts(run) / names.refit_folder(2) / file).unlink()
         recorder.reconcile(state)

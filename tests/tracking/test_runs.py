@@ -1,15 +1,20 @@
 """Runs when several processes write at once."""
 
+import json
+
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from mm_balance import names
+from mm_balance.engine.recorder import MetricPoint
 from mm_balance.models import MultimodalNetwork
 from mm_balance.testing import tiny_data as make_tiny_data
 from mm_balance.tracking import runs
 from mm_balance.tracking.lookup import open_run
 from mm_balance.tracking.model import load_network, log_model
+from mm_balance.tracking.query import read_run
 from mm_balance.tracking.runs import TrackedRun
 
 
@@ -69,3 +74,41 @@ def test_the_model_of_a_run_is_the_one_that_it_logged_last(run):
     assert epoch == 4
     expected = model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in found.state_dict().items())
+
+
+SINGLE = {"selection/last_epoch": 4.0, "cost/relative": 1 / 3, "time/training_seconds": 12.5}
+
+
+def test_single_numbers_of_a_nested_run_are_in_a_table_that_readers_find(run):
+    nested = open_run("adaptive", parent=run, tags={"mm.stage": "adaptive"})
+    nested.log_metrics(SINGLE | {"val/accuracy": 0.5}, 4)
+    nested.log_metrics({"time/publishing_seconds": 2.0, "time/training_seconds": 13.0}, 4)
+    expected = SINGLE | {"time/training_seconds": 13.0, "time/publishing_seconds": 2.0}
+    assert set(nested.read().data.metrics) == {"val/accuracy"}
+    assert nested.summary() == pytest.approx(expected, rel=1e-12)
+    assert read_run(nested.run_id).metrics == pytest.approx({"val/accuracy": 0.5} | expected, rel=1e-12)
+    table = nested.read_json("summary.json")
+    assert table["columns"] == ["name", "value", "meaning"]
+    assert table["data"][0] == ["selection/last_epoch", 4.0, "last epoch of the run"]
+    assert json.loads(nested.read().data.tags["mlflow.loggedArtifacts"]) == [{"path": "summary.json", "type": "table"}]
+
+
+def test_single_numbers_of_a_run_of_its_own_are_metrics_which_the_table_of_runs_sorts(run):
+    run.log_metrics(SINGLE, 4)
+    assert run.read().data.metrics == SINGLE
+    assert run.summary() == {}
+    assert read_run(run.run_id).metrics == SINGLE
+
+
+def test_nested_runs_of_older_versions_have_them_as_metrics(run):
+    nested = open_run("adaptive", parent=run)
+    older = dict.fromkeys(names.SUMMARY_METRICS, 1.0)
+    nested.log_points([MetricPoint(4, 0, older)])
+    assert read_run(nested.run_id).metrics == older
+
+
+def test_a_second_table_does_not_hide_the_first(run):
+    for path in ("one", "two", "one"):
+        run.log_table([{"x": 1}], path)
+    shown = json.loads(run.read().data.tags["mlflow.loggedArtifacts"])
+    assert [item["path"] for item in shown] == ["one.json", "two.json"]

@@ -39,7 +39,9 @@ def page_data(run):
 def test_main_leaves_the_explorer_of_all_its_samples(explored):
     run, table = explored
     assert artifacts(run) >= EXPLORER
-    assert run.data.tags["mlflow.note.content"].startswith("[see and hear the samples](#/experiments/0/runs/")
+    results, link, *_ = run.data.tags["mlflow.note.content"].split("\n\n")
+    assert "On validation" in results
+    assert link.startswith("[See and hear the samples](#/experiments/0/runs/")
     assert table.groupby("split").size().to_dict() == {"test": 1000, "train": 180, "val": 500}
     page, data = page_data(run)
     assert re.search(r"Planted corruption: (3|4)\d% of the training samples", page)
