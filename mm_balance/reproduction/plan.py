@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from mm_balance.config import (
 )
 from mm_balance.config.resolve import PRESETS
 from mm_balance.errors import UserError
-from mm_balance.methods import find_method
+from mm_balance.methods import METHODS
 from mm_balance.reproduction.tables import QUICK, Row, Table
 from mm_balance.workflow.plans import StagePlan, trial_plan, warmup_plan
 from mm_balance.workflow.provenance import FollowedWarmup, Provenance, recorded_parameters, warmup_settings
@@ -64,7 +64,7 @@ class Job:
         places = "; ".join(map(str, self.places))
         return f"warm-up of {places}" if self.is_warmup else places
 
-    @property
+    @cached_property
     def plan(self) -> StagePlan:
         """What its run trains."""
         return warmup_plan(self.config) if self.is_warmup else trial_plan(self.config, after_warmup=self.after_warmup)
@@ -77,7 +77,7 @@ class Job:
     @cached_property
     def settings(self) -> dict[str, str]:
         """The settings by which its runs are found, see ``settings_of``."""
-        return settings_of(self.config, after_warmup=self.after_warmup)
+        return _settings_of(self.plan, after_warmup=self.after_warmup)
 
     @cached_property
     def warmup_key(self) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ def stage_two(settings: Mapping[str, Any], method: str, seed: int) -> Config:
 
     Args:
         settings: parameters and options of the method, by name.
-        method: its name; empty = the warm-up itself.
+        method: its name in ``METHODS``; empty = the warm-up itself.
         seed: seed of the run.
     """
     if method in ("", ADAPTIVE_METHOD):
@@ -148,7 +148,7 @@ def stage_two(settings: Mapping[str, Any], method: str, seed: int) -> Config:
 
 def _with_method(settings: Mapping[str, Any], method: str, seed: int) -> Config:
     """Return the configuration with the method's own options, which are among ``settings``, as ``method_options``."""
-    names = {item.name for item in fields(find_method(method).Options)}
+    names = {item.name for item in fields(METHODS[method].Options)}
     chosen = {name: value for name, value in settings.items() if name in names}
     config = resolve({**{name: value for name, value in settings.items() if name not in names}, "seed": seed})
     return config.replace(
@@ -173,7 +173,11 @@ def settings_of(config: Config, *, after_warmup: bool) -> dict[str, str]:
         config: the configuration.
         after_warmup: whether the run starts from a warm-up.
     """
-    plan = trial_plan(config, after_warmup=after_warmup)
+    return _settings_of(trial_plan(config, after_warmup=after_warmup), after_warmup=after_warmup)
+
+
+def _settings_of(plan: StagePlan, *, after_warmup: bool) -> dict[str, str]:
+    config = plan.config
     warmup = FollowedWarmup("", "", config.values()) if after_warmup else None
     record = recorded_parameters(config, plan.stage) | ({} if warmup is None else warmup_settings(warmup))
     declared = options()
@@ -201,15 +205,13 @@ def jobs(tables: Sequence[Table], base: Mapping[str, Any], seeds: Iterable[int])
     Raises:
         UserError: settings of a row are incompatible.
     """
-    found: dict[tuple[Any, ...], Job] = {}
-    for seed in seeds:
-        for table in tables:
-            for row in table.rows:
-                job = Job(configuration(row, base, seed), row.after_warmup, (Place(table.name, row.group, row.name),))
-                key = (seed, *sorted(job.settings.items()))
-                known = found.get(key)
-                found[key] = job if known is None else Job(job.config, job.after_warmup, known.places + job.places)
-    return list(found.values())
+    found: dict[tuple[tuple[str, str], ...], Job] = {}
+    for table in tables:
+        for row in table.rows:
+            job = Job(configuration(row, base, 0), row.after_warmup, (Place(table.name, row.group, row.name),))
+            key = tuple(sorted(job.settings.items()))
+            found[key] = replace(found[key], places=found[key].places + job.places) if key in found else job
+    return [replace(job, config=job.config.replace(seed=seed)) for seed in seeds for job in found.values()]
 
 
 def with_warmups(rows: Iterable[Job]) -> list[Job]:

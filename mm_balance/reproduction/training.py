@@ -117,7 +117,9 @@ def _attempt(task: Task) -> Outcome:
             run = _open(task, data)
             _train(job, data, run)
             run_id, run = run.run_id, None  # it is complete: what follows cannot fail it
-        return Outcome(TRAINED, run_id=run_id) if job.is_warmup else _tested(task, run_id)
+        if job.is_warmup:
+            return Outcome(TRAINED if done is None else FOUND, run_id=run_id)
+        return _tested(task, run_id)
     except Interrupted:
         if run is not None:
             run.terminate("KILLED")
