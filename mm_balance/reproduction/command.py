@@ -21,6 +21,8 @@ from mm_balance.reproduction.estimate import Estimate, Speed, measure, settings_
 from mm_balance.reproduction.plan import Job, Place, base_settings, jobs, with_warmups
 from mm_balance.reproduction.tables import Table, tables_of
 from mm_balance.reproduction.training import (
+    DIVERGED,
+    FAILED,
     FOUND,
     JOB_TAG,
     STOPPED,
@@ -45,6 +47,8 @@ from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.setup import cache_folder, read_data, resolve_device
 
 Stop = Callable[[], bool]
+AGAIN = {DIVERGED: "does not try it again", FAILED: "tries it again", STOPPED: "continues it"}
+"""What the same command does about a run that did not succeed."""
 
 
 @dataclass
@@ -283,16 +287,13 @@ def summary_lines(plan: Plan, results: Mapping[Job, Outcome]) -> list[str]:
     """Describe what is there, and list what failed."""
     there = sum(outcome.succeeded for outcome in results.values())
     lines = [f"{there} of {len(plan.rows)} runs are there, in the experiment {experiment()}"]
-    failed = {job: results[job] for job in plan.rows if job in results and not results[job].succeeded}
-    failed = {job: outcome for job, outcome in failed.items() if outcome.status != STOPPED}
-    for job, outcome in failed.items():
-        again = (
-            "the same command does not try it again"
-            if outcome.status == "diverged"
-            else "the same command tries it again"
-        )
-        run = f", run {outcome.run_id}" if outcome.run_id else ""
-        lines.append(f"  {outcome.status}: {_name(job)}: {outcome.message} ({again}{run})")
+    for job in plan.rows:
+        outcome = results.get(job)
+        if outcome is not None and not outcome.succeeded:
+            run = f", run {outcome.run_id}" if outcome.run_id else ""
+            lines.append(
+                f"  {outcome.status}: {_name(job)}: {outcome.message} (the same command {AGAIN[outcome.status]}{run})"
+            )
     return lines
 
 

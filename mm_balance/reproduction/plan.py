@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -46,12 +46,14 @@ class Job:
         config: its configuration.
         after_warmup: whether it is a second stage after a warm-up.
         places: where its result stands.
+        settings: the settings by which its runs are found, see ``settings_of``; none for a warm-up.
         is_warmup: whether it is a warm-up, which any number of rows continue; its places are those of the first one.
     """
 
     config: Config
     after_warmup: bool
     places: tuple[Place, ...]
+    settings: Mapping[str, str] = field(compare=False)
     is_warmup: bool = False
 
     @property
@@ -72,12 +74,10 @@ class Job:
     @property
     def total_epochs(self) -> int:
         """Epochs of its network, those of the warm-up included."""
-        return self.plan.epochs + (self.config.warmup.warmup_epochs if self.after_warmup else 0)
-
-    @cached_property
-    def settings(self) -> dict[str, str]:
-        """The settings by which its runs are found, see ``settings_of``."""
-        return _settings_of(self.plan, after_warmup=self.after_warmup)
+        warmup = self.config.warmup.warmup_epochs
+        if self.is_warmup:
+            return warmup
+        return warmup + self.config.adaptive.adaptive_epochs if self.after_warmup else self.config.train.epochs
 
     @cached_property
     def warmup_key(self) -> tuple[str, ...]:
@@ -173,11 +173,7 @@ def settings_of(config: Config, *, after_warmup: bool) -> dict[str, str]:
         config: the configuration.
         after_warmup: whether the run starts from a warm-up.
     """
-    return _settings_of(trial_plan(config, after_warmup=after_warmup), after_warmup=after_warmup)
-
-
-def _settings_of(plan: StagePlan, *, after_warmup: bool) -> dict[str, str]:
-    config = plan.config
+    plan = trial_plan(config, after_warmup=after_warmup)
     warmup = FollowedWarmup("", "", config.values()) if after_warmup else None
     record = recorded_parameters(config, plan.stage) | ({} if warmup is None else warmup_settings(warmup))
     declared = options()
@@ -208,7 +204,8 @@ def jobs(tables: Sequence[Table], base: Mapping[str, Any], seeds: Iterable[int])
     found: dict[tuple[tuple[str, str], ...], Job] = {}
     for table in tables:
         for row in table.rows:
-            job = Job(configuration(row, base, 0), row.after_warmup, (Place(table.name, row.group, row.name),))
+            config, place = configuration(row, base, 0), Place(table.name, row.group, row.name)
+            job = Job(config, row.after_warmup, (place,), settings_of(config, after_warmup=row.after_warmup))
             key = tuple(sorted(job.settings.items()))
             found[key] = replace(found[key], places=found[key].places + job.places) if key in found else job
     return [replace(job, config=job.config.replace(seed=seed)) for seed in seeds for job in found.values()]
@@ -221,6 +218,6 @@ def with_warmups(rows: Iterable[Job]) -> list[Job]:
     for job in rows:
         if job.after_warmup and job.warmup_key not in known:
             known.add(job.warmup_key)
-            ordered.append(Job(job.config, after_warmup=False, places=job.places[:1], is_warmup=True))
+            ordered.append(Job(job.config, after_warmup=False, places=job.places[:1], settings={}, is_warmup=True))
         ordered.append(job)
     return ordered

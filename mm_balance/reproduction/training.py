@@ -71,10 +71,10 @@ def task_of(job: Job, data: MultimodalData) -> Task:
         job: the job.
         data: the data of the preset, without what a row changes in them; the identity covers that by the row's settings.
     """
-    by = circumstances(job.config.run.device, find_method(job.plan.method))
+    by = circumstances(job.config.run.device)
     values = {
         "data": [data.digest, data.splits["train"].samples_digest],
-        "settings": job.warmup_key if job.is_warmup else job.settings,
+        "settings": job.warmup_key if job.is_warmup else dict(job.settings),
         "warmup": job.warmup_key if job.after_warmup else None,
         "seed": job.seed,
         "trained_by": by,
