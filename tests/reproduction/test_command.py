@@ -1,6 +1,7 @@
 """`reproduce` from the command line to the runs, with short training in this process."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
@@ -9,12 +10,20 @@ from mm_balance.errors import Interrupted, UserError
 from mm_balance.reproduction import command, pool, training
 from mm_balance.reproduction.plan import base_settings, jobs
 from mm_balance.reproduction.tables import CONTROL, Row, Table
+from mm_balance.workflow import runs as stages
 from tests.helpers.commands import adopt, call, do, runs, spelled, steps
 
 pytestmark = pytest.mark.slow
-SHORT = {"warmup_epochs": 1, "adaptive_epochs": 1, "epochs": 2, "refit_every": 1, "train_fraction": 0.05}
+SHORT = {
+    "warmup_epochs": 1,
+    "adaptive_epochs": 1,
+    "epochs": 2,
+    "refit_every": 1,
+    "train_fraction": 1.0,
+    "batch_size": 8,
+}
 GOOD = (Row("full", "gap_mixture"), Row(CONTROL, CONTROL), Row("joint", "concat", after_warmup=False))
-IMPOSSIBLE = Row("impossible", "mla", {"fusion": "film"}, after_warmup=False)
+IMPOSSIBLE = Row("impossible", "greedy", {"fusion": "film"}, after_warmup=False)
 DIVERGING = Row("diverging", "concat", {"learning_rate": 1e12}, after_warmup=False)
 WORDS = "preset=quick seeds=1 workers=1 device=cpu"
 MACHINE = {"data_dir": "auto", "device": "cpu"}
@@ -25,8 +34,13 @@ def short_base(*words, **more):
 
 
 @pytest.fixture
-def rows(store, monkeypatch):
-    """Have the command make tables of these rows, in threads; a second table has the first row too."""
+def rows(store, monkeypatch, tiny_data):
+    """Have the command make tables of these rows, in a thread and on tiny data; a second table has the first row too."""
+    for module in (command, training):
+        monkeypatch.setattr(module, "read_data", lambda config, stop: tiny_data)
+    monkeypatch.setattr(training, "_kept", {})
+    # Figures and model take seconds of each run; without them, the test takes the network from the checkpoint.
+    monkeypatch.setattr(stages, "publish", lambda *words: {})
     monkeypatch.setattr(pool, "new_executor", lambda slot, stop: ThreadPoolExecutor(1))
     monkeypatch.setattr(command, "base_settings", short_base)
 
@@ -38,13 +52,9 @@ def rows(store, monkeypatch):
     return make
 
 
-def statuses():
-    """Row -> statuses of its runs, oldest first; of training, not of its evaluations and warm-ups."""
-    found = {}
-    for run in runs():
-        if "mm.job" in run.data.tags and run.data.tags["mm.stage"] != "warmup" if "mm.stage" in run.data.tags else True:
-            found.setdefault(run.data.tags["mm.row"].split(": ")[-1], []).append(run.info.status)
-    return found
+def trained():
+    """The runs of rows, oldest first."""
+    return [run for run in runs() if "mm.job" in run.data.tags and run.data.tags.get("mm.stage") != "warmup"]
 
 
 def test_what_fails_is_a_row_that_says_so_and_the_others_are_there(rows, capsys):
@@ -52,12 +62,12 @@ def test_what_fails_is_a_row_that_says_so_and_the_others_are_there(rows, capsys)
     assert do("reproduce", WORDS) == 1
     said = capsys.readouterr()
     assert "3 of 5 runs are there" in said.out
-    assert "failed: ablation: impossible, seed 0: method mla brings its own head" in said.out
+    assert "failed: ablation: impossible, seed 0: method greedy brings its own head" in said.out
     assert "diverged: ablation: diverging, seed 0: the training loss is no longer finite" in said.out
     assert said.err.splitlines()[-1] == "mm-balance: error: 2 of 5 runs failed; all others are there"
     (failed,) = [run for run in runs() if run.data.tags.get("mm.row") == "ablation: impossible"]
     assert failed.info.status == "FAILED"
-    assert failed.data.tags["mm.error"].startswith("method mla brings its own head")
+    assert failed.data.tags["mm.error"].startswith("method greedy brings its own head")
     (diverged,) = [run for run in runs() if run.data.tags.get("mm.diverged") == "true"]
     assert (diverged.info.status, diverged.data.tags["mm.row"]) == ("FAILED", "ablation: diverging")
     assert len(runs(stage="evaluate")) == 3
@@ -78,13 +88,13 @@ def test_what_fails_is_a_row_that_says_so_and_the_others_are_there(rows, capsys)
     declared = jobs(tables, short_base("quick", device="cpu"), [0])
     assert len(declared) == 3
     for job in declared:
-        (run,) = [run for run in runs() if run.data.tags.get("mm.row") == job.label and "mm.job" in run.data.tags]
+        (run,) = [run for run in trained() if run.data.tags["mm.row"] == job.label]
         logged = {**run.data.tags, **run.data.params}
         assert {name: logged.get(name) for name in job.settings} == job.settings
         others = {name for name in logged if name.startswith(("config/", "method/"))} - set(job.settings)
         assert not {name for name in others if name.removeprefix("config/") in names or name.startswith("method/")}
         assert steps(run)[-1] == 2
-        assert run.info.run_name.endswith(f"digits seed 0, {run.data.tags['mm.changed']}")
+        assert f"{job.config.method.method} tiny seed 0" in run.info.run_name
 
 
 def test_more_seeds_are_added_and_a_dry_run_trains_nothing(rows, capsys):
@@ -98,40 +108,95 @@ def test_more_seeds_are_added_and_a_dry_run_trains_nothing(rows, capsys):
     assert "left: 1 runs" in said
     assert len(runs()) == before
     assert do("reproduce", "preset=quick seeds=2 workers=1 device=cpu") == 0
-    assert [run.data.tags["mm.seed"] for run in runs() if "mm.job" in run.data.tags] == ["0", "1"]
+    assert [run.data.tags["mm.seed"] for run in trained()] == ["0", "1"]
 
 
 def test_a_stopped_run_is_continued(rows, monkeypatch, capsys):
     rows(GOOD[2])
-    asked = iter([False] * 12)
-    monkeypatch.setattr(pool, "stop_requested", lambda: next(asked, True))
+    polls = iter([False] * 7)  # of ten batches, five in an epoch
     config = ReproductionConfig(preset="quick", seeds=1, workers=1)
-    stopped = []
-    with pytest.raises(Interrupted):
-        command.reproduce(config, MACHINE, lambda: bool(stopped) or next(asked_rarely(stopped)))
-    (run,) = [run for run in runs() if "mm.job" in run.data.tags]
-    assert run.info.status == "KILLED"
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "stop_requested", lambda: next(polls, True))
+        with pytest.raises(Interrupted):
+            command.reproduce(config, MACHINE, lambda: any(run.info.status == "KILLED" for run in trained()))
+    (stopped,) = trained()
+    assert stopped.info.status == "KILLED"
     assert "0 of 1 runs are there" in capsys.readouterr().err
-    monkeypatch.setattr(pool, "stop_requested", lambda: False)
-    command.reproduce(config, MACHINE, lambda: False)
-    (again,) = [run for run in runs() if "mm.job" in run.data.tags]
-    assert (again.info.run_id, again.info.status) == (run.info.run_id, "FINISHED")
-    assert steps(again) == [1, 2]
+    assert do("reproduce", WORDS) == 0
+    (run,) = trained()
+    assert (run.info.run_id, run.info.status) == (stopped.info.run_id, "FINISHED")
+    assert run.data.tags["mm.resumed_from_epoch"] == "1"
+    assert steps(run) == [1, 2]
 
 
-def asked_rarely(stopped):
-    """Whether a stop was requested: once a run has been stopped."""
-    yield any(run.info.status == "KILLED" for run in runs()) and not stopped.append(True)
-
-
-def test_what_a_dead_command_left_running_is_continued(rows, store, monkeypatch):
+def test_a_run_that_only_its_process_was_told_to_stop_is_reported(rows, monkeypatch, capsys):
     rows(GOOD[2])
-    monkeypatch.setattr(training, "_train", lambda job, data, run: (_ for _ in ()).throw(SystemExit))
-    with pytest.raises(SystemExit):
-        do("reproduce", WORDS)
-    (run,) = [run for run in runs() if "mm.job" in run.data.tags]
-    assert run.info.status == "RUNNING"
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "stop_requested", lambda: True)
+        assert do("reproduce", WORDS) == 1
+    assert "stopped: ablation: joint; methods: joint, seed 0" in capsys.readouterr().out
+
+
+def die(job, data, run):
+    raise SystemExit
+
+
+def test_what_a_dead_command_left_running_is_continued(rows, monkeypatch):
+    rows(GOOD[2])
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_train", die)
+        with pytest.raises(SystemExit):
+            do("reproduce", WORDS)
+    (left,) = trained()
+    assert left.info.status == "RUNNING"
+    assert do("reproduce", WORDS) == 0
+    (run,) = trained()
+    assert (run.info.run_id, run.info.status) == (left.info.run_id, "FINISHED")
+
+
+def test_a_run_whose_processes_die_twice_fails(rows, monkeypatch, capsys):
+    class Dead:
+        def submit(self, work, task):
+            with monkeypatch.context() as patch:
+                patch.setattr(training, "_train", die)
+                with pytest.raises(SystemExit):
+                    work(task)
+            future = Future()
+            future.set_exception(BrokenProcessPool("killed"))
+            return future
+
+        def shutdown(self, **more):
+            pass
+
+    rows(GOOD[2])
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "new_executor", lambda slot, stop: Dead())
+        assert do("reproduce", WORDS) == 1
+    (run,) = trained()
+    assert run.info.status == "FAILED"
+    assert "killed 2 times" in run.data.tags["mm.error"]
+    assert "failed: ablation: joint; methods: joint, seed 0: its process was killed" in capsys.readouterr().out
+
+
+def test_a_warm_up_that_fails_takes_its_own_rows_along_only(rows, monkeypatch, capsys):
+    rows(*GOOD)
+    train = training._train
+
+    def fail_warmup(job, data, run):
+        if job.is_warmup:
+            raise OSError("disk full")
+        train(job, data, run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_train", fail_warmup)
+        assert do("reproduce", WORDS) == 1
+    assert "1 of 3 runs are there" in capsys.readouterr().out
+    failed = [
+        run for run in trained() if run.data.tags["mm.row"].startswith("ablation") and run.info.status == "FAILED"
+    ]
+    assert len(failed) == 2
+    assert all("its warm-up failed" in run.data.tags["mm.error"] for run in failed)
+    assert do("reproduce", WORDS) == 0
 
 
 def test_two_commands_do_not_work_on_the_same_plan(rows, monkeypatch, capsys):
@@ -151,11 +216,7 @@ def test_under_mlflow_run_the_page_of_the_command_says_what_became_of_the_plan(r
     note = run.data.tags["mlflow.note.content"]
     assert note.startswith("Failed: 1 of 2 runs failed")
     assert "ablation: impossible, seed 0" in note
-    (joint,) = [
-        item
-        for item in runs()
-        if item.data.tags.get("mm.row", "").startswith("ablation: joint") and "mm.job" in item.data.tags
-    ]
+    (joint,) = [item for item in trained() if item.info.status == "FINISHED"]
     assert joint.info.experiment_id != run.info.experiment_id  # a project run is in Default unless another one is named
     assert "mlflow.parentRunId" not in joint.data.tags
 
