@@ -178,6 +178,7 @@ def test_a_run_whose_processes_die_twice_fails(rows, monkeypatch, capsys):
     assert "failed: ablation: joint; methods: joint, seed 0: its process was killed" in capsys.readouterr().out
 
 
+@pytest.mark.verify
 def test_a_warm_up_that_fails_takes_its_own_rows_along_only(rows, monkeypatch, capsys):
     rows(*GOOD)
     train = training._train
