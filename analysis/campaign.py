@@ -1,24 +1,25 @@
-"""Shared code of commands that train many runs: process pool, shared warm-ups, scoring. Interrupted commands resume."""
+"""Shared code of the commands of this folder that train many runs: shared warm-ups, scoring. Interrupted commands resume.
+
+Processes and configurations are those of `reproduce` (``mm_balance.reproduction``).
+"""
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 
 from analysis.tables import ROW_TAG, finished_run
-from mm_balance.config import ADAPTIVE_METHOD, Config, format_value, options, resolve, warmup_parameters
+from mm_balance.config import Config
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Diverged, UserError
-from mm_balance.memory import keep_freed_memory
-from mm_balance.methods import find_method
+from mm_balance.reproduction import plan as reproduction_plan
+from mm_balance.reproduction import pool
 from mm_balance.tracking.lookup import open_run, prepare_store
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.plans import trial_plan, warmup_plan
@@ -29,8 +30,6 @@ from mm_balance.workflow.stage import StageResult
 from mm_balance.workflow.warmups import find_matching_warmup
 
 TUNING_SEED = 1000
-THREADS = 1
-"""Threads per process: results on a CPU depend on it, so runs are only reused if it is the same."""
 DIVERGED = "diverged"
 ALREADY = "already there"
 
@@ -116,25 +115,18 @@ def run_all(
     """
     settings: dict[T, str] = {}
     for phase in (list(dict.fromkeys(warmups)), tasks):
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _set_up_process) as pool:
-            futures = {pool.submit(run_task, task): task for task in phase}
-            for finished, future in enumerate(as_completed(futures), 1):
-                task, result = futures[future], future.result()
-                settings[task] = result.settings
-                if task.row:
-                    on_result(task, result)
-                print(
-                    f"[{finished}/{len(phase)}] {task.row or 'warm-up'} seed {task.seed}: {result.message}", flush=True
-                )
+        errors = []
+        for finished, (task, result) in enumerate(pool.work_through(phase, run_task, pool.cpu_slots(processes)), 1):
+            if isinstance(result, Exception):
+                errors.append(result)
+                continue
+            settings[task] = result.settings
+            if task.row:
+                on_result(task, result)
+            print(f"[{finished}/{len(phase)}] {task.row or 'warm-up'} seed {task.seed}: {result.message}", flush=True)
+        if errors:
+            raise errors[0]
     return settings
-
-
-def _set_up_process() -> None:
-    """Train as the commands do: with their memory settings, so that seconds compare, and with one thread."""
-    import torch
-
-    keep_freed_memory()
-    torch.set_num_threads(THREADS)
 
 
 def never_stop() -> bool:
@@ -203,30 +195,8 @@ def train_row(
 
 
 def stage_two(settings: Mapping[str, Any], method: str, seed: int) -> Config:
-    """Return the configuration of a method after a warm-up; other methods than the paper's run as a stage of `train`, as long.
-
-    Args:
-        settings: parameters and options of the method, by name.
-        method: its name; empty = the warm-up itself.
-        seed: seed of the run.
-    """
-    values = {**settings, "seed": seed, "device": "cpu"}
-    if method in ("", ADAPTIVE_METHOD):
-        return resolve(values)
-    names = {item.name for item in fields(find_method(method).Options)}
-    chosen = {name: value for name, value in values.items() if name in names}
-    config = resolve({name: value for name, value in values.items() if name not in names})
-    return config.replace(
-        method=method,
-        method_options=",".join(f"{name}={format_value(value)}" for name, value in chosen.items()) or None,
-        epochs=config.adaptive.adaptive_epochs,
-    )
-
-
-def of_warmup(settings: Iterable[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
-    """Return the settings on which the warm-up depends: its parameters, and those of the data."""
-    known = {"preset", *warmup_parameters(), *(name for name, option in options().items() if option.in_digest)}
-    return tuple((name, value) for name, value in settings if name in known)
+    """Return the configuration of a method after a warm-up, on the CPU, see ``mm_balance.reproduction.plan.stage_two``."""
+    return reproduction_plan.stage_two({**settings, "device": "cpu"}, method, seed)
 
 
 def run_after_warmup(task: Task, config: Config, *, test: bool) -> TaskResult:

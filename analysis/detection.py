@@ -35,6 +35,7 @@ from mm_balance.explorer.samples import suspicion
 from mm_balance.functional.gap import true_class_probability
 from mm_balance.functional.metrics import binary_auc
 from mm_balance.functional.mixture import fit_mixture
+from mm_balance.reproduction.plan import of_warmup
 from mm_balance.tracking.refits import read_gap_table, refit_epochs
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import Clock, SplitPredictions
@@ -106,7 +107,7 @@ def _settings(data: str, kind: str, grid: str, preset: str) -> tuple[tuple[str, 
 
 
 def _warmup_task(task: Task) -> Task:
-    return Task(task.data, task.kind, task.seed, campaign.of_warmup(task.settings), task.out)
+    return Task(task.data, task.kind, task.seed, of_warmup(task.settings), task.out)
 
 
 def configuration(task: Task) -> Config:

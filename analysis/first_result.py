@@ -19,6 +19,7 @@ from analysis import campaign
 from analysis.tables import collect, write_result
 from analysis.tuning import Grid, Trial, Tuning, tune
 from mm_balance.config import Config, options, resolve
+from mm_balance.reproduction.plan import of_warmup
 
 EXPERIMENT = "first-result"
 UNIMODAL_WEIGHT = Grid(options()["unimodal_weight"], (0.5, 1.0, 2.0))
@@ -123,7 +124,7 @@ def _items(settings: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 
 def _warmup_task(task: Task) -> Task:
-    return Task(task.seed, campaign.of_warmup(task.settings))
+    return Task(task.seed, of_warmup(task.settings))
 
 
 def _run_all(tasks: list[Task], processes: int) -> dict[Task, str]:

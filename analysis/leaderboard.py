@@ -30,10 +30,11 @@ from analysis import campaign
 from analysis.results_file import Key, ResultsFile
 from analysis.tables import spread, table_runs
 from analysis.tuning import Choices, Grid, Space, Trial, Tuning, tune
-from mm_balance.config import Config, options, resolve
+from mm_balance.config import Config, format_value, options, resolve
 from mm_balance.config.resolve import PRESETS
 from mm_balance.methods import METHODS
 from mm_balance.methods.options import declared_options
+from mm_balance.reproduction.chosen import SHORT_STAGE
 from mm_balance.tracking.query import read_run
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.plans import train_plan
@@ -91,8 +92,11 @@ SPACES: dict[str, Grid | Choices] = {
     "mbsd": _grid("mbsd", "strength", 0.3, 1.0, 3.0),
 }
 """Method -> search space of its main option; methods with the same quantity share one object."""
-FIXED = {"diagnose_relearn": "every=4", "opm": "start_epoch=2", "opm_ogm": "start_epoch=2"}
-"""Method -> options adapted to a short stage, fixed in all trials: the defaults are for a hundred epochs."""
+FIXED = {
+    method: ",".join(f"{name}={format_value(value)}" for name, value in settings.items())
+    for method, settings in SHORT_STAGE.items()
+}
+"""Method -> options adapted to a short stage, fixed in all trials."""
 COLUMNS = ("accuracy", "accuracy_audio", "accuracy_visual", "imbalance_degree")
 RESULTS: Mapping[str, type] = {
     "run": str, "val_accuracy": float, **dict.fromkeys(COLUMNS, float), "epoch": int, "held": int, "seconds": float, "cost": float,

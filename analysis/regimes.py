@@ -30,6 +30,8 @@ from mm_balance.config import Config
 from mm_balance.config.resolve import PRESETS
 from mm_balance.errors import UserError
 from mm_balance.functional.metrics import holm, paired_p_value
+from mm_balance.reproduction import tables
+from mm_balance.reproduction.plan import of_warmup
 
 EXPERIMENT = "regimes"
 FIRST_SEED = 7000
@@ -40,16 +42,10 @@ DIGITS = {"dataset": "digits", "corruption": 0.0}
 GRID = "grid"
 """Prefix of the regimes on GRID letters, whose manifest the user names."""
 REGIMES: Mapping[str, Mapping[str, Any]] = {
-    "digits 40 % corrupted": {**DIGITS, "corruption": 0.4},
-    "digits 40 % mismatched": {**DIGITS, "corruption": 0.4, "corruption_kind": "mismatch"},
-    "digits clean": DIGITS,
-    "digits 10 % corrupted": {**DIGITS, "corruption": 0.1},
+    **{f"digits {name}": {**DIGITS, **settings} for name, settings in tables.REGIMES["digits"].items()},
     "digits 20 % corrupted": {**DIGITS, "corruption": 0.2},
-    "digits 30 % label noise": {**DIGITS, "corruption": 0.3, "corruption_kind": "label"},
     "digits 20 % of the data": {**DIGITS, "train_fraction": 0.2},
-    "grid 40 % mismatched": {"corruption": 0.4, "corruption_kind": "mismatch"},
-    "grid clean": {"corruption": 0.0},
-    "grid 40 % corrupted": {"corruption": 0.4},
+    **{f"{GRID} {name}": settings for name, settings in tables.REGIMES["grid"].items()},
 }
 """Name -> parameters that differ from the preset."""
 WEIGHTS = (0.25, 1.0, 4.0, 16.0)
@@ -179,7 +175,7 @@ def _tuned_weights(trials: Mapping[tuple[str, float], Sequence[Task]], processes
 
 
 def _warmup_task(task: Task) -> Task:
-    return Task(task.regime, task.seed, campaign.of_warmup(task.settings))
+    return Task(task.regime, task.seed, of_warmup(task.settings))
 
 
 def run_tasks(tasks: Sequence[Task], processes: int) -> dict[Task, str]:

@@ -16,11 +16,11 @@ from analysis.claims import LEVEL, claims, claims_table, family_size
 from mm_balance.errors import UserError
 from mm_balance.functional.metrics import binary_auc, paired_interval
 from mm_balance.functional.mixture import fit_mixture
+from mm_balance.reproduction.training import ROW_TAG
 from mm_balance.tracking.query import RunRecord, find_runs, read_run
 from mm_balance.tracking.refits import read_gap_table, refit_epochs
 from mm_balance.tracking.runs import TrackedRun
 
-ROW_TAG = "mm.row"
 ACCURACIES = ("accuracy", "accuracy_audio", "accuracy_visual")
 KINDS = ("two", "two_absolute", "three")
 DEFAULT = "adaptive (reconstructed, default)"

@@ -2,7 +2,7 @@
 
 from mm_balance import names
 from mm_balance.commands import COMMANDS
-from mm_balance.config import options, study_options
+from mm_balance.config import options, reproduction_options, study_options
 
 COMMON = """dataset data_dir preset modalities visual_difficulty train_fraction protocol recipe clip_seconds audio_fit
 corruption corruption_kind corruption_modality
@@ -34,6 +34,7 @@ def test_commands_and_their_parameters():
         "prepare",
         "study",
         "worker",
+        "reproduce",
     ]
     assert taken("main") == {*COMMON, *WARMUP, *ADAPTIVE, "method", "method_options", "worst"}
     assert taken("warmup") == {*COMMON, *WARMUP}
@@ -59,6 +60,20 @@ def test_studies_take_all_training_parameters_and_their_own():
     }  # fmt: skip
     assert study_options()["search"].choices == (
         "anneal", "weights", "anneal_and_weights", "form", "optimizer", "method", "space"
+    )  # fmt: skip
+
+
+def test_reproduce_takes_its_own_parameters():
+    assert taken("reproduce") == {
+        *"preset tables seeds first_seed dry_run dataset workers".split(),
+        "data_dir",
+        "device",
+    }
+    assert {name: option.default for name, option in reproduction_options().items()} == {
+        "preset": "digits", "tables": "auto", "seeds": 3, "first_seed": 0, "dry_run": False, "dataset": "auto", "workers": "auto",
+    }  # fmt: skip
+    assert reproduction_options()["preset"].choices == (
+        "digits", "grid", "cremad", "ave", "kinetics_sounds", "manifest", "quick"
     )  # fmt: skip
 
 

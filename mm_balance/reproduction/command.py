@@ -21,6 +21,8 @@ from mm_balance.reproduction.estimate import Estimate, Speed, measure, settings_
 from mm_balance.reproduction.plan import Job, Place, base_settings, jobs, with_warmups
 from mm_balance.reproduction.tables import Table, tables_of
 from mm_balance.reproduction.training import (
+    DIVERGED,
+    FAILED,
     FOUND,
     JOB_TAG,
     STOPPED,
@@ -45,6 +47,8 @@ from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.setup import cache_folder, read_data, resolve_device
 
 Stop = Callable[[], bool]
+AGAIN = {DIVERGED: "does not try it again", FAILED: "tries it again", STOPPED: "continues it"}
+"""What the same command does about a run that did not succeed."""
 
 
 @dataclass
@@ -162,8 +166,10 @@ def _look_around(plan: Plan, base: Config, data: MultimodalData) -> None:
             timed.setdefault(settings_key(job), []).append(seconds_of(done))
         elif done is None and (failed := diverged(runs)) is not None:
             plan.known[job] = failed
-    left = with_warmups(job for job in plan.rows if job not in plan.known)
-    plan.tasks = [tasks.get(job) or task_of(job, data) for job in left]
+    left = [
+        tasks.get(job) or task_of(job, data) for job in with_warmups(job for job in plan.rows if job not in plan.known)
+    ]
+    plan.tasks = [task for task in left if not task.job.is_warmup or finished(records.get(task.identity, [])) is None]
     speed = measure(base, data) if left else Speed(0.0, plan.slots[0].device, 0.0, 0)
     plan.estimate = Estimate(speed, {key: sum(values) / len(values) for key, values in timed.items()})
 
@@ -176,7 +182,8 @@ def _work(plan: Plan, stop: Stop, page: _Page) -> list[str]:
     left = list(plan.left)
 
     def ready(task: Task, done: set[Task]) -> bool:
-        return not task.job.after_warmup or warmups[task.job.warmup_key] in done
+        warmup = warmups.get(task.job.warmup_key) if task.job.after_warmup else None
+        return warmup is None or warmup in done
 
     def on_death(task: Task) -> None:
         close_dead(task)
@@ -269,7 +276,7 @@ def _total(plan: Plan) -> list[str]:
         return ["nothing is left to train"]
     speed = plan.estimate.speed
     return [
-        f"left: {len(plan.left) - warmups} runs and {warmups} warm-ups that they start from",
+        f"left: {len(plan.left) - warmups} runs, and {warmups} warm-ups that some of them start from",
         f"estimate: {duration(plan.estimate.seconds_of(plan.left, len(plan.slots)))} with {len(plan.slots)} processes "
         f"({1000 * speed.step_seconds:.0f} ms per step of joint training on {speed.device}, measured now; other methods by the "
         "encoder passes that they need). It is corrected while the command works.",
@@ -280,16 +287,13 @@ def summary_lines(plan: Plan, results: Mapping[Job, Outcome]) -> list[str]:
     """Describe what is there, and list what failed."""
     there = sum(outcome.succeeded for outcome in results.values())
     lines = [f"{there} of {len(plan.rows)} runs are there, in the experiment {experiment()}"]
-    failed = {job: results[job] for job in plan.rows if job in results and not results[job].succeeded}
-    failed = {job: outcome for job, outcome in failed.items() if outcome.status != STOPPED}
-    for job, outcome in failed.items():
-        again = (
-            "the same command does not try it again"
-            if outcome.status == "diverged"
-            else "the same command tries it again"
-        )
-        run = f", run {outcome.run_id}" if outcome.run_id else ""
-        lines.append(f"  {outcome.status}: {_name(job)}: {outcome.message} ({again}{run})")
+    for job in plan.rows:
+        outcome = results.get(job)
+        if outcome is not None and not outcome.succeeded:
+            run = f", run {outcome.run_id}" if outcome.run_id else ""
+            lines.append(
+                f"  {outcome.status}: {_name(job)}: {outcome.message} (the same command {AGAIN[outcome.status]}{run})"
+            )
     return lines
 
 

@@ -16,7 +16,7 @@ import torch
 from mm_balance.config import Config
 from mm_balance.data import BatchLoader, MultimodalData
 from mm_balance.engine.gap_sources import FOLDS
-from mm_balance.methods import find_method
+from mm_balance.methods import METHODS
 from mm_balance.reproduction.plan import Job
 from mm_balance.types import Clock
 from mm_balance.workflow.plans import train_plan
@@ -88,7 +88,7 @@ def relative_cost(job: Job) -> float:
     if plan.method in RELATIVE_COSTS:
         return RELATIVE_COSTS[plan.method]
     modalities = tuple(job.config.data.modalities.split(","))
-    cost = find_method(plan.method)(plan.options, modalities, 0).cost()
+    cost = METHODS[plan.method](plan.options, modalities, 0).cost()
     return (cost.forward + cost.refresh + 2 * cost.backward) / 3
 
 

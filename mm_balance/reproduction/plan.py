@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mm_balance.config import (
 )
 from mm_balance.config.resolve import PRESETS
 from mm_balance.errors import UserError
-from mm_balance.methods import find_method
+from mm_balance.methods import METHODS
 from mm_balance.reproduction.tables import DATA, QUICK, Row, Table
 from mm_balance.workflow.plans import StagePlan, trial_plan, warmup_plan
 from mm_balance.workflow.provenance import FollowedWarmup, Provenance, recorded_parameters, warmup_settings
@@ -47,12 +47,14 @@ class Job:
         config: its configuration.
         after_warmup: whether it is a second stage after a warm-up.
         places: where its result stands.
+        settings: the settings by which its runs are found, see ``settings_of``; none for a warm-up.
         is_warmup: whether it is a warm-up, which any number of rows continue; its places are those of the first one.
     """
 
     config: Config
     after_warmup: bool
     places: tuple[Place, ...]
+    settings: Mapping[str, str] = field(compare=False)
     is_warmup: bool = False
 
     @property
@@ -65,7 +67,7 @@ class Job:
         places = "; ".join(map(str, self.places))
         return f"warm-up of {places}" if self.is_warmup else places
 
-    @property
+    @cached_property
     def plan(self) -> StagePlan:
         """What its run trains."""
         return warmup_plan(self.config) if self.is_warmup else trial_plan(self.config, after_warmup=self.after_warmup)
@@ -73,12 +75,10 @@ class Job:
     @property
     def total_epochs(self) -> int:
         """Epochs of its network, those of the warm-up included."""
-        return self.plan.epochs + (self.config.warmup.warmup_epochs if self.after_warmup else 0)
-
-    @cached_property
-    def settings(self) -> dict[str, str]:
-        """The settings by which its runs are found, see ``settings_of``."""
-        return settings_of(self.config, after_warmup=self.after_warmup)
+        warmup = self.config.warmup.warmup_epochs
+        if self.is_warmup:
+            return warmup
+        return warmup + self.config.adaptive.adaptive_epochs if self.after_warmup else self.config.train.epochs
 
     @cached_property
     def warmup_key(self) -> tuple[str, ...]:
@@ -152,7 +152,7 @@ def stage_two(settings: Mapping[str, Any], method: str, seed: int) -> Config:
 
     Args:
         settings: parameters and options of the method, by name.
-        method: its name; empty = the warm-up itself.
+        method: its name in ``METHODS``; empty = the warm-up itself.
         seed: seed of the run.
     """
     if method in ("", ADAPTIVE_METHOD):
@@ -163,7 +163,7 @@ def stage_two(settings: Mapping[str, Any], method: str, seed: int) -> Config:
 
 def _with_method(settings: Mapping[str, Any], method: str, seed: int) -> Config:
     """Return the configuration with the method's own options, which are among ``settings``, as ``method_options``."""
-    names = {item.name for item in fields(find_method(method).Options)}
+    names = {item.name for item in fields(METHODS[method].Options)}
     chosen = {name: value for name, value in settings.items() if name in names}
     config = resolve({**{name: value for name, value in settings.items() if name not in names}, "seed": seed})
     return config.replace(
@@ -216,15 +216,14 @@ def jobs(tables: Sequence[Table], base: Mapping[str, Any], seeds: Iterable[int])
     Raises:
         UserError: settings of a row are incompatible.
     """
-    found: dict[tuple[Any, ...], Job] = {}
-    for seed in seeds:
-        for table in tables:
-            for row in table.rows:
-                job = Job(configuration(row, base, seed), row.after_warmup, (Place(table.name, row.group, row.name),))
-                key = (seed, *sorted(job.settings.items()))
-                known = found.get(key)
-                found[key] = job if known is None else Job(job.config, job.after_warmup, known.places + job.places)
-    return list(found.values())
+    found: dict[tuple[tuple[str, str], ...], Job] = {}
+    for table in tables:
+        for row in table.rows:
+            config, place = configuration(row, base, 0), Place(table.name, row.group, row.name)
+            job = Job(config, row.after_warmup, (place,), settings_of(config, after_warmup=row.after_warmup))
+            key = tuple(sorted(job.settings.items()))
+            found[key] = replace(found[key], places=found[key].places + job.places) if key in found else job
+    return [replace(job, config=job.config.replace(seed=seed)) for seed in seeds for job in found.values()]
 
 
 def with_warmups(rows: Iterable[Job]) -> list[Job]:
@@ -234,6 +233,6 @@ def with_warmups(rows: Iterable[Job]) -> list[Job]:
     for job in rows:
         if job.after_warmup and job.warmup_key not in known:
             known.add(job.warmup_key)
-            ordered.append(Job(job.config, after_warmup=False, places=job.places[:1], is_warmup=True))
+            ordered.append(Job(job.config, after_warmup=False, places=job.places[:1], settings={}, is_warmup=True))
         ordered.append(job)
     return ordered

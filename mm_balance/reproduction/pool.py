@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
@@ -23,7 +23,7 @@ GRACE_SECONDS = 60
 MOST_DEATHS = 2
 """Processes that a task may cost before it counts as failed."""
 
-T = TypeVar("T", bound=Hashable)
+T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -77,7 +77,7 @@ def work_through(
     A task whose process dies is done once more in a new one; when that dies too, its exception is ``WorkerDied``.
 
     Args:
-        tasks: the tasks; a task must not depend on a later one.
+        tasks: the tasks, all different, hashable; a task must not depend on a later one.
         do: does one, in another process; polls ``stop_requested``.
         slots: one for each process.
         ready: (task, finished tasks) -> whether the task can begin.

@@ -87,9 +87,7 @@ REGIMES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "40 % mismatched": {"corruption": 0.4, "corruption_kind": "mismatch"},
         "clean": {"corruption": 0.0},
         "10 % corrupted": {"corruption": 0.1},
-        "20 % corrupted": {"corruption": 0.2},
         "30 % label noise": {"corruption": 0.3, "corruption_kind": "label"},
-        "20 % of the data": {"corruption": 0.0, "train_fraction": 0.2},
     },
     "grid": {
         "40 % mismatched": {"corruption": 0.4, "corruption_kind": "mismatch"},
@@ -102,6 +100,8 @@ REGIME_METHODS = (CONTROL, "concat", "gce", "loss_mixture", "gap_mixture", "puri
 DETECTION_SHARE = 0.2
 DETECTION_KINDS = ("mixed", "noise", "blank", "other", "mismatch", "label")
 GAP_SOURCES = ("refit", "running", "cross_fitted")
+CROSS_FITTED_KINDS = ("mixed",)
+"""Kinds that are measured with `cross_fitted`, too: its copies take five times as long as the training."""
 
 
 def tables_of(data: str) -> tuple[Table, ...]:
@@ -179,6 +179,7 @@ def _detection() -> Table:
         )
         for kind in DETECTION_KINDS
         for source in GAP_SOURCES
+        if source != "cross_fitted" or kind in CROSS_FITTED_KINDS
     )
     return Table("detection", "Finding planted corruption", rows)
 

@@ -71,10 +71,10 @@ def task_of(job: Job, data: MultimodalData) -> Task:
         job: the job.
         data: the data of the preset, without what a row changes in them; the identity covers that by the row's settings.
     """
-    by = circumstances(job.config.run.device, find_method(job.plan.method))
+    by = circumstances(job.config.run.device)
     values = {
         "data": [data.digest, data.splits["train"].samples_digest],
-        "settings": job.warmup_key if job.is_warmup else job.settings,
+        "settings": job.warmup_key if job.is_warmup else dict(job.settings),
         "warmup": job.warmup_key if job.after_warmup else None,
         "seed": job.seed,
         "trained_by": by,
@@ -117,7 +117,9 @@ def _attempt(task: Task) -> Outcome:
             run = _open(task, data)
             _train(job, data, run)
             run_id, run = run.run_id, None  # it is complete: what follows cannot fail it
-        return Outcome(TRAINED, run_id=run_id) if job.is_warmup else _tested(task, run_id)
+        if job.is_warmup:
+            return Outcome(TRAINED if done is None else FOUND, run_id=run_id)
+        return _tested(task, run_id)
     except Interrupted:
         if run is not None:
             run.terminate("KILLED")

@@ -29,6 +29,7 @@ from analysis.leaderboard import (
 from analysis.tuning import Grid, Trial, Tuning
 from mm_balance.config import options, resolve
 from mm_balance.methods import METHODS, parse_options
+from mm_balance.reproduction import pool
 from mm_balance.tracking.query import find_runs
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import Clock
@@ -222,7 +223,7 @@ def test_the_command_goes_on_from_its_file_where_the_store_is_gone(store, monkey
     """The second call finds an empty store, trains nothing anew, and writes the same table."""
     preset = store / "small.yaml"
     preset.write_text(SMALL)
-    monkeypatch.setattr(campaign, "ProcessPoolExecutor", lambda processes, context, set_up: ThreadPoolExecutor(1))
+    monkeypatch.setattr(pool, "new_executor", lambda slot, stop: ThreadPoolExecutor(1))
     command = ["leaderboard", "--preset", str(preset), "--methods", "concat", "--seeds", "1", "--out"]
     monkeypatch.setattr(sys, "argv", [*command, str(tmp_path / "out")])
     main()
