@@ -19,5 +19,5 @@ from mm_balance.commands.command import Command
 
 COMMANDS: dict[str, Command] = {
     module.COMMAND.name: module.COMMAND
-    for module in (main, warmup, adaptive, train, evaluate, explore, report, reproduce, prepare, study, worker)
+    for module in (main, warmup, adaptive, train, evaluate, explore, report, prepare, study, worker, reproduce)
 }
