@@ -108,6 +108,7 @@ def test_rows_are_used_again_only_where_settings_and_code_are_the_same(store, mo
 
 
 @pytest.mark.slow
+@pytest.mark.verify
 def test_a_warm_up_of_another_experiment_serves_and_the_table_finds_it(store, monkeypatch):
     """`make demo`, then a campaign in the same store."""
     preset = store / "small.yaml"

@@ -239,6 +239,7 @@ def test_the_command_goes_on_from_its_file_where_the_store_is_gone(store, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.verify
 def test_runs_of_a_method_from_scratch_and_of_one_after_a_warm_up_log_the_same_rates(store, monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "small")
     preset = store / "small.yaml"

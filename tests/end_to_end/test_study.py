@@ -130,6 +130,7 @@ def test_the_confirmation_compares_on_new_seeds(whole):
     assert "new seeds the best trial" in whole.data.tags["mlflow.note.content"]
 
 
+@pytest.mark.verify
 def test_the_printed_line_and_the_preset_train_the_best_trial_again(whole, monkeypatch):
     command = re.search(r"^    (mlflow run (?:.*\\\n)*.*)$", whole.data.tags["mlflow.note.content"], re.MULTILINE)[1]
     words = shlex.split(command.replace("\\\n", " "))
@@ -156,6 +157,7 @@ def test_the_same_command_goes_on_and_other_settings_are_refused(whole, capsys):
     assert "exists with other settings: gap_weight=0.9 (not 0.5)" in capsys.readouterr().err
 
 
+@pytest.mark.verify
 def test_a_trial_is_the_same_to_the_last_bit_wherever_it_ran(studies):
     values = {}
     for workers in (2, 3):
@@ -244,6 +246,7 @@ def check_that_the_launcher_died(name):
     assert "RUNNING" not in {run.info.status for run in trials_of(name).values()}
 
 
+@pytest.mark.verify
 def test_a_study_through_mlflow_run(store):
     """Launcher, warm-up and worker as programs of their own, as a user has them."""
     done = mlflow_run(store, "study", f"{SHORT} study_name=small trials=2 workers=1 sampler=random")

@@ -140,6 +140,7 @@ def test_main_grows_both_stages_and_keeps_what_it_replaces():
     check_validation_is_what_was_logged(run.info.run_id)
 
 
+@pytest.mark.verify
 def test_main_shows_the_numbers_of_the_model_it_has_though_its_best_epoch_moved_back(monkeypatch):
     """Best after its last epoch at first; continued with a longer warm-up, best after its first one."""
     accuracy = iter([0.1, 0.2, 0.3, 0.4, 0.1, 0.9, 0.2, 0.1])
