@@ -114,4 +114,5 @@ def svg_text(figure: Figure) -> str:
     with matplotlib.rc_context({"svg.hashsalt": "mm_balance", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    # SVG collapses spaces, also those that hold labels apart.
+    return text[text.index("<svg") :].replace("<text ", '<text xml:space="preserve" ')

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
+from statistics import fmean
 
 import numpy as np
 
 from mm_balance import names
 from mm_balance.config import ADAPTIVE_METHOD
+from mm_balance.config.parameters import PAPER
 from mm_balance.figures import (
     Figure,
     Interval,
@@ -47,16 +50,20 @@ def interval_figures(section: Section, measures: Sequence[Measure]) -> list[Repo
         labels,
         intervals,
         title="Accuracy minus that of the baseline",
-        caption=f"{section.title}; seeds {_seeds_text(seeds)}",
+        caption=f"{section.title}; {_seeds_text(seeds)}",
     )
-    text = "Mean difference paired by seed, and its 95 % interval, not adjusted for the rows; filled: the interval excludes 0."
-    return [_figure(f"differences_{section.name}", f"Differences to the baseline: {section.title}", text, figure)]
+    text = f"Rows that are compared with another one: {len(compared)} of {len(section.rows)}. Mean difference, paired by seed"
+    if any(item is not None and isfinite(item.low) for items in intervals.values() for item in items):
+        text += ", and its 95 % interval, not adjusted for the rows; filled: the interval excludes 0"
+    return [_figure(f"differences_{section.name}", f"Differences to the baseline: {section.title}", f"{text}.", figure)]
 
 
 def _seeds_text(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
     if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
-        return f"{seeds[0]} to {seeds[-1]}"
-    return ", ".join(map(str, seeds))
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+    return f"seeds {', '.join(map(str, seeds))}"
 
 
 def _interval(row: Row, measure: Measure) -> Interval | None:
@@ -65,14 +72,15 @@ def _interval(row: Row, measure: Measure) -> Interval | None:
 
 
 def training_figures(rows: Sequence[Row], modalities: Sequence[str]) -> list[ReportFigure]:
-    """Draw the training of two rows of each data set: the paper's method (else the row with most seeds) and its baseline.
+    """Draw the training of two rows of each data set and its baseline: of the paper's method, else of any.
 
-    Gaps and mixtures are those of the run with the lowest seed, accuracies are means over all seeds.
+    Of several the one with most seeds, then the best on validation. Gaps and mixtures are those of the run with the lowest seed,
+    accuracies are means over all seeds.
     """
     figures = []
     for item in _shown(rows):
         run = item.first
-        label = f"{run.method} on {run.data}"
+        label = item.name if run.data in item.name else f"{item.name}, {run.data}"
         name = "".join(character if character.isalnum() else "_" for character in f"{run.data}_{run.method}")
         figures += _refit_figures(run, name, label, modalities)
         figures += _accuracy_figure(item, name, label, modalities)
@@ -87,9 +95,14 @@ def _shown(rows: Sequence[Row]) -> list[Group]:
             by_data.setdefault(row.group.first.data, []).append(row)
     for own in by_data.values():
         paper = [row for row in own if row.group and row.group.first.method == ADAPTIVE_METHOD]
-        chosen = max(paper or own, key=lambda row: row.number)
+        chosen = max(paper or own, key=_seeds_then_validation)
         shown += [item for item in (chosen.group, chosen.base) if item is not None]
     return shown
+
+
+def _seeds_then_validation(row: Row) -> tuple[int, float]:
+    values = [] if row.group is None else list(row.group.values("val/accuracy").values())
+    return row.number, fmean(values) if values else 0.0
 
 
 def _refit_figures(run: TrainedRun, name: str, label: str, modalities: Sequence[str]) -> list[ReportFigure]:
@@ -98,12 +111,12 @@ def _refit_figures(run: TrainedRun, name: str, label: str, modalities: Sequence[
         return []
     refits = read_refits(stage)
     leading, other = modalities[0], modalities[1] if len(modalities) == 2 else "the best other"
-    caption = f"{run.data}, {run.method}, seed {run.seed}"
+    caption = f"{label}, seed {run.seed}"
     found = [
         _figure(
             f"gap_mixture_{name}",
             f"Gaps and mixture at the start of the second stage: {label}",
-            f"As Fig. 2 of the paper, with validation. Run {run.run_id[:ID]}, seed {run.seed}.",
+            f"As Fig. 2 of {PAPER}, with validation. Run {run.run_id[:ID]}, seed {run.seed}.",
             _first_density(refits[0], leading, other, caption),
         )
     ]
@@ -112,7 +125,7 @@ def _refit_figures(run: TrainedRun, name: str, label: str, modalities: Sequence[
             [(refit.epoch, refit.gaps, refit.mixture) for refit in refits],
             validation=[refit.validation for refit in refits], leading=leading, other=other, caption=caption,
         )  # fmt: skip
-        text = f"As Fig. 3 of the paper, with validation. Run {run.run_id[:ID]}, seed {run.seed}."
+        text = f"As Fig. 3 of {PAPER}, with validation. Run {run.run_id[:ID]}, seed {run.seed}."
         found.append(_figure(f"mixture_evolution_{name}", f"Mixture over training: {label}", text, figure))
     return found
 
@@ -139,9 +152,9 @@ def _accuracy_figure(item: Group, name: str, label: str, modalities: Sequence[st
     seeds = _seeds_text(sorted(item.runs))
     figure = accuracies_over_seeds(
         epochs, values, fused, _warmup_epochs(run), title=f"Each modality alone: {label}",
-        caption=f"{run.data}, {run.method}, {len(item.runs)} seeds ({seeds}): mean and one standard deviation",
+        caption=f"{seeds}{': mean and one standard deviation' if len(item.runs) > 1 else ''}",
     )  # fmt: skip
-    text = f"As Fig. 4 of the paper: validation accuracy, mean over {len(item.runs)} seeds and one standard deviation."
+    text = f"As Fig. 4 of {PAPER}: validation accuracy, {seeds}."
     return [_figure(f"unimodal_accuracy_{name}", f"Accuracy over training: {label}", text, figure)]
 
 

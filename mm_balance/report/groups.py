@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from mm_balance.config import options
 from mm_balance.errors import UserError
 from mm_balance.report.runs import TrainedRun
 
@@ -152,11 +153,23 @@ def default_baseline(groups: Sequence[Group]) -> dict[str, str]:
     return next(({"method": name} for name in CONTROLS if name in methods and len(methods) > 1), {})
 
 
+def same_task(first: TrainedRun, second: TrainedRun) -> bool:
+    """Return whether two runs have the same data, inputs and corruption: only then a difference is that of how they were trained."""
+    names = {
+        name
+        for name, option in options().items()
+        if option.in_digest or option.network_input or option.group == "corruption"
+    }
+    return first.data == second.data and all(
+        first.settings.get(name) == second.settings.get(name) for name in names - {"dataset"}
+    )
+
+
 def baseline_of(item: Group, groups: Sequence[Group], baseline: Mapping[str, str], *, metric: str) -> Group | None:
     """Return the group that ``item`` is compared with; None = it is one itself, or there is none.
 
-    That is a group with the values of ``baseline`` and the same data and corruption as ``item``. Of several the one that agrees in
-    most other keys, then the one with most seeds in common, then the one with the higher mean of ``metric``.
+    That is a group with the values of ``baseline`` on the same task (``same_task``). Of several the one that agrees in most settings,
+    then the one with most seeds in common, then the one with the higher mean of ``metric``.
 
     Args:
         item: the group.
@@ -164,20 +177,23 @@ def baseline_of(item: Group, groups: Sequence[Group], baseline: Mapping[str, str
         baseline: setting -> value; empty = no baseline.
         metric: name of a validation metric; nothing is chosen on test.
     """
-    if not baseline or _matches(item, baseline):
+    if not baseline or is_baseline(item, baseline):
         return None
-    fixed = [key for key in item.key if key in FIRST_KEYS and key not in baseline]
     candidates = [
-        other for other in groups if _matches(other, baseline) and all(other.key[key] == item.key[key] for key in fixed)
+        other
+        for other in groups
+        if is_baseline(other, baseline) and all(same_task(item.first, run) for run in [*item.all_runs, *other.all_runs])
     ]
 
     def rank(other: Group) -> tuple[int, int, float]:
-        same = sum(other.key[key] == value for key, value in item.key.items() if key not in baseline)
+        mine, others = item.first.settings, other.first.settings
+        same = sum(others.get(name) == value for name, value in mine.items() if name not in baseline)
         values = other.values(metric).values()
-        return same, len(other.runs.keys() & item.runs.keys()), sum(values) / len(values) if values else 0.0
+        return same, len(other.runs.keys() & item.runs.keys()), fmean(values) if values else 0.0
 
     return max(candidates, key=rank, default=None)
 
 
-def _matches(item: Group, wanted: Mapping[str, str]) -> bool:
+def is_baseline(item: Group, wanted: Mapping[str, str]) -> bool:
+    """Return whether all runs of a group have the settings of the baseline."""
     return all(value_of(run, name) == value for run in item.all_runs for name, value in wanted.items())

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mm_balance
+from mm_balance.config.parameters import PAPER
 from mm_balance.errors import UserError
 from mm_balance.report.drawings import interval_figures, training_figures
 from mm_balance.report.groups import (
@@ -22,7 +23,6 @@ from mm_balance.report.page import Report
 from mm_balance.report.people import human_agreements
 from mm_balance.report.planned import planned_runs, planned_sections
 from mm_balance.report.runs import Collection, TrainedRun, collect
-from mm_balance.report.statistics import spread
 from mm_balance.report.table import LEFT, Cell, Column, ReportTable
 from mm_balance.report.tables import (
     DETECTION,
@@ -44,6 +44,7 @@ from mm_balance.report.tables import (
 )
 from mm_balance.tracking.query import all_runs
 
+SPLITS = {"val": "validation"}
 MOST_NAMED = 8
 """A sentence that names more rows would be a table."""
 
@@ -86,6 +87,7 @@ def make_report(request: ReportRequest) -> Report:
             "experiments": ", ".join(request.experiments),
             "written": time.strftime("%Y-%m-%d %H:%M"),
             "MM-Balance": mm_balance.__version__,
+            "the paper": f"{PAPER} (its losses are partly reconstructed)",
         },
         sentences=_sentences(request, collection, sections, measures, modalities),
         warnings=_warnings(request, collection, sections),
@@ -158,19 +160,23 @@ def _tables(section: Section, measures: Sequence[Measure], modalities: Sequence[
         made[name] = results_table(name, title, labels, rows, measures, section.notes)
     if GAPS in section.shows:
         made[GAPS] = measure_table(
-            f"{name}_gaps", f"{title}: modality gap and its mixture at the end", labels, rows, gap_measures(split),
+            f"{name}_gaps", _titled(section, "modality gap and its mixture at the end"), labels, rows, gap_measures(split),
             [f"Positive gap: {leading} is ahead. Training samples are memorized; validation samples cannot be."],
         )  # fmt: skip
     if DETECTION in section.shows:
         made[DETECTION] = measure_table(
-            f"{name}_detection", f"{title}: detection of planted corruption (AUC, training samples)", labels, rows,
+            f"{name}_detection", _titled(section, "detection of planted corruption (AUC, training samples)"), labels, rows,
             detection_measures(modalities),
             [
-                "Area under the ROC curve at the last refit, 0.5 = chance. Signed gaps and doubts: for samples corrupted in that "
-                "modality; the others: for all corrupted samples."
+                "Area under the ROC curve at the last refit, 0.5 = chance: of one modality for samples corrupted in that modality, "
+                "otherwise for all corrupted samples."
             ],
         )  # fmt: skip
     return [table for table in made.values() if table is not None]
+
+
+def _titled(section: Section, title: str) -> str:
+    return f"{section.prefix}{title}" if section.prefix else title.capitalize().replace("(auc", "(AUC")
 
 
 def _sentences(
@@ -190,7 +196,7 @@ def _sentences(
             sentences += _comparisons(section, measures[0])
     if len(modalities) > 1:
         for data in dict.fromkeys(run.data for run in finished):
-            sentences += _who_is_ahead([run for run in finished if run.data == data], data, modalities)
+            sentences += _who_is_ahead([run for run in finished if run.data == data], data, modalities, request.split)
     return sentences
 
 
@@ -209,15 +215,19 @@ def _comparisons(section: Section, measure: Measure) -> list[str]:
     return [first, *named[:MOST_NAMED], *([f"... and {more} more: bold in the table."] if more > 0 else [])]
 
 
-def _who_is_ahead(runs: Sequence[TrainedRun], data: str, modalities: Sequence[str]) -> list[str]:
-    found = spread([run.metrics["val/gap_mean"] for run in runs if "val/gap_mean" in run.metrics])
-    if found is None:
+def _who_is_ahead(runs: Sequence[TrainedRun], data: str, modalities: Sequence[str], split: str) -> list[str]:
+    """Say in how many runs the first modality is ahead, split by split: an average over rows would be that of different trainings."""
+    parts = []
+    for name in dict.fromkeys(("val", split)):
+        gaps = [run.metrics[f"{name}/gap_mean"] for run in runs if f"{name}/gap_mean" in run.metrics]
+        if gaps:
+            ahead = sum(gap > 0 for gap in gaps)
+            parts.append(
+                f"on {SPLITS.get(name, name)} in {ahead} of {len(gaps)} (mean gap {min(gaps):+.2f} to {max(gaps):+.2f})"
+            )
+    if not parts:
         return []
-    other = modalities[1] if len(modalities) == 2 else "another modality"
-    ahead = modalities[0] if found.mean > 0 else other
-    return [
-        f"On {data}, {ahead} is ahead: mean gap on validation {found.mean:+.2f}, over {counted(found.n, 'run')} of all rows."
-    ]
+    return [f"{data}, {counted(len(runs), 'run')} of all rows: {modalities[0]} is ahead {', '.join(parts)}."]
 
 
 def _warnings(request: ReportRequest, collection: Collection, sections: Sequence[Section]) -> list[str]:

@@ -86,6 +86,7 @@ def _section(table: Table, planned: PlannedRuns, split: str, suffix: str) -> Sec
             labels=[row.group, row.name] if table.name in GROUPS else [row.name],
             group=found,
             base=None if row.name == table.baseline else bases.get(row.group),
+            is_base=row.name == table.baseline,
             wanted=len(planned.seeds),
             failed=_failed(table, row, planned, found),
             cited=_cited(table, row),
@@ -101,6 +102,7 @@ def _section(table: Table, planned: PlannedRuns, split: str, suffix: str) -> Sec
             f"Baseline: the row {table.baseline}{' of the same ' + GROUPS[table.name] if table.name in GROUPS else ''}.",
             *([LOST_ORDER] if table.name == "ablation" else []),
         ],
+        prefix=f"{table.title}, {_data_name(planned)}: ",
         shows=SHOWS.get(table.name, (RESULTS,)),
     )
 

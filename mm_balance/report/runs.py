@@ -30,7 +30,8 @@ class TrainedRun:
         error: why it failed; empty if it did not, or did not say.
         code: digest of the training code.
         settings: parameter or option of the method -> value as text, without the seed and what does not change the result.
-        metrics: the last value of every metric, ``test/...`` of its newest evaluation on test included.
+        metrics: the last value of every metric, ``test/...`` of its newest evaluation on test included, and of `main` those of its
+            last stage.
         logged: parameters and tags as logged, of everything that was set.
         planned_as: the places among the tables of `reproduce` that it was trained for; empty = for none.
     """
@@ -79,7 +80,8 @@ class Collection:
 def collect(records: Iterable[RunRecord]) -> Collection:
     """Sort out the records of one or more experiments, given newest first.
 
-    A run that belongs to another one is left out: the stages of `main` (their parent has the results), the trials of a study, and
+    The metrics of a run of `main` include those of its last stage, except validation and test, which it has itself. A run that belongs
+    to another one is left out: the stages of `main` (their parent has the results), the trials of a study, and
     warm-ups that other runs start from. An evaluation on test gives its metrics to the run that it evaluated; of several the newest.
     """
     records = list(records)
@@ -92,11 +94,19 @@ def collect(records: Iterable[RunRecord]) -> Collection:
     trained = [record for record in records if record.tags.get("mm.stage") in TRAINED]
     started_from = {record.tags.get("mm.warmup_run") for record in trained}
     own = [record for record in trained if record.parent is None and record.run_id not in started_from]
-    runs = [_trained_run(record, tested.get(record.run_id, {})) for record in own if "resumed_run" not in record.tags]
+    last_stage: dict[str, Mapping[str, float]] = {}
+    for record in trained:  # the newest first; a warm-up is no last stage
+        if record.parent is not None and record.status == "FINISHED" and record.tags["mm.stage"] != "warmup":
+            last_stage.setdefault(record.parent, record.metrics)
+    runs = [
+        _trained_run(record, {**last_stage.get(record.run_id, {}), **tested.get(record.run_id, {})})
+        for record in own
+        if "resumed_run" not in record.tags
+    ]
     return Collection(runs, len(trained) - len(own))
 
 
-def _trained_run(record: RunRecord, tested: Mapping[str, float]) -> TrainedRun:
+def _trained_run(record: RunRecord, others: Mapping[str, float]) -> TrainedRun:
     seed = record.tags.get("mm.seed")
     return TrainedRun(
         run_id=record.run_id,
@@ -109,7 +119,7 @@ def _trained_run(record: RunRecord, tested: Mapping[str, float]) -> TrainedRun:
         error=record.tags.get("mm.error", ""),
         code=record.tags.get("mm.code", ""),
         settings=settings_of(record.parameters, record.tags),
-        metrics={**tested, **record.metrics},
+        metrics={**others, **record.metrics},
         logged=_logged(record),
         planned_as=record.tags.get("mm.row", "") if "mm.job" in record.tags else "",
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mm_balance.report.cited import CitedNumber
-from mm_balance.report.groups import STAGE, Group, baseline_of
+from mm_balance.report.groups import STAGE, Group, baseline_of, is_baseline
 from mm_balance.report.runs import TrainedRun
 from mm_balance.report.statistics import Difference, Spread, adjusted, difference, spread
 from mm_balance.report.table import EMPTY, LEFT, MISSING, Cell, Column, ReportTable
@@ -48,7 +48,7 @@ class Row:
         wanted: how many seeds there should be; 0 = not known.
         failed: runs of it that failed.
         cited: source -> the number that others report.
-        strong: whether its labels are emphasized.
+        is_base: whether others are compared with it.
     """
 
     labels: Sequence[str]
@@ -57,7 +57,7 @@ class Row:
     wanted: int = 0
     failed: Sequence[TrainedRun] = ()
     cited: Mapping[str, CitedNumber] | None = None
-    strong: bool = False
+    is_base: bool = False
 
     @property
     def number(self) -> int:
@@ -92,6 +92,7 @@ class Section:
         rows: its rows.
         notes: sentences below its table.
         shows: which tables are made of these rows: ``RESULTS``, ``GAPS``, ``DETECTION``.
+        prefix: of the titles of the further tables; empty where there is no other table of these runs.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Section:
     rows: Sequence[Row]
     notes: Sequence[str] = ()
     shows: Sequence[str] = (RESULTS, GAPS, DETECTION)
+    prefix: str = ""
 
 
 def counted(number: int, noun: str) -> str:
@@ -118,7 +120,12 @@ def accuracies(split: str, modalities: Sequence[str]) -> list[Measure]:
 def rows_of_groups(groups: Sequence[Group], baseline: Mapping[str, str]) -> list[Row]:
     """Return one row per group, with what it is compared with."""
     return [
-        Row(list(item.key.values()), item, baseline_of(item, groups, baseline, metric="val/accuracy"))
+        Row(
+            list(item.key.values()),
+            item,
+            baseline_of(item, groups, baseline, metric="val/accuracy"),
+            is_base=bool(baseline) and is_baseline(item, baseline),
+        )
         for item in groups
     ]
 
@@ -142,6 +149,7 @@ def results_table(
     compared = [
         measure for measure in measures if any(differences[number, measure.metric] for number in range(len(rows)))
     ]
+    tested = any(pair is not None and pair.adjusted is not None for pair in differences.values())
     sources = list(dict.fromkeys(source for row in rows for source in row.cited or {}))
     columns = [
         *(Column(TITLES.get(label, label.replace("_", " ")), LEFT) for label in labels),
@@ -149,7 +157,7 @@ def results_table(
         *(Column(f"{measure.title}{_unit(measure)}") for measure in measures),
         # On paper the first difference must do: with all of them a table is too wide for a page.
         *(Column(f"{measure.title} - baseline", web_only=measure is not measures[0]) for measure in compared),
-        *([Column("p (Holm)")] if compared else []),
+        *([Column("p (Holm)")] if tested else []),
         *(Column(source) for source in sources),
         Column("runs", LEFT, web_only=True),
     ]
@@ -158,11 +166,11 @@ def results_table(
         own = {measure.metric: differences[number, measure.metric] for measure in compared}
         shown.append(
             [
-                *(Cell(text, row.strong) for text in row.labels),
+                *(Cell(text) for text in row.labels),
                 _count(row),
                 *(_spread_cell(row, measure) for measure in measures),
-                *(_difference_cell(own[measure.metric], measure) for measure in compared),
-                *([_p_cell(own[compared[0].metric])] if compared else []),
+                *(_difference_cell(row, own[measure.metric], measure) for measure in compared),
+                *([_p_cell(own[compared[0].metric])] if tested else []),
                 *(_cited_cell((row.cited or {}).get(source)) for source in sources),
                 _runs_cell(row),
             ]
@@ -174,7 +182,7 @@ def results_table(
         columns=columns,
         rows=shown,
         numbers=numbers,
-        notes=[*notes, *_notes(rows, compared, sources)],
+        notes=[*notes, *_notes(rows, compared, sources, tested=tested)],
         incomplete=frozenset(number for number, row in enumerate(rows) if row.incomplete),
     )
 
@@ -227,8 +235,14 @@ def difference_text(found: Difference, measure: Measure) -> str:
     return mean if found.n < 2 else f"{mean} [{low}, {high}]"
 
 
-def _difference_cell(found: Difference | None, measure: Measure) -> Cell:
-    return EMPTY if found is None else Cell(difference_text(found, measure), found.distinct)
+def _difference_cell(row: Row, found: Difference | None, measure: Measure) -> Cell:
+    if found is not None:
+        return Cell(difference_text(found, measure), found.distinct)
+    if row.is_base:
+        return Cell("baseline")
+    if row.group is None:
+        return EMPTY
+    return Cell("no baseline" if row.base is None else "no common seed")
 
 
 def _p_cell(found: Difference | None) -> Cell:
@@ -272,13 +286,17 @@ def _numbers(
     return line
 
 
-def _notes(rows: Sequence[Row], compared: Sequence[Measure], sources: Sequence[str]) -> list[str]:
+def _notes(rows: Sequence[Row], compared: Sequence[Measure], sources: Sequence[str], *, tested: bool) -> list[str]:
     notes = []
     if compared:
-        notes.append(
-            "Differences are paired by seed, in points; brackets: 95 % interval (Student's t) over training seeds, not adjusted. "
+        notes.append("Differences are paired by seed, in points.")
+    if tested:
+        notes[-1] += (
+            " Brackets: 95 % interval (Student's t) over training seeds, not adjusted. "
             f"p: of {compared[0].title} - baseline, adjusted for the rows of this table (Holm); bold below 0.05."
         )
+    if any(row.number > 1 for row in rows):
+        notes.append("±: standard deviation over training seeds.")
     if sources:
         notes.append(
             "Cited numbers are single runs on other data than these unless the data set is named the same; ±: their binomial standard "
@@ -307,11 +325,7 @@ def measure_table(
     chosen = [row for row in rows if row.group and any(row.group.values(measure.metric) for measure in used)]
     if not used:
         return None
-    return results_table(name, title, labels, [_alone(row) for row in chosen], used, notes)
-
-
-def _alone(row: Row) -> Row:
-    return Row(row.labels, row.group)
+    return results_table(name, title, labels, [Row(row.labels, row.group, is_base=True) for row in chosen], used, notes)
 
 
 def gap_measures(split: str) -> list[Measure]:

@@ -80,6 +80,16 @@ def test_of_several_controls_the_one_that_is_most_alike_then_the_best_on_validat
     assert base.key == {"method": "concat_unimodal", "weight": "2", "learning_rate": "0.1"}
 
 
+def test_runs_on_other_data_are_no_baseline_though_the_keys_do_not_show_it():
+    def run(method, fraction):
+        return record(method, 1, settings={"train_fraction": fraction}, metrics={"val/accuracy": 0.5})
+
+    # The method tells these apart, so the share of the data is no key.
+    groups = group(runs([run("gap_mixture", "1.0"), run("concat_unimodal", "0.3")]), ["method"])
+    ours = next(item for item in groups if item.key["method"] == "gap_mixture")
+    assert baseline_of(ours, groups, {"method": "concat_unimodal"}, metric="val/accuracy") is None
+
+
 def test_baselines_need_a_setting_and_a_value():
     assert parse_baseline("method=concat, fusion=sum") == {"method": "concat", "fusion": "sum"}
     for text in ("concat", "method=", "=concat", "method=concat,"):

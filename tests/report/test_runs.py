@@ -22,6 +22,15 @@ def test_parts_of_other_runs_are_counted_but_no_runs_of_their_own():
     assert collection.nested == 2
 
 
+def test_a_run_of_the_whole_recipe_has_the_gaps_of_its_last_stage():
+    parent = record("gap_mixture", stage="main", metrics={"val/accuracy": 0.9})
+    nested = {"mlflow.parentRunId": parent.run_id}
+    warmup = record(stage="warmup", tags=nested, metrics={"gap/mean": 0.5, "val/accuracy": 0.1})
+    adaptive = record("gap_mixture", stage="adaptive", tags=nested, metrics={"gap/mean": 0.2, "val/accuracy": 0.8})
+    (found,) = collect([adaptive, warmup, parent]).runs
+    assert (found.metrics["gap/mean"], found.metrics["val/accuracy"]) == (0.2, 0.9)
+
+
 def test_a_warm_up_that_nothing_started_from_is_a_run_of_its_own():
     (found,) = collect([record(stage="warmup", metrics={"val/accuracy": 0.5})]).with_results("val")
     assert found.stage == "warmup"

@@ -41,14 +41,23 @@ def texts(table, number):
 
 def test_cells_are_mean_deviation_paired_difference_interval_and_adjusted_p():
     row = texts(example_table(), 1)
-    assert row["corruption"], row["method"] == ("0.0", "gap_mixture")
+    assert (row["corruption"], row["method"]) == ("0.0", "gap_mixture")
     assert row["n"] == "3"
     assert row["fused (%)"] == "92.3 ± 1.2"
     # Differences 1, 1 and 2 points: mean 1.33, standard error 1/3, t(2, 97.5 %) = 4.303.
     assert row["fused - baseline"] == "+1.3 [-0.1, +2.8]"
     # p = 0.0572 (t = 4), and the row at 40 % (differences 0, -2, 3) is a second test.
     assert row["p (Holm)"] == "0.114"
-    assert texts(example_table(), 0)["fused - baseline"] == ""
+    assert texts(example_table(), 0)["fused - baseline"] == "baseline"
+
+
+def test_a_row_without_a_difference_says_why():
+    groups = group(collect(example_records()).with_results("test"), KEYS)
+    others = group(collect([record("gce", 9, metrics={"test/accuracy": 0.5})]).runs, KEYS)
+    rows = [Row(["0.0", "gce"], others[0]), Row(["0.0", "gce"], others[0], groups[0]), Row(["0.0", "mla"], None)]
+    rows.append(rows_of_groups(groups, default_baseline(groups))[1])
+    table = example_table(rows=rows)
+    assert [texts(table, number)["fused - baseline"] for number in range(3)] == ["no baseline", "no common seed", ""]
 
 
 def test_only_the_first_measure_is_a_family_of_tests():
