@@ -53,7 +53,7 @@ def difference_intervals(
         raise ValueError(f"{wrong[0]!r} has {len(differences[wrong[0]])} intervals for {len(labels)} rows")
     shown = [_shortened(label) for label in labels]
     side = 0.35 + 0.064 * max(map(len, shown))
-    width, height = side + 2.6 * len(differences) + 0.2, ROW_HEIGHT * len(labels) + 1.25
+    width, height = side + 2.6 * len(differences) + 0.2, ROW_HEIGHT * max(len(labels), 3) + 1.25
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
     panels = figure.subplots(
         1, len(differences), sharex=True, sharey=True, squeeze=False,
