@@ -22,9 +22,10 @@ from mm_balance.data.sound import DecodeError, read_sound_file
 from mm_balance.engine.predictions import predict_split
 from mm_balance.errors import UserError
 from mm_balance.explorer.media import Media, frames_picture, spectrogram_png
-from mm_balance.explorer.page import SPLITS, PageText, explorer_html
+from mm_balance.explorer.page import PageText, explorer_html
 from mm_balance.explorer.parquet import write_samples
 from mm_balance.explorer.samples import (
+    SPLITS,
     ExplorerSplit,
     Table,
     compared,
@@ -303,7 +304,7 @@ def page_text(
         parts = ", ".join(f"{name} of {count}" for name, count in doubted.items())
         sentences.append(f"Doubted among the {len(data.splits['train'])} training samples: {parts}.")
     facts = {
-        "run": f"{record.info.run_name} ({run.run_id[:8]})",
+        "run": run.run_id[:8],  # the title names it
         "method": tags.get("mm.method", ""),
         "data": data.name,
         "seed": tags.get("mm.seed", ""),
