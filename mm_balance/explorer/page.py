@@ -35,7 +35,7 @@ TITLES = {
 """Column -> its heading, where that is not the name with spaces."""
 HINTS = {
     "suspicion": f"How far the loss of a modality alone lies above what is usual, in nats; from {MARGIN:g} on, something is doubted",
-    "doubted": f"The modality whose loss is unusual, from a suspicion of {MARGIN:g} nat on; `label or all`: every modality is in trouble",
+    "doubted": f"The modality with an unusual loss, from a suspicion of {MARGIN:g} nat on; `label or all`: all are in trouble",
     "corrupted": "Broken on purpose, so that doubts can be checked; planted in training samples only: an empty cell of another split "
     "is no verdict",
     "corruption_kind": "What stands in its place",

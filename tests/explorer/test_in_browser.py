@@ -38,7 +38,8 @@ const ready = () => small.contentDocument?.documentElement?.dataset.ready === "y
 while (!ready()) await wait(20);
 const line = small.contentDocument.querySelector("#samples tbody tr");
 await Promise.all([...line.querySelectorAll("img")].map((image) => { image.loading = "eager"; return image.decode(); }));
-seen.small = { bottom: line.getBoundingClientRect().bottom, height: small.contentWindow.innerHeight, width: small.contentWindow.innerWidth };
+const { innerWidth: width, innerHeight: height } = small.contentWindow;
+seen.small = { bottom: line.getBoundingClientRect().bottom, height, width };
 small.remove();
 seen.initial = { split: document.querySelector('[data-filter="split"]').value, info: document.querySelector(".dt-info").textContent };
 seen.hint = [...document.querySelectorAll("#samples th")].find((cell) => cell.textContent === "suspicion").title;
@@ -93,7 +94,8 @@ def page():
             "gap": gap, "loss_audio": 0.1, "loss_visual": 0.2, "suspicion": 10.0 - number / 1000, "suspect": "audio",
             "doubted": np.where(number < 50, "audio", ""), "why": np.where(number < 50, "because of " + EVIL, ""), "movement": 0.1,
             "corrupted": np.where(number < 40, "audio", ""), "corruption_kind": np.where(number < 40, "mismatch", ""),
-            "group": np.where(number % 3 == 0, "first speaker", "second speaker"), "gap_by_refit": "0.100 0.500 -0.300", "posterior_by_refit": "0.100 0.500 0.300",
+            "group": np.where(number % 3 == 0, "first speaker", "second speaker"),
+            "gap_by_refit": "0.100 0.500 -0.300", "posterior_by_refit": "0.100 0.500 0.300",
         }
     )  # fmt: skip
     pictures = {
