@@ -147,12 +147,12 @@ def describe_stage(
     plan, stage, method = result.plan, result.stage, result.stage.method
     page = page or result.run
     selection = plan.config.selection.selection if plan.select_best else "last"
-    source = "" if plan.stage == "warmup" else f" ({method.citation})"
-    last = _last_refit(result)
+    source = "" if plan.stage == "warmup" else f" Source of the method: {method.citation}."
+    trained = f"**{headline(result)}** on `{stage.data.name}`, seed {stage.seed}, {result.progress.epoch} epochs.{source}"
+    leads, last = who_leads(result, test), _last_refit(result)
     # MLflow shows about four lines until one clicks: the results and who is ahead must be among them.
     lines = [
-        *who_leads(result, test),
-        f"**{headline(result)}**{source} on `{stage.data.name}`, seed {stage.seed}, {result.progress.epoch} epochs.",
+        *([trained, *leads] if test is None else [*leads, trained]),
         *progress_made(result),
         f"Validation is that of epoch {result.epoch} (`selection={selection}`).",
         "",
