@@ -148,7 +148,9 @@ def describe_stage(
     page = page or result.run
     selection = plan.config.selection.selection if plan.select_best else "last"
     source = "" if plan.stage == "warmup" else f" Source of the method: {method.citation}."
-    trained = f"**{headline(result)}** on `{stage.data.name}`, seed {stage.seed}, {result.progress.epoch} epochs.{source}"
+    trained = (
+        f"**{headline(result)}** on `{stage.data.name}`, seed {stage.seed}, {result.progress.epoch} epochs.{source}"
+    )
     leads, last = who_leads(result, test), _last_refit(result)
     # MLflow shows about four lines until one clicks: the results and who is ahead must be among them.
     lines = [
