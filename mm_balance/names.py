@@ -254,7 +254,8 @@ ARTIFACTS = {
     "(CREMA-D: actor, human votes)",
     EXPLORER_FILE: "every sample of the run in one page: pictures, sounds, predictions, gaps, which modality is suspect",
     SAMPLES_FILE: "the same as a table, with the media of the most suspect samples as {bytes, path}",
-    SUSPECTS_FILE: "samples of which something is doubted: split, sample, class, doubted modality, suspicion, why",
+    SUSPECTS_FILE: "samples of which something is doubted, those of training first: split, sample, class, doubted modality, corrupted "
+    "(where it is known), suspicion, why",
     f"{REFITS_FOLDER}/epoch_NNNN/{MIXTURE_FILE}": "the fitted mixture; load it with Mixture.from_json",
     f"{REFITS_FOLDER}/epoch_NNNN/{DENSITY_FILE}": "histogram of gaps, components, their sum, posterior; below them the gaps of the "
     "validation samples with a mixture of their own",

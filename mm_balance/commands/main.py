@@ -46,7 +46,7 @@ def run_recipe(
     """
     from mm_balance.tracking.lookup import children, open_run, page_link
     from mm_balance.workflow.both_stages import BothStages
-    from mm_balance.workflow.report import accuracies, artifact_links, describe_stage, final_validation, publish
+    from mm_balance.workflow.report import artifact_links, describe_stage, final_validation, publish
     from mm_balance.workflow.runs import run_evaluation, run_stage
     from mm_balance.workflow.stage import saved_points
     from mm_balance.workflow.titles import short_title
@@ -88,10 +88,9 @@ def run_recipe(
     parts = [
         f"[{label}]({page_link(run)})" for label, run in (("warm-up", warmup), ("stage 2", adaptive), ("test", tested))
     ]
-    description = describe_stage(result, page=parent, command=COMMAND.name, links=[*artifact_links(tested), *parts])
-    parent.describe(
-        f"Test accuracy: {accuracies(final, 'test', result.stage.model.modalities)}.\n{description}{_mixed_note(series)}"
-    )
+    links = [*artifact_links(tested), *parts]
+    description = describe_stage(result, page=parent, command=COMMAND.name, links=links, test=final)
+    parent.describe(f"{description}{_mixed_note(series)}")
     parent.terminate("FINISHED")
     return final
 

@@ -14,14 +14,13 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mm_balance.explorer.media import Media
-from mm_balance.explorer.samples import right_by_class
+from mm_balance.explorer.samples import ALL, MARGIN, SPLITS, WRONG_LABEL, right_by_class
 
-SPLITS = ("train", "val", "test")
 DIGITS = 4
 """Significant digits of numbers in the page."""
 MOST_CHOICES = 200
 """A column with more values is searched, not chosen from."""
-HIDDEN = ("why", "posterior_by_refit", "suspect")
+HIDDEN = ("posterior_by_refit", "suspect")
 """Columns shown in the details of a row, not in the table."""
 TITLES = {
     "gap_by_refit": "gap over the refits",
@@ -34,6 +33,28 @@ TITLES = {
     "corruption_kind": "kind of corruption",
 }
 """Column -> its heading, where that is not the name with spaces."""
+HINTS = {
+    "suspicion": f"How far the loss of a modality alone lies above what is usual, in nats; from {MARGIN:g} on, something is doubted",
+    "doubted": f"The modality with an unusual loss, from a suspicion of {MARGIN:g} nat on; `label or all`: all are in trouble",
+    "corrupted": "Broken on purpose, so that doubts can be checked; planted in training samples only: an empty cell of another split "
+    "is no verdict",
+    "corruption_kind": "What stands in its place",
+    "why": "p: probability of the true class, geometric mean over the refits; usually: that of the sample in the middle of the split",
+    "gap_by_refit": "One point a refit, from -1 to 1; point at it for the numbers",
+    "right": "Which modalities alone name the true class",
+    "movement": "Sum of the changes of the gap from refit to refit",
+    "loss": "Of the fused prediction, in nats",
+    "posterior_imbalanced": "Of the imbalanced component of the last mixture of training gaps",
+}
+"""Column -> what it means, shown while one points at its heading."""
+KINDS = {
+    "noise": "white noise",
+    "blank": "silence or black",
+    "other": "another sample's, of another class",
+    "mismatch": "exchanged with another sample's",
+    "label": "a wrong label",
+}
+"""Kind of planted corruption -> how the page calls it."""
 
 
 @dataclass(frozen=True)
@@ -82,20 +103,26 @@ def explorer_html(table: pd.DataFrame, media: Mapping[tuple[str, str], Media], t
     )
     bundle = files("itables").joinpath("html")
     table = table[_ordered(list(table))]
+    if "corruption_kind" in table:
+        table = table.assign(corruption_kind=table["corruption_kind"].map(lambda kind: KINDS.get(kind, kind)))
     columns = list(table)
+    filters = {name: sorted(map(str, set(table[name]))) for name in _filters(table)}
     return environment.get_template("explorer.html").render(
         text=text,
         total=len(table),
+        sentences=[*_truth(table), *text.sentences],
         matrices={name: _matrix(table[table["split"] == name]) for name in SPLITS if name in set(table["split"])},
-        filters={name: sorted(map(str, set(table[name]))) for name in _filters(table)},
+        filters=filters,
+        # Only training samples can be mended; two runs are compared on all.
+        chosen={"split": "train"} if "train" in filters.get("split", ()) and not text.against else {},
         titles=TITLES,
-        truth=_truth(table),
         data={
             "columns": columns,
             "rows": [[_plain(value) for value in row] for row in table.itertuples(index=False, name=None)],
             "media": [_embedded(media.get(key)) for key in zip(table["split"], table["sample"], strict=True)],
             "numbers": [name for name in columns if pd.api.types.is_numeric_dtype(table[name])],
             "titles": {name: TITLES.get(name, name.replace("_", " ")) for name in columns},
+            "hints": HINTS,
             "hidden": list(HIDDEN),
             "epochs": list(text.epochs),
             "modalities": list(text.modalities),
@@ -115,6 +142,9 @@ def _ordered(columns: Sequence[str]) -> list[str]:
         "split",
         "class",
         "doubted",
+        "corrupted",
+        "corruption_kind",
+        "why",
         "suspicion",
         "gap_change",
         "gap_by_refit",
@@ -123,7 +153,7 @@ def _ordered(columns: Sequence[str]) -> list[str]:
         "right",
         "predicted",
     ]
-    last = ["group", "corrupted", "corruption_kind"]
+    last = ["group"]
     middle = [name for name in columns if name not in first and name not in last]
     return [name for name in (*first, *middle, *last) if name in columns]
 
@@ -140,21 +170,36 @@ def _matrix(part: pd.DataFrame) -> dict[str, Any]:
     return {"columns": list(counts), "rows": [(str(name), line) for name, line in lines]}
 
 
-def _truth(table: pd.DataFrame, first: int = 50) -> str:
-    """Say how many of the first suspects of training are truly corrupted; empty where nothing was planted."""
+def _truth(table: pd.DataFrame, first: int = 50) -> list[str]:
+    """Say how right the doubts about training samples are, where corruption was planted: of the first, and of all.
+
+    One that names a modality is right if this one is corrupted; where labels are wrong, "label or all" is.
+    """
     if "corrupted" not in table:
-        return ""
+        return []
     train = table[table["split"] == "train"]
-    if not (train["corrupted"] != "").any():
-        return ""
-    top = train.sort_values("suspicion", ascending=False, kind="stable").head(first)
-    broken = top[top["corrupted"] != ""]
-    of_modality = broken[broken["corrupted"] != "label"]
-    named = int((of_modality["suspect"] == of_modality["corrupted"]).sum())
-    share = (train["corrupted"] != "").mean()
-    return (
-        f"Planted corruption: {share:.0%} of the training samples. Of the {len(top)} most suspect of them, {len(broken)} are truly "
-        f"corrupted; of {len(of_modality)} that are corrupted in a modality, {named} are suspected in that one."
+    broken = train["corrupted"] != ""
+    if not broken.any():
+        return []
+    ordered = train.sort_values("suspicion", ascending=False, kind="stable")
+    top, doubted = ordered.head(first), ordered[ordered["doubted"] != ""]
+    return [
+        f"Of the {len(top):,} most suspect training samples, {_found(top)}.",
+        f"Of all {len(doubted):,} doubted training samples, {_found(doubted)}.",
+        f"Corruption was planted in {int(broken.sum()):,} of {len(train):,} training samples ({broken.mean():.0%}), and in no other "
+        "split: there, an empty cell is no verdict.",
+    ]
+
+
+def _found(samples: pd.DataFrame) -> str:
+    """Return ``45 are truly corrupted, 40 of 45 in the right modality``, meaning the modality that is doubted."""
+    broken = samples[samples["corrupted"] != ""]
+    named = broken["doubted"] == broken["corrupted"].replace(WRONG_LABEL, ALL)
+    right = "all" if named.all() else f"{int(named.sum()):,} of"
+    what = f"doubted as `{ALL}`" if (broken["corrupted"] == WRONG_LABEL).all() else "in the right modality"
+    count = len(broken)
+    return f"{count:,} {'is' if count == 1 else 'are'} truly corrupted" + (
+        f", {right} {count:,} {what}" if count else ""
     )
 
 

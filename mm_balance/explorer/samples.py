@@ -26,6 +26,8 @@ import torch
 from mm_balance.functional.mixture import Mixture
 from mm_balance.types import SplitPredictions
 
+SPLITS = ("train", "val", "test")
+"""In the order of the page."""
 MARGIN = 1.0
 """Smallest suspicion, in nats, at which something is doubted: the probability of the class is e times smaller than usual."""
 COMMON = 0.5
@@ -34,6 +36,8 @@ FLOOR = 1e-6
 ALL = "label or all"
 """Doubted if all modalities are in trouble."""
 NONE = "none"
+WRONG_LABEL = "label"
+"""In the column ``corrupted``, in place of a modality."""
 
 
 Table = pd.DataFrame
@@ -140,13 +144,18 @@ def suspicion(probabilities: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np
         for name, series in probabilities.items()
     }
     losses = np.stack(list(logs.values()))
-    excess = losses - np.median(losses, axis=1, keepdims=True)
+    medians = np.median(losses, axis=1, keepdims=True)
+    excess = losses - medians
     suspect = names[excess.argmax(axis=0)]
     doubted = suspect.copy()
     doubted[excess.min(axis=0) >= COMMON * excess.max(axis=0)] = ALL
     doubted[excess.max(axis=0) < MARGIN] = ""
     typical = np.exp(-losses)
-    why = [_why(name, dict(zip(names, values, strict=True))) for name, values in zip(doubted, typical.T, strict=True)]
+    usual = dict(zip(names, np.exp(-medians[:, 0]), strict=True))
+    why = [
+        _why(name, dict(zip(names, values, strict=True)), usual)
+        for name, values in zip(doubted, typical.T, strict=True)
+    ]
     return {
         **{f"loss_{name}": values for name, values in logs.items()},
         "suspicion": excess.max(axis=0),
@@ -156,15 +165,24 @@ def suspicion(probabilities: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np
     }
 
 
-def _why(doubted: str, typical: Mapping[str, float]) -> str:
-    """Say what speaks against a modality; ``typical`` is the geometric mean of its probabilities over the refits."""
+def _why(doubted: str, typical: Mapping[str, float], usual: Mapping[str, float]) -> str:
+    """Say what speaks against a modality.
+
+    Args:
+        doubted: what is doubted; empty = nothing.
+        typical: modality -> geometric mean of the sample's probabilities over the refits.
+        usual: modality -> the same of the sample in the middle of the split.
+    """
     if doubted == "":
         return ""
+    given = {
+        name: f"{name} alone gives the class p {value:.3f}, usually {usual[name]:.3f}"
+        for name, value in typical.items()
+    }
     if doubted == ALL:
-        given = ", ".join(f"{name} {value:.3f}" for name, value in typical.items())
-        return f"all modalities give the class less than usual: p {given}"
+        return "; ".join(given.values())
     others = ", ".join(f"{name} {value:.3f}" for name, value in typical.items() if name != doubted)
-    return f"{doubted} alone gives the class p {typical[doubted]:.3f}, much less than usual for {doubted}; {others}"
+    return f"{given[doubted]}; {others}" if others else given[doubted]
 
 
 def _right(found: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -199,8 +217,14 @@ def right_by_class(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def suspects(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the samples of which something is doubted, the most suspect first: split, sample, class, doubted, suspicion, why."""
-    return table.loc[table["doubted"] != "", ["split", "sample", "class", "doubted", "suspicion", "why"]]
+    """Return the samples of which something is doubted: those of training, which can be mended, first, the most suspect first in each.
+
+    Columns: split, sample, class, doubted, corrupted (where corruption was planted), suspicion, why.
+    """
+    found = table[table["doubted"] != ""].sort_values("suspicion", ascending=False, kind="stable")
+    found = found.sort_values("split", key=lambda names: names.map(SPLITS.index), kind="stable", ignore_index=True)
+    columns = ("split", "sample", "class", "doubted", "corrupted", "suspicion", "why")
+    return found[[name for name in columns if name in found]]
 
 
 def compared(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:

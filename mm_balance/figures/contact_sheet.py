@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,10 @@ COLUMNS = 3
 MOST_FRAMES = 3
 CELL = (4.2, 1.7)
 """Width and height of one sample, inches."""
+FOOT = 0.2
+"""Height of a line at the foot, inches."""
+CHARACTERS = 14
+"""Characters of the foot on an inch, at most."""
 NAME_LENGTH = 44
 
 
@@ -37,8 +42,13 @@ class SheetSample:
 
 
 @matplotlib.rc_context(STYLE)
-def contact_sheet(samples: Sequence[SheetSample], *, title: str) -> Figure:
+def contact_sheet(samples: Sequence[SheetSample], *, title: str, note: str = "") -> Figure:
     """Draw a grid of about a dozen samples or fewer, each with its first frames and its spectrograms.
+
+    Args:
+        samples: what to draw.
+        title: heading.
+        note: what a reader must know, at the foot; empty = nothing.
 
     Raises:
         ValueError: ``samples`` is empty.
@@ -47,9 +57,14 @@ def contact_sheet(samples: Sequence[SheetSample], *, title: str) -> Figure:
         raise ValueError("nothing to draw: pass at least one sample")
     columns = min(COLUMNS, len(samples))
     rows = -(-len(samples) // columns)
-    figure = Figure(figsize=(columns * CELL[0], rows * CELL[1] + 0.5), dpi=DOTS_PER_INCH)
+    width = columns * CELL[0]
+    lines = textwrap.wrap(note, int(width * CHARACTERS))
+    foot = len(lines) * FOOT
+    figure = Figure(figsize=(width, rows * CELL[1] + 0.5 + foot), dpi=DOTS_PER_INCH)
     height = figure.get_figheight()
     figure.text(0.08 / figure.get_figwidth(), 1 - 0.3 / height, title, fontsize=12, va="center")
+    if lines:
+        figure.text(0.08 / width, 0.5 * foot / height, "\n".join(lines), fontsize=8, color=DARK_GRAY, va="center")
     for number, sample in enumerate(samples):
         row, column = divmod(number, columns)
         top = height - 0.5 - row * CELL[1]

@@ -85,6 +85,12 @@ def current_experiment_name() -> str:
     return _experiment_name()
 
 
+def experiment_name(run: TrackedRun) -> str:
+    """Return the name of the experiment that a run is in."""
+    name: str = MlflowClient().get_experiment(run.read().info.experiment_id).name
+    return name
+
+
 def _experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
 

@@ -21,6 +21,8 @@ from mm_balance.figures import Figure, SheetSample, contact_sheet, save_png
 from mm_balance.tracking.runs import TrackedRun
 
 SHEET_SAMPLES = 12
+CORRUPTED = "(corrupted: ...): this modality, or the label, was broken on purpose, to check what finds it (parameter corruption)."
+"""Note on a contact sheet that shows such a sample."""
 
 
 def log_data(run: TrackedRun, data: MultimodalData, context: str) -> None:
@@ -85,7 +87,11 @@ def _write_card(data: MultimodalData, folder: Path) -> None:
 
 
 def _sheet(data: MultimodalData) -> Figure:
-    return contact_sheet(sheet_samples(data), title=f"{data.name}: training samples")
+    samples = sheet_samples(data)
+    train = data.splits["train"]
+    broken = {sample for sample, corrupted in zip(train.samples, train.corrupted, strict=True) if corrupted}
+    note = CORRUPTED if data.truth_known and any(sample.name in broken for sample in samples) else ""
+    return contact_sheet(samples, title=f"{data.name}: training samples", note=note)
 
 
 def card_samples(data: MultimodalData) -> list[CardSample]:

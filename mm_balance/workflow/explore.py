@@ -22,9 +22,10 @@ from mm_balance.data.sound import DecodeError, read_sound_file
 from mm_balance.engine.predictions import predict_split
 from mm_balance.errors import UserError
 from mm_balance.explorer.media import Media, frames_picture, spectrogram_png
-from mm_balance.explorer.page import SPLITS, PageText, explorer_html
+from mm_balance.explorer.page import PageText, explorer_html
 from mm_balance.explorer.parquet import write_samples
 from mm_balance.explorer.samples import (
+    SPLITS,
     ExplorerSplit,
     Table,
     compared,
@@ -41,6 +42,7 @@ from mm_balance.tracking.model import load_network
 from mm_balance.tracking.refits import read_gap_table, read_refit, read_validation_table, refit_epochs
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.gap_report import gap_findings
+from mm_balance.workflow.report import NEXT
 from mm_balance.workflow.setup import DATA_SEED, corruption_of, read_data, resolve_device
 from mm_balance.workflow.trained import load_trained
 
@@ -95,16 +97,26 @@ def explore(
         suspects(table).to_csv(folder / names.SUSPECTS_FILE, index=False)
         for name in (names.EXPLORER_FILE, names.SAMPLES_FILE, names.SUSPECTS_FILE):
             run.log_file(folder / name, "")
-    _link_from_description(run)
+    _link_from_description(run, int(((table["split"] == "train") & (table["doubted"] != "")).sum()))
     return table
 
 
-def _link_from_description(run: TrackedRun) -> None:
-    """Let the run's description, which was written before, link to the page: below its first paragraph, which has the results."""
-    link = f"[See and hear the samples]({page_link(run, names.EXPLORER_FILE)})"
+def _link_from_description(run: TrackedRun, doubted: int) -> None:
+    """Let the run's description, which was written before, link to the page: below its first paragraph, which has the results.
+
+    If training samples are doubted, to look at them comes first in the list of what to do next.
+    """
+    address = page_link(run, names.EXPLORER_FILE)
+    link = f"[See and hear the samples]({address})"
     results, _, rest = run.description().partition("\n\n")
-    if link not in rest:
-        run.describe(f"{results}\n\n{link}: which modality of which sample is suspect, and why.\n\n{rest}")
+    if link in rest:
+        return
+    if doubted:
+        item = (
+            f"- Look and listen: [{doubted:,} doubted training samples]({address}), listed in `{names.SUSPECTS_FILE}`"
+        )
+        rest = rest.replace(f"\n\n{NEXT}\n\n", f"\n\n{NEXT}\n\n{item}\n", 1)
+    run.describe(f"{results}\n\n{link}: which modality of which sample is suspect, and why.\n\n{rest}")
 
 
 def stage_run(run: TrackedRun) -> TrackedRun:
@@ -303,7 +315,7 @@ def page_text(
         parts = ", ".join(f"{name} of {count}" for name, count in doubted.items())
         sentences.append(f"Doubted among the {len(data.splits['train'])} training samples: {parts}.")
     facts = {
-        "run": f"{record.info.run_name} ({run.run_id[:8]})",
+        "run": run.run_id[:8],  # the title names it
         "method": tags.get("mm.method", ""),
         "data": data.name,
         "seed": tags.get("mm.seed", ""),

@@ -7,8 +7,10 @@ lags behind, so every statement here puts the two side by side.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from mm_balance import names
+from mm_balance.config import options
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.types import GapFit
 
@@ -37,19 +39,22 @@ def source_note(source: str) -> str:
     return f"Gaps of the training samples are {SOURCES[source]} (`gap_source={source}`)."
 
 
-def gap_table(points: Sequence[MetricPoint]) -> list[str]:
+def gap_table(points: Sequence[MetricPoint], validation: Mapping[int, Mapping[str, float]] | None = None) -> list[str]:
     """Return the refits of a stage as lines of a Markdown table, training beside validation.
 
-    The first row of a stage 2 is the fit that it starts from; its mean gaps on validation are on the warm-up run.
+    Args:
+        points: the stage's points.
+        validation: epoch -> validation metrics that its point lacks. The first row of a stage 2 is the fit that it starts from;
+            the point of that epoch on validation is on the warm-up run.
     """
     rows = [
-        "| epoch | mean gap | on validation | mean abs(gap) | on validation | density at 0 | on validation | imbalanced weight "
-        "| imbalanced mean |",
+        "| epoch | mean gap, training | mean gap, validation | mean abs(gap), training | mean abs(gap), validation "
+        "| density at 0, training | density at 0, validation | imbalanced weight, training | imbalanced mean, training |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for point in points:
         if "gap/mean" in point.metrics:
-            value = point.metrics
+            value = {**(validation or {}).get(point.step, {}), **point.metrics}
             cells = [
                 str(point.step),
                 _cell(value, "gap/mean", "+.3f"),
@@ -63,6 +68,21 @@ def gap_table(points: Sequence[MetricPoint]) -> list[str]:
             ]
             rows.append(f"| {' | '.join(cells)} |")
     return rows
+
+
+@dataclass(frozen=True)
+class GapWarning:
+    """What to distrust about a fit.
+
+    Attributes:
+        text: in words, as Markdown.
+        remedy: what the settings are for, in a few words; empty = there are none.
+        settings: parameters that avoid it.
+    """
+
+    text: str
+    remedy: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def gap_findings(
@@ -79,7 +99,7 @@ def gap_findings(
     Example:
         >>> metrics = {"gap/mean": 0.0, "gap/mean_abs": 0.02, "val/gap_mean": 0.31, "val/gap_mean_abs": 0.4}
         >>> gap_findings(metrics, None, ["audio", "visual"], "two")[0]
-        '- audio is ahead: mean gap +0.31 on validation, +0.00 on the training samples.'
+        '- audio is ahead: mean gap +0.31 on validation, +0.00 on the training samples (probability of the true class, not accuracy).'
     """
     if "gap/mean" not in metrics or "val/gap_mean" not in metrics:
         return []
@@ -88,41 +108,64 @@ def gap_findings(
     ahead = lead if on_validation > 0 else others[0] if len(others) == 1 else f"another modality than {lead}"
     verdict = f"{ahead} is ahead" if abs(on_validation) > EVEN else "No modality is ahead on average"
     lines = [
-        f"{verdict}: mean gap {_signed(on_validation)} on validation, {_signed(on_training)} on the training samples."
+        f"{verdict}: mean gap {_signed(on_validation)} on validation, {_signed(on_training)} on the training samples "
+        "(probability of the true class, not accuracy)."
     ]
+    return [f"- {line}" for line in (*lines, *(warning.text for warning in gap_warnings(metrics, fit, mixture)))]
+
+
+def gap_warnings(metrics: Mapping[str, float], fit: GapFit | None, mixture: str) -> list[GapWarning]:
+    """Return what to distrust about the last refit, with arguments as of ``gap_findings``."""
+    if "gap/mean" not in metrics or "val/gap_mean" not in metrics:
+        return []
+    lines = []
     validation_abs, training_abs = metrics["val/gap_mean_abs"], metrics["gap/mean_abs"]
     source = "refit" if fit is None else fit.source
     if source != "cross_fitted" and validation_abs > NOTICEABLE and training_abs < MEMORIZED * validation_abs:
-        lines.append(
+        text = (
             f"**The training samples are memorized**: their mean abs(gap) is {training_abs:.3f}, on validation {validation_abs:.3f}. "
             "Mixture, posterior and density at zero describe gaps that training has closed, not a network that is balanced. "
             "`gap_source=cross_fitted` measures gaps that are not memorized."
         )
+        lines.append(GapWarning(text, "Gaps that are not memorized", {"gap_source": "cross_fitted"}))
     if fit is not None and not fit.mixture.degenerate:
         lines += _doubtful_mixture(fit, mixture)
-    return [f"- {line}" for line in lines]
+    return lines
 
 
-def _doubtful_mixture(fit: GapFit, mixture: str) -> list[str]:
+def remedies(warnings: Sequence[GapWarning]) -> list[tuple[str, Mapping[str, str]]]:
+    """Return what avoids the warnings, as (what for, parameters); for each parameter only the first value that is named."""
+    found: dict[str, tuple[str, Mapping[str, str]]] = {}
+    for warning in warnings:
+        for name in warning.settings:
+            found.setdefault(name, (warning.remedy, warning.settings))
+    return list(found.values())
+
+
+def _doubtful_mixture(fit: GapFit, mixture: str) -> list[GapWarning]:
     """Return warnings about a mixture that does not mean what its components are called."""
     lines = []
     center = fit.mixture.balanced.mean
     if mixture != "two_absolute" and abs(center) > OFF_CENTER:
-        lines.append(
+        text = (
             f'**The "balanced" component is not balanced**: its mean gap is {_signed(center)}. '
             "`mixture=two_absolute` fits absolute gaps instead."
         )
+        lines.append(GapWarning(text, "A mixture of absolute gaps", {"mixture": "two_absolute"}))
     if not fit.mixture.posterior_monotone(fit.gaps):
-        lines.append(
+        others = [kind for kind in reversed(options()["mixture"].choices) if kind not in ("two", mixture)]
+        text = (
             "**The posterior is not monotone**: it falls somewhere as abs(gap) grows, so some samples with a larger gap count as more "
-            "balanced. `mixture=three` or `mixture=two_absolute` avoid this."
+            f"balanced. {' or '.join(f'`mixture={kind}`' for kind in others)} may avoid this."
         )
+        lines.append(GapWarning(text, "A mixture with another shape", {"mixture": others[0]}))
     imbalanced = fit.gaps[fit.posterior_imbalanced > 0.5].abs()
     if len(imbalanced) and float(imbalanced.min()) < BALANCED_IN_FACT:
-        lines.append(
+        text = (
             f'**"Imbalanced" begins at abs(gap) {float(imbalanced.min()):.2g}**, which is small: '
             f"{len(imbalanced):,} of {len(fit.gaps):,} training samples count as imbalanced."
         )
+        lines.append(GapWarning(text))
     return lines
 
 

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from mm_balance.config import GROUPS, Config, MethodOptions, options
+from mm_balance.config import GROUPS, Config, MethodOptions, options, stage_options
 from mm_balance.workflow.titles import overrides
 
 CONTROL = "concat_unimodal"
 """Joint training with unimodal losses: what a method against imbalance must beat."""
 
 
-def next_steps(command: str, config: Config, run_id: str, *, from_scratch: bool) -> list[str]:
+def next_steps(
+    command: str,
+    config: Config,
+    run_id: str,
+    *,
+    from_scratch: bool,
+    warmup_run: str | None = None,
+    remedies: Sequence[tuple[str, Mapping[str, str]]] = (),
+    experiment: str | None = None,
+) -> list[str]:
     """Return what to run next, as items of a Markdown list.
 
     Args:
@@ -20,6 +29,9 @@ def next_steps(command: str, config: Config, run_id: str, *, from_scratch: bool)
         config: its configuration.
         run_id: its run.
         from_scratch: whether the run needed no earlier warm-up run, so that it can be repeated in one command.
+        warmup_run: the warm-up run that it started from, if any.
+        remedies: what avoids the warnings about its gaps, as (what for, parameters).
+        experiment: name of its experiment; None = say nothing of a report.
     """
     if command == "warmup":
         return [f"- The second stage: `{command_line('adaptive', {'warmup_run': run_id})}`"]
@@ -28,13 +40,19 @@ def next_steps(command: str, config: Config, run_id: str, *, from_scratch: bool)
         lines.append(
             f"- Test accuracy, when nothing is left to choose: `{command_line('evaluate', {'run_id': run_id})}`"
         )
+    same = _to_repeat(command, config)
+    start = {} if from_scratch or warmup_run is None else {"warmup_run": warmup_run}
+    for what, settings in remedies:
+        lines.append(f"- {what}: `{command_line(command, {**start, **same, **settings})}`")
     if from_scratch:
-        same = _to_repeat(command, config)
         another = command_line(command, {**same, "seed": str(config.run.seed + 1)})
         lines.append(f"- Luck or effect? More seeds: `{another}`")
         if config.method.method != CONTROL:
             control = command_line(command, {**_without_method(same), "method": CONTROL})
             lines.append(f"- Better than unimodal losses alone? The control: `{control}`")
+    if experiment is not None:
+        report = command_line("report", {"experiment": experiment})
+        lines.append(f"- All runs of this experiment in tables and figures: `{report}`")
     return lines
 
 
@@ -50,9 +68,10 @@ def _to_repeat(command: str, config: Config) -> dict[str, str]:
     values = config.values()
     own = {name: value for name, value in overrides(command, config).items() if name in values}
     usual = {"dataset": "digits", "seed": 0, "method": "gap_mixture" if command == "main" else "concat"}
-    named = {name: str(values[name]) for name, value in usual.items() if values[name] != value}
+    takes = stage_options(command)  # `adaptive` has its one method
+    named = {name: str(values[name]) for name, value in usual.items() if values[name] != value and name in takes}
     text = values["method_options"]
-    return named | own | ({} if text is None else {"method_options": text})
+    return named | own | ({} if text is None or "method_options" not in takes else {"method_options": text})
 
 
 def _without_method(values: Mapping[str, str]) -> dict[str, str]:

@@ -8,19 +8,20 @@ from dataclasses import asdict
 
 from mm_balance import names
 from mm_balance.config import format_value
+from mm_balance.config.parameters import PAPER
 from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.figures import Figure, mixture_density, mixture_evolution, render, unimodal_accuracy
 from mm_balance.serving import modality_recipes
-from mm_balance.tracking.lookup import find_run, page_link
+from mm_balance.tracking.lookup import experiment_name, find_run, page_link
 from mm_balance.tracking.model import log_model
-from mm_balance.tracking.refits import read_refits, run_caption
+from mm_balance.tracking.refits import read_refit, read_refits, run_caption
 from mm_balance.tracking.runs import ModelOnData, TrackedRun
-from mm_balance.workflow.gap_report import doubts_note, gap_findings, gap_table, source_note
+from mm_balance.workflow.gap_report import doubts_note, gap_findings, gap_table, gap_warnings, remedies, source_note
 from mm_balance.workflow.model_card import model_card
-from mm_balance.workflow.next_steps import next_steps
+from mm_balance.workflow.next_steps import CONTROL, next_steps
 from mm_balance.workflow.stage import StageResult
-from mm_balance.workflow.verdict import Scores, chance_level, verdict
+from mm_balance.workflow.verdict import Scores, against_chance, chance_level, disagreement, gained, who_is_ahead
 
 
 def publish(result: StageResult, target: TrackedRun, points: list[MetricPoint], warmup_epochs: int) -> dict[str, float]:
@@ -127,7 +128,12 @@ def describe_data(data: MultimodalData) -> str:
 
 
 def describe_stage(
-    result: StageResult, *, page: TrackedRun | None = None, command: str | None = None, links: Sequence[str] = ()
+    result: StageResult,
+    *,
+    page: TrackedRun | None = None,
+    command: str | None = None,
+    links: Sequence[str] = (),
+    test: Mapping[str, float] | None = None,
 ) -> str:
     """Return the Markdown description of a run: the verdict, what was trained, how the gaps changed, what to do next.
 
@@ -136,29 +142,43 @@ def describe_stage(
         page: the run to describe, which has the figures; None = the stage's own.
         command: the command whose run it is; None = it is a part of another run, which says what to do next.
         links: more links to show.
+        test: the test metrics, where it was tested.
     """
     plan, stage, method = result.plan, result.stage, result.stage.method
     page = page or result.run
     selection = plan.config.selection.selection if plan.select_best else "last"
-    # MLflow shows only the first paragraphs until one clicks: who is ahead must be among them.
+    source = "" if plan.stage == "warmup" else f" Source of the method: {method.citation}."
+    trained = (
+        f"**{headline(result)}** on `{stage.data.name}`, seed {stage.seed}, {result.progress.epoch} epochs.{source}"
+    )
+    leads, last = who_leads(result, test), _last_refit(result)
+    # MLflow shows about four lines until one clicks: the results and who is ahead must be among them.
     lines = [
-        f"**{headline(result)}** on `{stage.data.name}`, seed {stage.seed}, {result.progress.epoch} epochs.",
-        *validation_verdict(result),
+        *([trained, *leads] if test is None else [*leads, trained]),
+        *progress_made(result),
         f"Validation is that of epoch {result.epoch} (`selection={selection}`).",
         "",
-        *gap_findings(_last_refit(result), result.progress.gap_fit, _shown_names(result), plan.mixture),
+        *gap_findings(last, result.progress.gap_fit, _shown_names(result), plan.mixture),
     ]
     if shown := [*artifact_links(page), *links]:
         lines += ["", f"See {', '.join(shown)}."]
     if command is not None:
         from_scratch = command == "main" or result.progress.first_epoch == 0
-        if steps := next_steps(command, plan.config, page.run_id, from_scratch=from_scratch):
-            lines += ["", "What next:", "", *steps]
-    lines += ["", *gap_table(result.progress.points), "", *notes(result)]
+        steps = next_steps(
+            command,
+            plan.config,
+            page.run_id,
+            from_scratch=from_scratch,
+            warmup_run=(stage.record.get("warmup") or {}).get("run_id"),
+            remedies=remedies(gap_warnings(last, result.progress.gap_fit, plan.mixture)),
+            experiment=experiment_name(page),
+        )
+        lines += ["", NEXT, "", *steps]
+    lines += ["", *gap_table(result.progress.points, _first_validation(result)), "", *notes(result)]
     if plan.stage != "warmup":
         values = {name: format_value(value) for name, value in asdict(method.options).items()}
         options = ", ".join(f"`{name}={value}`" for name, value in values.items()) or "none"
-        lines += ["", f"Method `{method.name}`: {method.citation}. Options: {options}."]
+        lines += ["", f"Options of method `{method.name}`: {options}."]
     return "\n".join(lines)
 
 
@@ -189,6 +209,8 @@ def describe_evaluation(
     )
 
 
+NEXT = "What next:"
+"""Line above the list of what to do next."""
 LINKED = {
     f"{names.DATA_FOLDER}/{names.SHEET_FILE}": "the data",
     names.EXPLORER_FILE: "see and hear the samples",
@@ -211,13 +233,54 @@ def artifact_links(run: TrackedRun) -> list[str]:
     return [f"[{label}]({page_link(run, path)})" for path, label in LINKED.items() if path in present]
 
 
-def validation_verdict(result: StageResult) -> list[str]:
-    """Return who is ahead on validation, against chance and the warm-up, as sentences."""
-    splits = result.stage.data.splits
-    shown = dict(zip(result.stage.model.modalities, _shown_names(result), strict=True))
+def who_leads(result: StageResult, test: Mapping[str, float] | None) -> list[str]:
+    """Return accuracies and who is ahead, on test where it was tested, and on validation, as sentences."""
+    data, shown = result.stage.data, _shown_by_modality(result)
+    validation, validated = Scores.of(final_validation(result), "val", shown), len(data.splits["val"])
+    lines = [who_is_ahead("validation", validation, validated)]
+    if test is None:
+        return lines
+    tested, count = Scores.of(test, "test", shown), len(data.splits["test"])
+    others = disagreement(validation, validated, tested, count, other_groups=have_other_groups(data))
+    return [who_is_ahead("test", tested, count), *lines, *others]
+
+
+def progress_made(result: StageResult) -> list[str]:
+    """Return validation accuracies against the warm-up, if it is known, and against chance, as sentences."""
+    splits, shown = result.stage.data.splits, _shown_by_modality(result)
     scores = Scores.of(final_validation(result), "val", shown)
+    before = _after_warmup(result, shown)
     chance = chance_level(splits["train"].labels, splits["val"].labels)
-    return verdict(scores, len(splits["val"]), chance, _after_warmup(result, shown))
+    compared = [] if before is None else [gained(scores, before, is_control=result.stage.method.name == CONTROL)]
+    return [*compared, against_chance(scores, len(splits["val"]), chance)]
+
+
+def have_other_groups(data: MultimodalData) -> bool:
+    """Whether the data set names groups in validation and test, and none is in both."""
+    groups: dict[str, set[str]] = {"val": set(), "test": set()}
+    for split, group in zip(data.table.get("split", []), data.table.get("group", []), strict=False):
+        if group and split in groups:
+            groups[split].add(group)
+    return all(groups.values()) and not groups["val"] & groups["test"]
+
+
+def _first_validation(result: StageResult) -> dict[int, dict[str, float]]:
+    """Return what the first point of a stage 2 lacks: the validation gaps at the fit that it starts from."""
+    first = result.progress.first_epoch
+    logged = next((point for point in result.progress.points if "gap/mean" in point.metrics), None)
+    if logged is None or logged.step != first or "val/gap_mean" in logged.metrics:
+        return {}
+    validation = read_refit(result.run, first).validation
+    if validation is None:
+        return {}
+    gaps, mixture = validation
+    return {
+        first: {
+            "val/gap_mean": float(gaps.mean()),
+            "val/gap_mean_abs": float(abs(gaps).mean()),
+            "val/density_at_zero": mixture.density_at_zero,
+        }
+    }
 
 
 def _after_warmup(result: StageResult, shown: Mapping[str, str]) -> Scores | None:
@@ -245,6 +308,10 @@ def _shown_names(result: StageResult) -> list[str]:
     return [f"{name}{suffix}" for name in result.stage.model.modalities]
 
 
+def _shown_by_modality(result: StageResult) -> dict[str, str]:
+    return dict(zip(result.stage.model.modalities, _shown_names(result), strict=True))
+
+
 def headline(result: StageResult) -> str:
     """Return what was trained, in a few words."""
     if result.plan.stage != "warmup":
@@ -268,8 +335,8 @@ def notes(result: StageResult) -> list[str]:
     data = result.stage.data
     lead, *others = result.stage.model.modalities
     lines = [
-        f"Gap = p_{lead} - p_{others[0] if len(others) == 1 else 'best other'} of the true class (Eq. 6): positive means "
-        f"{lead} is ahead.",
+        f"Gap = p_{lead} - p_{others[0] if len(others) == 1 else 'best other'} of the true class (Eq. 6 of {PAPER}): positive "
+        f"means {lead} is ahead. It is a difference of probabilities, not of accuracies.",
         *([] if result.progress.gap_fit is None else [source_note(result.progress.gap_fit.source)]),
         *result.stage.method.notes(),
         f"Data: {data.source} Sizes: {', '.join(f'{name} {size}' for name, size in data.counts.items())}.",

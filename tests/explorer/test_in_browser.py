@@ -31,6 +31,21 @@ const look = async () => {
 while (document.documentElement.dataset.ready !== "yes") await wait(20);
 const first = () => document.querySelector("#samples tbody tr");
 const text = (row) => [...row.children].map((cell) => cell.textContent);
+const small = document.createElement("iframe");
+small.width = 1100; small.height = 700; small.src = "/plain";
+document.body.append(small);
+const ready = () => small.contentDocument?.documentElement?.dataset.ready === "yes";
+while (!ready()) await wait(20);
+const line = small.contentDocument.querySelector("#samples tbody tr");
+await Promise.all([...line.querySelectorAll("img")].map((image) => { image.loading = "eager"; return image.decode(); }));
+const { innerWidth: width, innerHeight: height } = small.contentWindow;
+seen.small = { bottom: line.getBoundingClientRect().bottom, height, width };
+small.remove();
+seen.initial = { split: document.querySelector('[data-filter="split"]').value, info: document.querySelector(".dt-info").textContent };
+seen.hint = [...document.querySelectorAll("#samples th")].find((cell) => cell.textContent === "suspicion").title;
+seen.train = text(first());
+document.querySelector('[data-filter="split"]').value = "*";
+document.querySelector('[data-filter="split"]').dispatchEvent(new Event("change"));
 seen.first = text(first());
 await Promise.all([...first().querySelectorAll("img")].map((image) => { image.loading = "eager"; return image.decode(); }));
 seen.widths = [...first().querySelectorAll("img")].map((image) => image.naturalWidth);
@@ -78,6 +93,8 @@ def page():
             "right": np.where(number % 2 == 0, "audio", "none"), "p_fused": 0.5, "p_audio": 0.5, "p_visual": 0.5, "loss": 0.7,
             "gap": gap, "loss_audio": 0.1, "loss_visual": 0.2, "suspicion": 10.0 - number / 1000, "suspect": "audio",
             "doubted": np.where(number < 50, "audio", ""), "why": np.where(number < 50, "because of " + EVIL, ""), "movement": 0.1,
+            "corrupted": np.where(number < 40, "audio", ""), "corruption_kind": np.where(number < 40, "mismatch", ""),
+            "group": np.where(number % 3 == 0, "first speaker", "second speaker"),
             "gap_by_refit": "0.100 0.500 -0.300", "posterior_by_refit": "0.100 0.500 0.300",
         }
     )  # fmt: skip
@@ -101,7 +118,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.end_headers()
-        self.wfile.write(self.server.page)
+        self.wfile.write(self.server.plain if self.path == "/plain" else self.server.page)
 
     def do_POST(self):
         self.server.answers.put(self.rfile.read(int(self.headers["Content-Length"])))
@@ -119,6 +136,7 @@ def seen(tmp_path_factory):
     assert len(content) < 20e6
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.page = content.replace("</body>", f"{SCRIPT}</body>").encode()
+        server.plain = content.encode()
         server.answers = queue.Queue()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         command = [
@@ -133,6 +151,18 @@ def seen(tmp_path_factory):
                 server.shutdown()
     assert "error" not in answer, answer
     return answer
+
+
+def test_it_opens_with_the_training_samples_and_says_the_unit_of_suspicion(seen):
+    assert seen["initial"]["split"] == "=train"
+    assert "of 9,000 entries" in seen["initial"]["info"]
+    assert "sample-00001" in seen["train"]  # number 0 is of the test split
+    assert "nats; from 1 on" in seen["hint"]
+
+
+def test_the_first_sample_is_seen_whole_without_scrolling_in_the_pane_of_the_tracking_ui(seen):
+    assert (seen["small"]["width"], seen["small"]["height"]) == (1100, 700)
+    assert 0 < seen["small"]["bottom"] < 700
 
 
 def test_the_most_suspect_sample_is_first_with_pictures_and_sound(seen):

@@ -8,9 +8,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from mm_balance.config import options
 from mm_balance.explorer.media import Media, spectrogram_png
-from mm_balance.explorer.page import PageText, explorer_html
+from mm_balance.explorer.page import KINDS, PageText, explorer_html
 from mm_balance.explorer.parquet import write_samples
+from mm_balance.explorer.samples import ALL
 
 EVIL = "</script><script>document.title='broken'</script><b>"
 PICTURE = spectrogram_png(np.random.default_rng(0).random((4, 4)))
@@ -71,24 +73,56 @@ def test_one_filters_by_columns_that_have_a_choice():
 
 
 @pytest.mark.parametrize(
-    ("corrupted", "said"),
+    ("corrupted", "doubted", "first", "all_doubted"),
     [
-        (
-            ["visual", "", ""],
-            "Of the 3 most suspect of them, 1 are truly corrupted; of 1 that are corrupted in a modality, 1 are",
-        ),
-        (
-            ["audio", "label", ""],
-            "Of the 3 most suspect of them, 2 are truly corrupted; of 1 that are corrupted in a modality, 0 are",
-        ),
+        (["visual", "", ""], ["visual", "visual", ""], "3 * 1 is truly corrupted, all 1 in the right modality", "2 * 1 is"),
+        (["visual", "audio", ""], ["visual", "visual", ""], "3 * 2 are truly corrupted, 1 of 2 in the right modality", "2 * 2 are"),
+        (["visual", "", "audio"], ["visual", "", ""], "3 * 2 are truly corrupted, 1 of 2 in the right modality", "1 * 1 is truly"),
+        (["visual", "", ""], [ALL, "", ""], "3 * 1 is truly corrupted, 0 of 1 in the right modality", "1 * 1 is"),
+        (["label", "label", ""], [ALL, "audio", ""], f"3 * 2 are truly corrupted, 1 of 2 doubted as `{ALL}`", "2 * 2 are"),
+        (["", "", "audio"], ["audio", "", ""], "3 * 1 is truly corrupted, 0 of 1 in the right modality", "1 * 0 are truly corrupted."),
     ],
-)
-def test_planted_corruption_says_how_right_the_suspicion_is(corrupted, said):
-    assert said in explorer_html(table(corrupted=corrupted), {}, text())
+)  # fmt: skip
+def test_planted_corruption_says_how_right_the_doubts_are(corrupted, doubted, first, all_doubted):
+    page = explorer_html(table(corrupted=corrupted, doubted=doubted), {}, text())
+    first, all_doubted = (said.replace("*", "{} training samples,") for said in (first, all_doubted))
+    assert f"Of the {first.replace('{}', 'most suspect')}" in page
+    assert f"Of all {all_doubted.replace('{}', 'doubted')}" in page
+    assert "in no other split: there, an empty cell is no verdict" in page
+
+
+def test_only_training_samples_count_as_corrupted_and_found():
+    page = explorer_html(table(split=["train", "test", "test"], corrupted=["visual", "", ""]), {}, text())
+    assert "Of the 1 most suspect training samples, 1 is truly corrupted, all 1 in the right modality." in page
+    assert "planted in 1 of 1 training samples (100%)" in page
 
 
 def test_without_planted_corruption_nothing_is_said():
-    assert "Planted corruption" not in explorer_html(table(corrupted=["", "", ""]), {}, text())
+    page = explorer_html(table(corrupted=["", "", ""]), {}, text())
+    assert "truly corrupted" not in page
+    assert "planted in 0" not in page
+
+
+def test_the_page_opens_with_training_samples_unless_two_runs_are_compared():
+    mixed = table(split=["train", "test", "train"])
+    chosen = '<option value="=train" selected>'
+    assert chosen in explorer_html(mixed, {}, text())
+    assert chosen not in explorer_html(mixed.assign(gap_change=0.1), {}, text(against="y"))
+    assert '" selected>' not in explorer_html(table(split=["val", "test", "test"]), {}, text())
+
+
+def test_what_is_doubted_stands_beside_what_is_true_and_why():
+    kinds = ["other", "", "unheard of"]
+    data = data_of(explorer_html(table(corrupted=["audio", "", "audio"], corruption_kind=kinds), {}, text()))
+    place = data["columns"].index("doubted")
+    assert data["columns"][place : place + 4] == ["doubted", "corrupted", "corruption_kind", "why"]
+    assert "why" not in data["hidden"]
+    found = [row[place + 2] for row in data["rows"]]
+    assert found == ["another sample's, of another class", "", "unheard of"]
+
+
+def test_every_planted_kind_is_said_in_words():
+    assert set(KINDS) | {"mixed"} == set(options()["corruption_kind"].choices)
 
 
 def test_the_table_has_media_in_the_form_that_other_tools_read(tmp_path):

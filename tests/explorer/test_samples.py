@@ -41,7 +41,10 @@ def test_suspicion_is_the_largest_excess_over_the_median_of_the_modality():
     assert list(found["suspect"][3:]) == ["audio", "audio"]
     # The last sample is in trouble in both: 3.0 and 3.0.
     assert list(found["doubted"]) == ["", "", "", "audio", ALL]
-    assert found["why"][3].startswith("audio alone gives the class p 0.017")
+    assert found["why"][3] == "audio alone gives the class p 0.017, usually 0.905; visual 0.368"
+    assert found["why"][4] == (
+        "audio alone gives the class p 0.045, usually 0.905; visual alone gives the class p 0.018, usually 0.368"
+    )
     assert list(found["why"][:3]) == ["", "", ""]
 
 
@@ -126,6 +129,23 @@ def test_suspects_are_those_that_are_doubted():
     listed = suspects(table)
     assert list(listed) == ["split", "sample", "class", "doubted", "suspicion", "why"]
     assert set(listed["sample"]) == set(table.loc[table["doubted"] != "", "sample"])
+
+
+def test_suspects_of_training_come_first_and_say_what_was_planted():
+    parts = [
+        split("test", corrupted=["", "", ""]),
+        split("val", corrupted=["", "", ""]),
+        split(corrupted=["", "", "audio"]),
+    ]
+    table = sample_table(parts, CLASSES, None)
+    listed = suspects(table)
+    assert list(listed) == ["split", "sample", "class", "doubted", "corrupted", "suspicion", "why"]
+    assert list(listed["split"].drop_duplicates()) == ["train", "val", "test"]
+    for _, part in listed.groupby("split"):
+        assert list(part["suspicion"]) == sorted(part["suspicion"], reverse=True)
+    assert list(listed.loc[listed["corrupted"] != "", ["split", "sample"]].itertuples(index=False, name=None)) == [
+        ("train", "s2")
+    ]
 
 
 def test_two_runs_are_compared_on_the_same_samples():

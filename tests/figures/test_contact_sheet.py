@@ -20,7 +20,9 @@ def sample(name="clip", frames=3, channels=3):
 @pytest.mark.parametrize(("frames", "channels"), [(1, 1), (1, 3), (3, 3), (10, 3)])
 def test_all_is_drawn_within_the_figure_and_apart(count, frames, channels):
     figure = contact_sheet(
-        [sample(f"clip {number} é 映画", frames, channels) for number in range(count)], title="some set"
+        [sample(f"clip {number} é 映画", frames, channels) for number in range(count)],
+        title="some set",
+        note="What to know. " * 9,
     )
     assert save_png(figure)[:4] == b"\x89PNG"
     boxes = [axes.get_position() for axes in figure.axes]
@@ -32,6 +34,11 @@ def test_all_is_drawn_within_the_figure_and_apart(count, frames, channels):
     renderer = figure.canvas.get_renderer()
     texts = [text.get_window_extent(renderer) for text in figure.texts]
     assert all(text.x0 >= 0 and text.x1 <= figure.bbox.x1 and text.y1 <= figure.bbox.y1 for text in texts)
+    (note,) = [
+        text for text, drawn in zip(texts, figure.texts, strict=True) if drawn.get_text().startswith("What to know.")
+    ]
+    assert note.y0 >= 0
+    assert all(note.y1 <= box.y0 * figure.bbox.y1 for box in boxes)
 
 
 def test_long_names_are_cut():

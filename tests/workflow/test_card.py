@@ -45,7 +45,7 @@ def test_reading_makes_no_card_and_a_run_that_logs_the_data_does(manifest):
 
 def test_the_card_is_of_the_whole_set_whatever_part_of_it_is_trained_on(manifest, monkeypatch):
     shown = []
-    monkeypatch.setattr(card, "contact_sheet", lambda samples, title: shown.append([item.name for item in samples]))
+    monkeypatch.setattr(card, "contact_sheet", lambda samples, **words: shown.append([item.name for item in samples]))
     monkeypatch.setattr(card, "save_png", lambda figure, path: path.write_bytes(b""))
     data = read(manifest, train_fraction=0.5).with_held_out(0.25, seed=0)
     assert len(data.splits["train"]) < 12
@@ -82,6 +82,13 @@ def test_samples_in_memory_are_shown_as_picture_and_spectrogram_and_corruption_i
     assert any("corrupted: " in item.label for item in found)
     for item in found:
         assert item.label.endswith(f"(corrupted: {corrupted[item.name]})") is bool(corrupted[item.name])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_a_sheet_with_corrupted_samples_says_what_this_is(share):
+    sheet = card._sheet(read_data(resolve({"preset": "quick", "corruption": share})))
+    text = " ".join(" ".join(item.get_text() for item in sheet.texts).split())
+    assert (card.CORRUPTED in text) is (share > 0)
 
 
 def test_a_part_of_data_in_memory_keeps_nothing_of_the_whole(tiny_data):

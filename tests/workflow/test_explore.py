@@ -44,7 +44,10 @@ def test_main_leaves_the_explorer_of_all_its_samples(explored):
     assert link.startswith("[See and hear the samples](#/experiments/0/runs/")
     assert table.groupby("split").size().to_dict() == {"test": 1000, "train": 180, "val": 500}
     page, data = page_data(run)
-    assert re.search(r"Planted corruption: (3|4)\d% of the training samples", page)
+    assert re.search(
+        r"Corruption was planted in \d\d of 180 training samples \((3|4)\d%\), and in no other split", page
+    )
+    assert '<option value="=train" selected>' in page
     assert "a branch that sees" not in page
     assert "**" not in page.split("<table")[0]
     assert "audio is ahead" in page or "visual is ahead" in page or "No modality is ahead" in page
@@ -63,6 +66,17 @@ def test_main_leaves_the_explorer_of_all_its_samples(explored):
     suspects = pd.read_csv(fetch(run, "suspects.csv"))
     assert set(suspects["doubted"]) <= {"audio", "visual", "label or all"}
     assert len(suspects) == (table["doubted"] != "").sum()
+    assert list(suspects)[3:5] == ["doubted", "corrupted"]
+    assert suspects["split"].map(["train", "val", "test"].index).is_monotonic_increasing
+    true = suspects["corrupted"].notna()
+    assert set(suspects.loc[true, "split"]) <= {"train"}
+    named = (suspects["doubted"] == suspects["corrupted"])[true].sum()
+    count = len(suspects[suspects["split"] == "train"])
+    right = "all" if named == true.sum() else f"{named} of"
+    assert (
+        f"Of all {count} doubted training samples, {true.sum()} are truly corrupted, {right} {true.sum()} in the right"
+        in page
+    )
 
 
 @pytest.mark.slow

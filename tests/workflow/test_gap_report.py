@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mm_balance.config import options
+from mm_balance.config import options, resolve
 from mm_balance.engine.predictions import fit_gaps_from_probabilities
 from mm_balance.engine.recorder import MetricPoint
+from mm_balance.functional.mixture import Mixture
 from mm_balance.tracking.refits import SOURCES
 from mm_balance.workflow import gap_report
-from mm_balance.workflow.gap_report import doubts_note, gap_findings, gap_table, source_note
+from mm_balance.workflow.gap_report import doubts_note, gap_findings, gap_table, gap_warnings, remedies, source_note
 
 NAMES = ["audio", "visual"]
 
@@ -53,7 +54,10 @@ def test_the_example():
 )
 def test_who_is_ahead_is_said_by_validation(validation, modalities, verdict):
     (line,) = gap_findings(metrics_of(-validation, validation), None, modalities, "two")
-    assert line.startswith(f"- {verdict}: mean gap {validation:+.2f} on validation, {-validation:+.2f} on the training")
+    assert line == (
+        f"- {verdict}: mean gap {validation:+.2f} on validation, {-validation:+.2f} on the training samples (probability of the true "
+        "class, not accuracy)."
+    )
 
 
 def test_memorized_training_samples_are_warned_of():
@@ -105,6 +109,32 @@ def test_the_table_has_validation_beside_training_and_blanks_where_it_was_not_me
         "| 6 | +0.100 |  | 0.200 |  | 3.00 |  | 0.500 | +0.400 |",
         "| 9 | +0.100 | +0.310 | 0.200 | 0.410 | 3.00 | 1.50 | 0.500 | +0.400 |",
     ]
+    known = {6: {"val/gap_mean": -0.2, "val/gap_mean_abs": 0.3, "gap/mean": 9.0}, 7: {"val/gap_mean": 9.0}}
+    heading, _, first = gap_table([MetricPoint(6, 0, first)], known)
+    assert first == "| 6 | +0.100 | -0.200 | 0.200 | 0.300 | 3.00 |  | 0.500 | +0.400 |"
+    titles = [title.strip() for title in heading.strip("|").split("|")]
+    assert len(set(titles)) == len(titles), "each stands alone"
+    assert titles[1:3] == ["mean gap, training", "mean gap, validation"]
+
+
+def test_what_is_warned_of_comes_with_settings_that_avoid_it():
+    gaps = torch.cat([normal(0.25, 0.04, 400), normal(0.55, 0.2, 400)]).clamp(-1, 1)
+    metrics = metrics_of(0.0, 0.2, training_abs=0.1, validation_abs=0.3)
+    found = remedies(gap_warnings(metrics, fit_of(gaps), "two"))
+    assert [settings for _, settings in found] == [{"gap_source": "cross_fitted"}, {"mixture": "two_absolute"}]
+    for _, settings in found:
+        resolve(dict(settings))  # they are parameters with such values
+    assert remedies(gap_warnings(metrics_of(0.0, 0.0), None, "two")) == []
+
+
+@pytest.mark.parametrize("kind", ["two", "two_absolute", "three"])
+def test_a_posterior_that_falls_never_recommends_the_mixture_that_was_fitted(kind, monkeypatch):
+    gaps = torch.cat([normal(0.0, 0.03, 700), normal(0.8, 0.05, 150), normal(-0.8, 0.05, 150)])
+    monkeypatch.setattr(Mixture, "posterior_monotone", lambda self, gaps: False)
+    found = gap_warnings(metrics_of(0.0, 0.0), fit_of(gaps, kind), kind)
+    (warning,) = [item for item in found if "posterior is not monotone" in item.text]
+    assert kind not in warning.settings.values()
+    assert f"`mixture={kind}`" not in warning.text
 
 
 def test_how_much_is_doubted_and_how_rightly():
