@@ -22,7 +22,7 @@ def test_any_runs_give_a_page_tables_for_papers_and_figures(trained, tmp_path):
     run = newest(stage="report")
     assert run.info.status == "FINISHED"
     assert {"report.html", "report.md", "tables", "figures"} <= artifacts(run)
-    assert "mean gap on validation" in run.data.tags["mlflow.note.content"]
+    assert "audio is ahead on validation in" in run.data.tags["mlflow.note.content"]
     with (tmp_path / "paper/tables/results.csv").open(newline="") as file:
         lines = {line["method"]: line for line in csv.DictReader(file)}
     assert set(lines) == {"concat_unimodal", "gap_mixture"}

@@ -132,7 +132,11 @@ def unbroken(tmp_path_factory, empty_database):
 @pytest.mark.parametrize("forked", [True, pytest.param(False, marks=pytest.mark.verify)])
 @pytest.mark.parametrize(
     ("stage", "step", "number"),
-    [("warmup", 1, signal.SIGKILL), ("adaptive", 4, signal.SIGKILL), ("adaptive", 3, signal.SIGTERM)],
+    [
+        pytest.param("warmup", 1, signal.SIGKILL, marks=pytest.mark.verify),
+        ("adaptive", 4, signal.SIGKILL),
+        ("adaptive", 3, signal.SIGTERM),
+    ],
 )
 def test_killed_and_resumed_is_the_same_to_the_last_bit(
     unbroken, store, monkeypatch, launch_resumed, stage, step, number, forked

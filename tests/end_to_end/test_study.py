@@ -187,6 +187,7 @@ def check_that_it_goes_on_from_checkpoints(name, words, trials, epochs):
         assert len(steps(run)) == epochs
 
 
+@pytest.mark.verify
 def test_one_signal_leaves_nothing_running_and_the_same_command_goes_on(studies, capsys):
     words = f"{SHORT} study_name=stopped trials=2 workers=1 adaptive_epochs=4"
     fates.append(Fate(3, signal.SIGINT, to_launcher=True))

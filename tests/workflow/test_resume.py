@@ -45,6 +45,7 @@ def check_validation_is_what_was_logged(run_id):
     assert {"val/accuracy", "val/loss", "val/gap_mean"} <= set(found)
 
 
+@pytest.mark.verify
 def test_a_warm_up_that_grew_is_the_longer_warm_up_and_no_other():
     assert do("warmup", f"{QUICK} warmup_epochs=1") == 0
     run = newest(stage="warmup")
