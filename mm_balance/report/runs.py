@@ -34,6 +34,7 @@ class TrainedRun:
             last stage.
         logged: parameters and tags as logged, of everything that was set.
         planned_as: the places among the tables of `reproduce` that it was trained for; empty = for none.
+        branches: whether its results per modality are those of branches that see the other modalities, too.
     """
 
     run_id: str
@@ -49,6 +50,7 @@ class TrainedRun:
     metrics: Mapping[str, float]
     logged: Mapping[str, str]
     planned_as: str
+    branches: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def _trained_run(record: RunRecord, others: Mapping[str, float]) -> TrainedRun:
         metrics={**others, **record.metrics},
         logged=_logged(record),
         planned_as=record.tags.get("mm.row", "") if "mm.job" in record.tags else "",
+        branches=record.tags.get("mm.unimodal") == "branches",
     )
 
 

@@ -304,6 +304,10 @@ def _notes(rows: Sequence[Row], compared: Sequence[Measure], sources: Sequence[s
         )
     if repeated := sum(row.group.repeated for row in rows if row.group is not None):
         notes.append(f"{counted(repeated, 'older run')} with the same settings and seed left out.")
+    if seeing := [row.name for row in rows if row.group and any(run.branches for run in row.group.all_runs)]:
+        notes.append(
+            f"Not of one modality alone: what stands under a modality of {', '.join(seeing)} is a branch that sees the others, too."
+        )
     codes = {run.code for row in rows if row.group for run in row.group.all_runs}
     if len(codes) > 1:
         notes.append(f"These runs were trained by {len(codes)} versions of the training code.")

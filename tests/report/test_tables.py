@@ -93,6 +93,13 @@ def test_missing_runs_are_visible_and_failed_ones_say_why():
     assert "0.0, mla, seed 2: diverged in epoch 3." in table.notes
 
 
+def test_branches_that_see_each_other_are_not_passed_off_as_modalities():
+    run = record("greedy", metrics={"test/accuracy": 0.9}, tags={"mm.unimodal": "branches"})
+    (found,) = group(collect([run]).runs, ["method"])
+    notes = example_table(rows=[Row(["0.0", "greedy"], found)]).notes
+    assert any(note.startswith("Not of one modality alone") and "greedy" in note for note in notes)
+
+
 def test_cited_numbers_stand_apart_with_their_binomial_error():
     found = METHODS["gap_mixture"]["paper, CREMA-D"]
     assert found.error == pytest.approx(100 * math.sqrt(0.8065 * 0.1935 / 744))
