@@ -110,6 +110,9 @@ def collect(records: Iterable[RunRecord]) -> Collection:
 
 def _trained_run(record: RunRecord, others: Mapping[str, float]) -> TrainedRun:
     seed = record.tags.get("mm.seed")
+    settings = settings_of(record.parameters, record.tags)
+    if record.tags["mm.stage"] == "adaptive":  # it takes no parameter `method`
+        settings = {"method": record.tags.get("mm.method", ""), **settings}
     return TrainedRun(
         run_id=record.run_id,
         name=record.name,
@@ -120,7 +123,7 @@ def _trained_run(record: RunRecord, others: Mapping[str, float]) -> TrainedRun:
         status=record.status,
         error=record.tags.get("mm.error", ""),
         code=record.tags.get("mm.code", ""),
-        settings=settings_of(record.parameters, record.tags),
+        settings=settings,
         metrics={**others, **record.metrics},
         logged=_logged(record),
         planned_as=record.tags.get("mm.row", "") if "mm.job" in record.tags else "",

@@ -22,6 +22,13 @@ def test_parts_of_other_runs_are_counted_but_no_runs_of_their_own():
     assert collection.nested == 2
 
 
+def test_a_second_stage_alone_is_known_by_its_method_which_is_no_parameter_of_it():
+    run = record("gap_mixture", stage="adaptive")
+    del run.parameters["config/method"]
+    (found,) = collect([run]).runs
+    assert found.settings["method"] == "gap_mixture"
+
+
 def test_a_run_of_the_whole_recipe_has_the_gaps_of_its_last_stage():
     parent = record("gap_mixture", stage="main", metrics={"val/accuracy": 0.9})
     nested = {"mlflow.parentRunId": parent.run_id}
