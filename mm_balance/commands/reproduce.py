@@ -22,6 +22,6 @@ COMMAND = Command(
     name="reproduce",
     help="Every run behind the tables of the paper and of the report; the same command goes on where it was stopped.",
     parameters=PARAMETERS,
-    common=("preset", "dry_run", "seeds", "first_seed", "tables", "dataset", "workers", "device"),
+    common=("preset", "dry_run", "seeds", "tables", "dataset"),
     run=run,
 )

@@ -25,9 +25,8 @@ from mm_balance.report.groups import Group
 from mm_balance.report.page import ReportFigure
 from mm_balance.report.runs import TrainedRun
 from mm_balance.report.tables import ID, Measure, Row, Section
-from mm_balance.tracking.refits import PublishedRefit, read_refits, refit_epochs
+from mm_balance.tracking.refits import PublishedRefit, read_refits, refit_epochs, stage_run
 from mm_balance.tracking.runs import TrackedRun
-from mm_balance.workflow.explore import stage_run
 
 MOST_ROWS = 60
 """A figure of more rows would not fit a page."""
@@ -163,13 +162,12 @@ def _series(run: TrainedRun, metric: str) -> dict[int, float]:
     tracked = TrackedRun(run.run_id)
     if run.stage == "main":
         return dict(tracked.metric_series(names.both_stages(metric) or metric))
-    warmup = tracked.read().data.tags.get("mm.warmup_run")
-    before = [] if warmup is None else TrackedRun(warmup).metric_series(metric)
+    before = TrackedRun(run.warmup_run).metric_series(metric) if run.warmup_run else []
     return dict([*before, *tracked.metric_series(metric)])
 
 
 def _warmup_epochs(run: TrainedRun) -> int | None:
-    if run.stage != "main" and "mm.warmup_run" not in TrackedRun(run.run_id).read().data.tags:
+    if run.stage != "main" and not run.warmup_run:
         return None
-    recorded = TrackedRun(run.run_id).read_json(names.CONFIG_FILE).get("warmup_epochs")
+    recorded = run.settings.get("warmup_epochs")
     return None if recorded is None else int(recorded)

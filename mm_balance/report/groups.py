@@ -9,14 +9,15 @@ from statistics import fmean
 from mm_balance.config import options
 from mm_balance.errors import UserError
 from mm_balance.report.runs import TrainedRun
+from mm_balance.reproduction.tables import CONTROL
 
 FIRST_KEYS = ("dataset", "corruption", "corruption_kind", "method")
-"""Settings by which runs are told apart first, in this order."""
+"""Settings that come first, in this order, among those that distinguish runs."""
 NAMELESS = ("dataset", "method")
 """Settings whose values say what they are of."""
 STAGE = "command"
 """Key of the entry point, beside the settings."""
-CONTROLS = ("concat_unimodal", "concat")
+CONTROLS = (CONTROL, "concat")
 """Methods that others are compared with, the first one that is there."""
 
 

@@ -176,7 +176,7 @@ def _tables(section: Section, measures: Sequence[Measure], modalities: Sequence[
 
 
 def _titled(section: Section, title: str) -> str:
-    return f"{section.prefix}{title}" if section.prefix else title.capitalize().replace("(auc", "(AUC")
+    return f"{section.prefix}{title}" if section.prefix else f"{title[0].upper()}{title[1:]}"
 
 
 def _sentences(

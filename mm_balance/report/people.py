@@ -13,9 +13,8 @@ from mm_balance.report.groups import Group
 from mm_balance.report.human import FACE, VOICE, Agreement, agreement, human_gap
 from mm_balance.report.table import LEFT, Cell, Column, ReportTable
 from mm_balance.report.tables import ID
-from mm_balance.tracking.refits import read_validation_table, refit_epochs
+from mm_balance.tracking.refits import read_validation_table, refit_epochs, stage_run
 from mm_balance.tracking.runs import TrackedRun
-from mm_balance.workflow.explore import stage_run
 
 
 def human_agreements(groups: Sequence[Group]) -> ReportTable | None:

@@ -34,6 +34,7 @@ class TrainedRun:
             last stage.
         logged: parameters and tags as logged, of everything that was set.
         planned_as: the places among the tables of `reproduce` that it was trained for; empty = for none.
+        warmup_run: id of the warm-up that it started from; empty = from scratch, or a run of `main`.
         branches: whether its results per modality are those of branches that see the other modalities, too.
     """
 
@@ -50,7 +51,8 @@ class TrainedRun:
     metrics: Mapping[str, float]
     logged: Mapping[str, str]
     planned_as: str
-    branches: bool = False
+    warmup_run: str
+    branches: bool
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def _trained_run(record: RunRecord, others: Mapping[str, float]) -> TrainedRun:
         metrics={**others, **record.metrics},
         logged=_logged(record),
         planned_as=record.tags.get("mm.row", "") if "mm.job" in record.tags else "",
+        warmup_run=record.tags.get("mm.warmup_run", ""),
         branches=record.tags.get("mm.unimodal") == "branches",
     )
 

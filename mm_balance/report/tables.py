@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -363,8 +363,3 @@ def modalities_of(runs: Iterable[TrainedRun], split: str) -> list[str]:
     runs = list(runs)
     named = dict.fromkeys(name for run in runs for name in run.settings.get("modalities", "").split(",") if name)
     return [name for name in named if any(f"{split}/accuracy_{name}" in run.metrics for run in runs)]
-
-
-def sorted_rows(rows: Sequence[Row], key: Callable[[Row], float]) -> list[Row]:
-    """Return the rows, highest ``key`` first; rows without runs last."""
-    return sorted(rows, key=lambda row: -key(row) if row.group else math.inf)

@@ -18,6 +18,7 @@ from mm_balance import names
 from mm_balance.errors import UserError
 from mm_balance.figures import mixture_density, save_png
 from mm_balance.functional.mixture import Mixture
+from mm_balance.tracking.lookup import children
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import GapFit
 
@@ -140,6 +141,14 @@ class PublishedRefit:
 def refit_epochs(run: TrackedRun) -> list[int]:
     """Return the epochs after which the run has logged a refit, in order."""
     return sorted(names.refit_epoch(folder) for folder in run.artifact_names(names.REFITS_FOLDER))
+
+
+def stage_run(run: TrackedRun) -> TrackedRun:
+    """Return the run that has the refits: the last stage of a run of ``main``, or the run itself."""
+    if refit_epochs(run):
+        return run
+    nested = children(run)
+    return nested.get("adaptive") or nested.get("warmup") or run
 
 
 def read_refit(run: TrackedRun, epoch: int) -> PublishedRefit:

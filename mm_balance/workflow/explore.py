@@ -37,9 +37,9 @@ from mm_balance.explorer.samples import (
 )
 from mm_balance.figures import component_flow, svg_text
 from mm_balance.methods import build_method
-from mm_balance.tracking.lookup import children, page_link
+from mm_balance.tracking.lookup import page_link
 from mm_balance.tracking.model import load_network
-from mm_balance.tracking.refits import read_gap_table, read_refit, read_validation_table, refit_epochs
+from mm_balance.tracking.refits import read_gap_table, read_refit, read_validation_table, refit_epochs, stage_run
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.gap_report import gap_findings
 from mm_balance.workflow.report import NEXT
@@ -117,14 +117,6 @@ def _link_from_description(run: TrackedRun, doubted: int) -> None:
         )
         rest = rest.replace(f"\n\n{NEXT}\n\n", f"\n\n{NEXT}\n\n{item}\n", 1)
     run.describe(f"{results}\n\n{link}: which modality of which sample is suspect, and why.\n\n{rest}")
-
-
-def stage_run(run: TrackedRun) -> TrackedRun:
-    """Return the run that has the refits: the last stage of a run of ``main``, or the run itself."""
-    if refit_epochs(run):
-        return run
-    nested = children(run)
-    return nested.get("adaptive") or nested.get("warmup") or run
 
 
 def table_of(run: TrackedRun, stage: TrackedRun, data: MultimodalData, device: str) -> Table:

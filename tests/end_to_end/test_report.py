@@ -40,9 +40,9 @@ def test_any_runs_give_a_page_tables_for_papers_and_figures(trained, tmp_path):
 
 def test_on_test_only_tested_runs_are_rows_and_the_others_are_counted(trained, capsys):
     assert do("report") == 0
-    told = capsys.readouterr().out
-    assert "1 run with results on test" in told
-    assert "1 finished run without results on test" in told
+    printed = capsys.readouterr().out
+    assert "1 run with results on test" in printed
+    assert "1 finished run without results on test" in printed
 
 
 @pytest.mark.parametrize(

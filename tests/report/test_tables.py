@@ -68,6 +68,16 @@ def test_only_the_first_measure_is_a_family_of_tests():
     assert visual.startswith("+9.0 [")
 
 
+def test_a_difference_that_survives_the_adjustment_is_strong_with_its_p():
+    control = {seed: (0.80 + seed / 100, 0.5, 0.5) for seed in (1, 2, 3)}
+    ours = {seed: (fused + 0.05 + seed / 1000, 0.5, 0.5) for seed, (fused, _, _) in control.items()}
+    records = example_records({("concat_unimodal", "0.0"): control, ("gap_mixture", "0.0"): ours})
+    groups = group(collect(records).with_results("test"), KEYS)
+    row = example_table(rows=rows_of_groups(groups, default_baseline(groups))).rows[1]
+    # Differences 5.1, 5.2, 5.3: t = 5.2 / (0.1 / sqrt(3)) = 90.07, p = 0.00012.
+    assert [cell.text for cell in row if cell.strong] == ["+5.2 [+5.0, +5.4]", "< 0.001"]
+
+
 def test_numbers_have_full_precision_every_interval_and_every_run():
     lines = list(csv.DictReader(io.StringIO(csv_text(example_table()))))
     line = lines[1]
