@@ -12,8 +12,9 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ for _name in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment", "m
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 METRICS_PER_BATCH = 1000
-INPUT_ATTEMPTS = 6
+CONFLICT_ATTEMPTS = 6
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 IMAGE_FOLDER = "images"
 DESCRIPTION_LENGTH = 5000
@@ -421,25 +422,17 @@ class TrackedRun:
     def _send_batch(
         self, *, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
     ) -> None:
-        self._client.log_batch(self.run_id, metrics=metrics, params=params, tags=tags)
+        _retry_conflicts(lambda: self._client.log_batch(self.run_id, metrics=metrics, params=params, tags=tags))
 
     def _send_experiment_tags(self, experiment: str, tags: Mapping[str, str]) -> None:
         for name, text in tags.items():
-            self._client.set_experiment_tag(experiment, name, text)
+            _retry_conflicts(partial(self._client.set_experiment_tag, experiment, name, text))
 
     def _send_tag_removal(self, name: str) -> None:
         self._client.delete_tag(self.run_id, name)
 
     def _send_input(self, item: DatasetInput) -> None:
-        """Retry, because MLflow looks up a data set before adding it: if two runs log it at the same time, one fails."""
-        for attempt in range(INPUT_ATTEMPTS):
-            try:
-                self._client.log_inputs(self.run_id, datasets=[item])
-                return
-            except MlflowException:
-                if attempt == INPUT_ATTEMPTS - 1:
-                    raise
-                time.sleep(0.1 * 2**attempt)
+        _retry_conflicts(lambda: self._client.log_inputs(self.run_id, datasets=[item]))
 
     def _send_file(self, local: Path, folder: str) -> None:
         """Upload to the artifact folder ``folder``; ``""`` = the root."""
@@ -477,6 +470,21 @@ class TrackedRun:
     def _send_end(self, status: str) -> None:
         """Unlike ``_send_info``, also set the end time."""
         self._client.set_terminated(self.run_id, status)
+
+
+def _retry_conflicts(send: Callable[[], None]) -> None:
+    """Call ``send``, again if another process has just added the same row.
+
+    MLflow looks a tag, parameter or data set up before it adds it: of two processes that add the same one at once, one fails.
+    """
+    for attempt in range(CONFLICT_ATTEMPTS):
+        try:
+            send()
+            return
+        except MlflowException as error:
+            if attempt == CONFLICT_ATTEMPTS - 1 or "unique" not in str(error).lower():
+                raise
+            time.sleep(0.1 * 2**attempt)
 
 
 def _summary_rows(values: Mapping[str, float]) -> list[dict[str, Any]]:

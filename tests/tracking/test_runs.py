@@ -27,23 +27,43 @@ def run(tmp_path, monkeypatch):
 
 
 class Racing(MlflowClient):
-    """Another process adds the data set between look and insertion, some times."""
+    """Another process adds the same data set or tag between look and insertion, some times."""
 
     def __init__(self, losses):
         super().__init__()
         self.losses = losses
 
-    def log_inputs(self, *words, **more):
+    def lose(self, columns):
         if self.losses:
             self.losses -= 1
-            raise MlflowException("UNIQUE constraint failed: datasets.experiment_id, datasets.name, datasets.digest")
+            raise MlflowException(f"(sqlite3.IntegrityError) UNIQUE constraint failed: {columns}")
+
+    def log_inputs(self, *words, **more):
+        self.lose("datasets.experiment_id, datasets.name, datasets.digest")
         super().log_inputs(*words, **more)
+
+    def set_experiment_tag(self, *words, **more):
+        self.lose("experiment_tags.key, experiment_tags.experiment_id")
+        super().set_experiment_tag(*words, **more)
+
+    def log_batch(self, *words, **more):
+        self.lose("tags.key, tags.run_uuid")
+        super().log_batch(*words, **more)
 
 
 def test_a_lost_race_for_the_data_set_is_run_again(run):
     TrackedRun(run.run_id, Racing(losses=3)).log_dataset(make_tiny_data(), "training")
     (found,) = run.read().inputs.dataset_inputs
     assert found.dataset.name == "tiny"
+
+
+def test_a_lost_race_for_a_tag_is_run_again(run):
+    """Two runs that begin an experiment at once both describe it; two workers may tag the run of their study."""
+    racing = TrackedRun(run.run_id, Racing(losses=3))
+    racing.set_experiment_tags({"mlflow.note.content": "ours"})
+    assert run.experiment_tags()["mlflow.note.content"] == "ours"
+    TrackedRun(run.run_id, Racing(losses=3)).set_tags({"mm.error": "none"})
+    assert run.read().data.tags["mm.error"] == "none"
 
 
 def test_a_lasting_failure_is_not_hidden(run):
