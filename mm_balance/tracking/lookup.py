@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import mlflow
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mm_balance.errors import UserError
 from mm_balance.tracking.runs import TrackedRun, create_experiment
+from mm_balance.tracking.store import new_client
 
 OLDEST_FIRST = "attributes.start_time ASC"
 NEWEST_FIRST = "attributes.start_time DESC"
@@ -81,13 +81,13 @@ def current_experiment() -> str:
 def current_experiment_name() -> str:
     """Return the name of the experiment for new runs."""
     if identity := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        return MlflowClient().get_experiment(identity).name
+        return new_client().get_experiment(identity).name
     return _experiment_name()
 
 
 def experiment_name(run: TrackedRun) -> str:
     """Return the name of the experiment that a run is in."""
-    name: str = MlflowClient().get_experiment(run.read().info.experiment_id).name
+    name: str = new_client().get_experiment(run.read().info.experiment_id).name
     return name
 
 
@@ -99,7 +99,7 @@ def _find_experiment() -> str | None:
     """Return the id of the experiment for new runs; None if it does not exist yet."""
     if identity := os.environ.get("MLFLOW_EXPERIMENT_ID"):
         return identity
-    experiment = MlflowClient().get_experiment_by_name(_experiment_name())
+    experiment = new_client().get_experiment_by_name(_experiment_name())
     return None if experiment is None else experiment.experiment_id
 
 
@@ -109,7 +109,7 @@ def chosen_experiment() -> str | None:
     identity = TrackedRun(adopted).read().info.experiment_id if adopted is not None else _find_experiment()
     if identity is None:
         return _experiment_name()
-    return None if identity == DEFAULT_EXPERIMENT else MlflowClient().get_experiment(identity).name
+    return None if identity == DEFAULT_EXPERIMENT else new_client().get_experiment(identity).name
 
 
 @contextmanager
@@ -128,13 +128,13 @@ def in_experiment(name: str) -> Iterator[None]:
 
 
 def prepare_store() -> None:
-    """Create store and experiment before several processes write to them: two that create a database at once both fail."""
+    """Create store and experiment before several processes write to them."""
     current_experiment()
 
 
 def search_runs(experiment: str, clauses: Sequence[str], order: str) -> list[Run]:
     """Return all runs of the experiment with this id that match every clause, in ``order``."""
-    client = MlflowClient()
+    client = new_client()
     records: list[Run] = []
     token = None
     while True:
@@ -171,7 +171,7 @@ def _nested(run: TrackedRun, tags: Mapping[str, str]) -> list[Run]:
 
 def find_warmup(fingerprint: str) -> TrackedRun | None:
     """Return the newest finished warm-up with this fingerprint, preferably from the current experiment."""
-    client = MlflowClient()
+    client = new_client()
     current = _find_experiment()
     active = [item.experiment_id for item in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
     clauses = [

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mm_balance import names
 from mm_balance.errors import UserError
 from mm_balance.tracking.lookup import NEWEST_FIRST, search_runs, tag_clauses, tracking_uri
 from mm_balance.tracking.runs import TrackedRun
+from mm_balance.tracking.store import new_client
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _record(run: Run) -> RunRecord:
 
 def find_runs(experiment: str, tags: Mapping[str, str] | None = None, status: str = "FINISHED") -> list[RunRecord]:
     """Return the runs of an experiment with these tags and status, newest first; empty if there is no such experiment."""
-    entity = MlflowClient().get_experiment_by_name(experiment)
+    entity = new_client().get_experiment_by_name(experiment)
     if entity is None:
         return []
     clauses = [f"attributes.status = '{status}'", *tag_clauses(tags or {})]
@@ -64,7 +64,7 @@ def all_runs(experiment: str) -> list[RunRecord]:
     Raises:
         UserError: there is no such experiment.
     """
-    client = MlflowClient()
+    client = new_client()
     entity = client.get_experiment_by_name(experiment)
     if entity is None:
         there = ", ".join(sorted(item.name for item in client.search_experiments()))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import tempfile
 import time
@@ -46,12 +45,10 @@ from mm_balance.config import format_value, options
 from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import UserError
+from mm_balance.tracking.store import new_client
 
 # MLflow's progress bars for a few small files would hide our own.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-# MLflow logs every migration of a new database, which would hide our own output.
-for _name in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment", "mlflow.models.model"):
-    logging.getLogger(_name).setLevel(logging.ERROR)
 
 METRICS_PER_BATCH = 1000
 CONFLICT_ATTEMPTS = 6
@@ -88,7 +85,7 @@ def dataset_digest(data: MultimodalData) -> str:
 
 def create_experiment(name: str) -> str:
     """Create an experiment and return its id. Raises MlflowException if the name is taken."""
-    return MlflowClient().create_experiment(name, tags=EXPERIMENT_KIND)
+    return new_client().create_experiment(name, tags=EXPERIMENT_KIND)
 
 
 class TrackedRun:
@@ -107,12 +104,12 @@ class TrackedRun:
 
     def __init__(self, run_id: str, client: MlflowClient | None = None) -> None:
         self.run_id = run_id
-        self._client = client or MlflowClient()
+        self._client = client or new_client()
 
     @classmethod
     def create(cls, experiment: str, name: str, tags: Mapping[str, str]) -> TrackedRun:
         """Create a run with ``tags`` in the experiment with this id."""
-        client = MlflowClient()
+        client = new_client()
         return cls(client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id, client)
 
     def read(self) -> Run:
@@ -472,7 +469,7 @@ class TrackedRun:
         self._client.set_terminated(self.run_id, status)
 
 
-def _retry_conflicts(send: Callable[[], None]) -> None:
+def _retry_conflicts(send: Callable[[], object]) -> None:
     """Call ``send``, again if another process has just added the same row.
 
     MLflow looks a tag, parameter or data set up before it adds it: of two processes that add the same one at once, one fails.
