@@ -3,6 +3,12 @@
 Every other exception is a bug and keeps its traceback.
 """
 
+from __future__ import annotations
+
+from mm_balance.redaction import redact
+
+REASON_LENGTH = 500
+
 
 class UserError(Exception):
     """An error the user can fix: a bad value, a missing file, an unsuitable run.
@@ -18,3 +24,15 @@ class Diverged(UserError):
 
 class Interrupted(Exception):
     """Work was stopped on request, with its state saved."""
+
+
+def reason(error: BaseException, *, with_type: bool = False) -> str:
+    """Return an error as one line of at most 500 characters, without credentials, for tags and tables.
+
+    Args:
+        error: the error.
+        with_type: whether the line begins with the error's type; it does so, too, if the error has no text.
+    """
+    text = redact(" ".join(str(error).split()))
+    name = type(error).__name__
+    return (f"{name}: {text}" if with_type else text or name)[:REASON_LENGTH]

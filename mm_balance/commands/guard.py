@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.memory import keep_freed_memory
+from mm_balance.redaction import redact
 
 if TYPE_CHECKING:
     from mm_balance.tracking.runs import TrackedRun
@@ -51,11 +53,12 @@ def run_guarded(body: Callable[[StopRequest], None]) -> int:
         0 = finished; 1 = an error that the user can fix; 128 + n = stopped by signal n.
     """
     stop = StopRequest()
+    sys.excepthook = _print_traceback
     keep_freed_memory()
     try:
         body(stop)
     except UserError as error:
-        line = " ".join(str(error).split())
+        line = redact(" ".join(str(error).split()))
         print(f"mm-balance: error: {line}", file=sys.stderr)
         _fail_adopted(line)
         return 1
@@ -67,6 +70,11 @@ def run_guarded(body: Callable[[StopRequest], None]) -> int:
         _end_adopted("KILLED")
         return 128 + signal.SIGINT
     return 0
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an exception that is a bug; its texts, and those of its causes, may hold a URL with a password."""
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
 
 
 def close_adopted(resumed: TrackedRun) -> None:

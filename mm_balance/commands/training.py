@@ -14,7 +14,7 @@ from mm_balance.commands.command import Command, Given, Request, Stop
 from mm_balance.commands.guard import close_adopted
 from mm_balance.config import Config, format_value, options, restore
 from mm_balance.data import MultimodalData
-from mm_balance.errors import Interrupted, UserError
+from mm_balance.errors import Interrupted, UserError, reason
 from mm_balance.tracking.experiment_page import prepare_page, view_link
 from mm_balance.tracking.lookup import children, existing_run, open_run, run_link, tracking_uri
 from mm_balance.tracking.runs import TrackedRun
@@ -90,7 +90,7 @@ def open_training(
         print(f"mm-balance: stopped; resume with: {line}", file=sys.stderr)
         raise
     except BaseException as error:
-        run.set_tags({"mm.error": str(error)[:500] or type(error).__name__})
+        run.set_tags({"mm.error": reason(error)})
         end_run(run, "FAILED")
         raise
     if resumed is not None:

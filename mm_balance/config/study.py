@@ -59,7 +59,8 @@ class StudyConfig:
     )
     storage: str = param(
         AUTO,
-        "`auto` = a journal file in the cache folder; a path ending in .journal; `postgresql://...`; `grpc://host:port`",
+        "`auto` = a journal file in the cache folder; a path ending in .journal; `postgresql://...`; `grpc://host:port`; "
+        "`env:VARIABLE` = what this environment variable says, for a location with a password",
         machine=True,
     )
     worker_restarts: int = param(

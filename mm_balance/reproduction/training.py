@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import time
 import traceback
 from collections.abc import Hashable, Iterable
@@ -12,8 +13,9 @@ from dataclasses import dataclass, replace
 
 from mm_balance.config import Config
 from mm_balance.data import MultimodalData
-from mm_balance.errors import Diverged, Interrupted, UserError
+from mm_balance.errors import Diverged, Interrupted, UserError, reason
 from mm_balance.methods import find_method
+from mm_balance.redaction import redact
 from mm_balance.reproduction import pool
 from mm_balance.reproduction.plan import Job
 from mm_balance.tracking.experiment_page import prepare_page
@@ -125,10 +127,10 @@ def _attempt(task: Task) -> Outcome:
             run.terminate("KILLED")
         return Outcome(STOPPED)
     except Exception as error:  # any error ends this row, and no other
-        message = " ".join(str(error).split())
-        if not isinstance(error, UserError):
-            traceback.print_exc()
-            message = f"{type(error).__name__}: {message}"
+        expected = isinstance(error, UserError)
+        message = reason(error, with_type=not expected)
+        if not expected:
+            sys.stderr.write(redact(traceback.format_exc()))
         diverged = isinstance(error, Diverged)
         if run is not None:
             fail(run, message, diverged=diverged)
@@ -156,7 +158,7 @@ def diverged(runs: Iterable[RunRecord]) -> Outcome | None:
 
 def fail(run: TrackedRun, message: str, *, diverged: bool = False) -> None:
     """End a run as FAILED, with the reason on its page; ``diverged``: repeating it would not help."""
-    run.set_tags({ERROR_TAG: message[:500], **({DIVERGED_TAG: "true"} if diverged else {})})
+    run.set_tags({ERROR_TAG: message, **({DIVERGED_TAG: "true"} if diverged else {})})
     run.describe(f"Failed: {message}")
     run.terminate("FAILED")
 
@@ -208,7 +210,7 @@ def _tested(task: Task, run_id: str) -> Outcome:
     try:
         metrics = run_evaluation(run, "test", data, evaluation, job.config.run.device)
     except BaseException as error:
-        fail(evaluation, " ".join(str(error).split()))
+        fail(evaluation, reason(error))
         raise
     return Outcome(TRAINED, accuracies(metrics, "test", tuple(data.specs), branches=branches), run_id)
 

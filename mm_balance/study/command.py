@@ -23,8 +23,9 @@ from mm_balance.config import (
     validate,
 )
 from mm_balance.data import MultimodalData
-from mm_balance.errors import Interrupted, UserError
+from mm_balance.errors import Interrupted, UserError, reason
 from mm_balance.methods import find_method
+from mm_balance.redaction import redact
 from mm_balance.study import confirm
 from mm_balance.study.devices import (
     Slot,
@@ -45,7 +46,7 @@ from mm_balance.study.settings import (
     rounded,
     warmup_is_shared,
 )
-from mm_balance.study.storage import redact_password, study_folder
+from mm_balance.study.storage import study_folder
 from mm_balance.study.trials import ORIGIN, TRIALS, all_trials, count_trials, fail_dead_trials
 from mm_balance.study.worker import LAUNCHER_VARIABLE, run_worker
 from mm_balance.study.worker_pool import WorkerPool, train_warmups
@@ -164,7 +165,7 @@ def run_study(given: Mapping[str, Any], stop: Stop) -> FinishedStudy:
         print("mm-balance: stopped; run the same command again to resume", file=sys.stderr)
         raise
     except BaseException as error:
-        parent.set_tags({"mm.error": str(error)[:500] or type(error).__name__})
+        parent.set_tags({"mm.error": reason(error)})
         parent.terminate("FAILED")
         raise
     parent.terminate("FINISHED")
@@ -221,7 +222,7 @@ def _ensure_warmups(configs: Sequence[Config], parent: TrackedRun, launch: _Laun
 def _changeable_tags(study_config: StudyConfig) -> dict[str, str]:
     """Return, as tags, what may change when the study is continued: MLflow parameters are immutable."""
     return {
-        f"study/{name}": redact_password(format_value(getattr(study_config, name)))
+        f"study/{name}": redact(format_value(getattr(study_config, name)))
         for name, option in study_options().items()
         if option.machine or option.may_grow
     }
@@ -295,7 +296,7 @@ def _confirm(handle: StudyHandle, launch: _Launch, best: Any) -> None:
 
 def _log_workers(handle: StudyHandle) -> None:
     for log in sorted(study_folder(handle.name).glob("worker-*.log")):
-        handle.parent.log_bytes(log.read_bytes(), f"study/workers/{log.name}")
+        handle.parent.log_plain_text(log.read_text("utf-8", errors="replace"), f"study/workers/{log.name}")
 
 
 def run_as_worker(name: str, storage: str, device_name: str, stop: Stop) -> None:
@@ -316,7 +317,7 @@ def run_as_worker(name: str, storage: str, device_name: str, stop: Stop) -> None
     handle = find_study(name, storage)
     if handle is None:
         raise UserError(
-            f"there is no study {name} in storage={redact_password(storage)}; create it first with -e study -P study_name={name}"
+            f"there is no study {name} in storage={redact(storage)}; create it first with -e study -P study_name={name}"
         )
     data = read_data(handle.settings.config({}), stop)
     launcher = os.environ.get(LAUNCHER_VARIABLE)

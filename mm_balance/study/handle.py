@@ -16,8 +16,9 @@ from optuna.trial import FrozenTrial
 import mm_balance
 from mm_balance.errors import UserError
 from mm_balance.methods import find_method
+from mm_balance.redaction import redact
 from mm_balance.study.settings import Settings
-from mm_balance.study.storage import StudyLock, locate, open_storage, redact_password
+from mm_balance.study.storage import StudyLock, locate, open_storage
 from mm_balance.study.trials import PARENT_RUN, SETTINGS, TRIALS, requeue_or_fail
 from mm_balance.tracking.lookup import existing_run
 from mm_balance.tracking.runs import TrackedRun
@@ -76,7 +77,7 @@ def find_study(study_name: str, storage: str) -> StudyHandle | None:
     attributes = study.user_attrs
     if SETTINGS not in attributes or PARENT_RUN not in attributes:
         raise UserError(
-            f"study {study_name} in {redact_password(location)} was not created by MM-Balance, or only partly; give another study_name"
+            f"study {study_name} in {redact(location)} was not created by MM-Balance, or only partly; give another study_name"
         )
     settings = Settings.from_json(attributes[SETTINGS])
     if settings.version != mm_balance.__version__:

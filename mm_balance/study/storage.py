@@ -20,6 +20,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from mm_balance.errors import UserError
+from mm_balance.redaction import redact
 from mm_balance.workflow.setup import cache_folder
 
 HEARTBEAT_SECONDS = 60
@@ -27,6 +28,7 @@ HEARTBEAT_GRACE_SECONDS = 180
 PROXY_PORT = 13000
 """Optuna's default."""
 PROXY_SECONDS = 20
+FROM_ENVIRONMENT = "env:"
 
 OnStale = Callable[[optuna.Study, optuna.trial.FrozenTrial], None]
 
@@ -39,7 +41,21 @@ def study_folder(study_name: str) -> Path:
 
 
 def locate(storage: str, study_name: str) -> str:
-    """Return the location of a storage: for ``auto`` the study's own journal file, else ``storage``, with an absolute path."""
+    """Return the location of a storage.
+
+    Args:
+        storage: ``auto`` = the study's own journal file; ``env:VARIABLE`` = what this environment variable says, so that a password
+            appears neither on a command line nor among the parameters of a run; else the location itself.
+        study_name: name of the study.
+
+    Raises:
+        UserError: there is no such environment variable.
+    """
+    if storage.startswith(FROM_ENVIRONMENT):
+        variable = storage.removeprefix(FROM_ENVIRONMENT)
+        storage = os.environ.get(variable, "")
+        if not storage:
+            raise UserError(f"storage={FROM_ENVIRONMENT}{variable}: the environment variable {variable} is not set")
     if storage == "auto":
         return str(study_folder(study_name) / "study.journal")
     return storage if "://" in storage else str(Path(storage).expanduser().resolve())
@@ -58,7 +74,7 @@ def open_storage(location: str, on_stale: OnStale) -> BaseStorage:
     if "://" not in location:
         if not location.endswith(".journal"):
             raise UserError(
-                f"storage={location}: give a path ending in .journal, postgresql://..., or grpc://host:port"
+                f"storage={redact(location)}: give a path ending in .journal, postgresql://..., or grpc://host:port"
             )
         Path(location).parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(location))
@@ -73,18 +89,18 @@ def open_storage(location: str, on_stale: OnStale) -> BaseStorage:
         )
     except ImportError as error:
         raise UserError(
-            f"storage={redact_password(location)}: the database's driver is missing ({error}); for PostgreSQL: "
+            f"storage={redact(location)}: the database's driver is missing ({error}); for PostgreSQL: "
             "pip install psycopg[binary], postgresql+psycopg://..."
         ) from None
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise UserError(f"storage={redact_password(location)} cannot be opened: {reason}") from None
+        raise UserError(f"storage={redact(location)} cannot be opened: {reason}") from None
 
 
 def _open_proxy(location: str) -> BaseStorage:
     match = re.fullmatch(r"grpc://(\[[^]]+\]|[^:/]+)(?::(\d+))?/?", location)
     if match is None:
-        raise UserError(f"storage={location}: write grpc://host:port")
+        raise UserError(f"storage={redact(location)}: write grpc://host:port")
     try:
         proxy = GrpcStorageProxy(host=match[1], port=int(match[2] or PROXY_PORT))
         proxy.wait_server_ready(timeout=PROXY_SECONDS)
@@ -94,15 +110,10 @@ def _open_proxy(location: str) -> BaseStorage:
         ) from None
     except ConnectionError:
         raise UserError(
-            f"storage={location}: no proxy answers there within {PROXY_SECONDS} s; start one with "
+            f"storage={redact(location)}: no proxy answers there within {PROXY_SECONDS} s; start one with "
             "optuna.storages.run_grpc_proxy_server(storage, host=..., port=...)"
         ) from None
     return proxy
-
-
-def redact_password(location: str) -> str:
-    """Return a location without its password."""
-    return re.sub(r"://([^:/@]+):[^@]*@", r"://\1:***@", location)
 
 
 class StudyLock:

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from mm_balance.config import Config, Dimension, format_value
 from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint, OnPoint
-from mm_balance.errors import Interrupted, UserError
+from mm_balance.errors import Interrupted, UserError, reason
 from mm_balance.study.handle import StudyHandle
 from mm_balance.study.settings import rounded, warmup_is_shared
 from mm_balance.study.trials import CONFIRMATION, DEVICE, EPOCHS, ERROR, ORIGIN, RETRY_OF, RUN, STATUS, all_trials
@@ -103,10 +103,10 @@ def run_trial(
         run.set_tags({"mm.error": "stopped on request; requeued as another trial"})
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-        trial.set_user_attr(ERROR, reason)
-        run.set_tags({"mm.error": reason})
-        run.log_bytes(traceback.format_exc().encode(), "error.txt")
+        why = reason(error, with_type=True)
+        trial.set_user_attr(ERROR, why)
+        run.set_tags({"mm.error": why})
+        run.log_plain_text(traceback.format_exc(), "error.txt")
         _free_memory()
         raise
     finally:

@@ -16,7 +16,7 @@ from mm_balance.config import Config, format_value, stage_options
 from mm_balance.errors import UserError
 from mm_balance.study.devices import Slot
 from mm_balance.study.handle import StudyHandle
-from mm_balance.study.storage import new_identity, study_folder
+from mm_balance.study.storage import FROM_ENVIRONMENT, new_identity, study_folder
 from mm_balance.study.trials import all_trials, count_trials
 from mm_balance.study.worker import IDENTITY_VARIABLE, LAUNCHER_VARIABLE
 from mm_balance.tracking.lookup import child_environment
@@ -26,6 +26,8 @@ POLL_SECONDS = 0.5
 GRACE_SECONDS = 60
 """Time for a stopping process to save its checkpoint."""
 LOG_TAIL = 2000
+STORAGE_VARIABLE = "MM_BALANCE_STORAGE"
+"""Location of the storage, for workers: it may hold a password, and every user of a machine sees all command lines."""
 
 
 @dataclass
@@ -107,9 +109,16 @@ class WorkerPool:
     def _start(self, index: int, slot: Slot) -> WorkerProcess:
         identity = new_identity()
         log = study_folder(self.handle.name) / f"worker-{index}.log"
-        arguments = ["--study_name", self.handle.name, "--storage", self.handle.location, "--device", slot.device]
+        arguments = [
+            "--study_name",
+            self.handle.name,
+            "--storage",
+            f"{FROM_ENVIRONMENT}{STORAGE_VARIABLE}",
+            "--device",
+            slot.device,
+        ]
         environment = {IDENTITY_VARIABLE: identity, LAUNCHER_VARIABLE: str(os.getpid()), "TQDM_DISABLE": "1"}
-        environment |= child_environment(self.handle.parent)
+        environment |= {STORAGE_VARIABLE: self.handle.location} | child_environment(self.handle.parent)
         return WorkerProcess(slot, log, start_process("worker", arguments, slot, environment, log), identity)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import mm_balance
+from mm_balance.redaction import redact
 
 PACKAGES = (
     "torch",
@@ -29,7 +30,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, machine, git commit and command line. Values of environment variables are not read."""
+    """Return versions, machine, git commit and command line without credentials. Environment variables are not read."""
     return {
         "mm_balance": mm_balance.__version__,
         "python": platform.python_version(),
@@ -43,7 +44,7 @@ def environment() -> dict[str, Any]:
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "git": git_state(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *map(redact, sys.argv[1:])],
     }
 
 

@@ -11,10 +11,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import mlflow
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from mm_balance import names
+from mm_balance.tracking.lookup import server_address
 from mm_balance.tracking.runs import EXPERIMENT_KIND, TrackedRun
 
 VIEW_KEY = "mm-balance"
@@ -47,10 +47,8 @@ def prepare_page(run: TrackedRun, modalities: Sequence[str]) -> None:
 
 def view_link(run: TrackedRun) -> str:
     """Return the URL of the experiment of ``run`` in the MLflow UI, opened with our columns and charts."""
-    base = mlflow.get_tracking_uri()
-    base = base if base.startswith("http") else "http://127.0.0.1:5000"
     return (
-        f"{base.rstrip('/')}/#/experiments/{run.read().info.experiment_id}/runs"
+        f"{server_address()}/#/experiments/{run.read().info.experiment_id}/runs"
         f"?workflowType=machine_learning&viewStateShareKey={VIEW_KEY}"
     )
 

@@ -13,6 +13,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mm_balance.errors import UserError
+from mm_balance.redaction import redact, without_credentials
 from mm_balance.tracking.runs import TrackedRun, create_experiment
 from mm_balance.tracking.store import new_client
 
@@ -50,9 +51,7 @@ def existing_run(run_id: str, parameter: str) -> TrackedRun:
     """Return the run ``run_id`` that the user gave in ``parameter``. Raises UserError if there is none."""
     run = find_run(run_id)
     if run is None:
-        raise UserError(
-            f"{parameter}={run_id}: no such run in {mlflow.get_tracking_uri()}; check the id and MLFLOW_TRACKING_URI"
-        )
+        raise UserError(f"{parameter}={run_id}: no such run in {tracking_uri()}; check the id and MLFLOW_TRACKING_URI")
     return run
 
 
@@ -192,9 +191,7 @@ def run_link(run: TrackedRun) -> str:
 
     Without ``workflowType``, a new browser session opens the page in the mode for language models.
     """
-    base = mlflow.get_tracking_uri()
-    base = base if base.startswith("http") else "http://127.0.0.1:5000"
-    return f"{base.rstrip('/')}/#/experiments/{run.read().info.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
+    return f"{server_address()}/#/experiments/{run.read().info.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
 
 
 def page_link(run: TrackedRun, artifact: str = "") -> str:
@@ -209,5 +206,11 @@ def child_environment(run: TrackedRun) -> dict[str, str]:
 
 
 def tracking_uri() -> str:
-    """Return the URI of the tracking store."""
-    return mlflow.get_tracking_uri()
+    """Return the URI of the tracking store, without its password: it is printed."""
+    return redact(mlflow.get_tracking_uri())
+
+
+def server_address() -> str:
+    """Return the address of the MLflow UI, for links: the server's without credentials, else where ``mlflow ui`` will be."""
+    uri = mlflow.get_tracking_uri()
+    return without_credentials(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"

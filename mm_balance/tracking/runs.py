@@ -45,6 +45,7 @@ from mm_balance.config import format_value, options
 from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import UserError
+from mm_balance.redaction import redact
 from mm_balance.tracking.store import new_client
 
 # MLflow's progress bars for a few small files would hide our own.
@@ -121,8 +122,8 @@ class TrackedRun:
         return MLFLOW_PARENT_RUN_ID in self.read().data.tags
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set tags, overwriting existing values."""
-        self._send_batch(tags=[RunTag(name, str(value)) for name, value in tags.items()])
+        """Set tags, overwriting existing values; credentials in them are left out, as everywhere on a run."""
+        self._send_batch(tags=[RunTag(name, redact(str(value))) for name, value in tags.items()])
 
     def experiment_tags(self) -> dict[str, str]:
         """Fetch the tags of the run's experiment."""
@@ -174,7 +175,7 @@ class TrackedRun:
         parent = data.tags.get(MLFLOW_PARENT_RUN_ID)
         inherited = {} if parent is None else self._client.get_run(parent).data.params
         parameters = [
-            Param(name, value)
+            Param(name, redact(value))
             for name, value in values.items()
             if name not in data.params and inherited.get(name) != value
         ]
@@ -270,8 +271,12 @@ class TrackedRun:
         self.log_points(missing, about)
 
     def log_json(self, value: Any, path: str) -> None:
-        """Write ``value`` as the artifact ``path``."""
-        self.log_bytes((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), path)
+        """Write ``value`` as the artifact ``path``, without credentials."""
+        self.log_plain_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", path)
+
+    def log_plain_text(self, text: str, path: str) -> None:
+        """Write ``text`` as the artifact ``path``, without credentials."""
+        self.log_bytes(redact(text).encode(), path)
 
     def log_bytes(self, content: bytes, path: str) -> None:
         """Write ``content`` as the artifact ``path``."""
@@ -396,7 +401,7 @@ class TrackedRun:
 
     def describe(self, markdown: str) -> None:
         """Set the description at the top of the run's page."""
-        self.set_tags({MLFLOW_RUN_NOTE: markdown[:DESCRIPTION_LENGTH]})
+        self.set_tags({MLFLOW_RUN_NOTE: redact(markdown)[:DESCRIPTION_LENGTH]})
 
     def description(self) -> str:
         """Return the description at the top of the run's page; empty if there is none."""
@@ -448,7 +453,7 @@ class TrackedRun:
             run_id=self.run_id,
             step=step,
             tags={
-                MLFLOW_RUN_NOTE: description[:DESCRIPTION_LENGTH]
+                MLFLOW_RUN_NOTE: redact(description)[:DESCRIPTION_LENGTH]
             },  # the page of a model has its description there, too
             **content,
         )
@@ -456,7 +461,7 @@ class TrackedRun:
 
     def _send_model_version(self, uri: str, name: str, description: str, alias: str) -> str:
         version = mlflow.register_model(uri, name).version
-        self._client.update_model_version(name, version, description[:DESCRIPTION_LENGTH])
+        self._client.update_model_version(name, version, redact(description)[:DESCRIPTION_LENGTH])
         if alias:
             self._client.set_registered_model_alias(name, alias, version)
         return str(version)

@@ -20,10 +20,11 @@ from mlflow.store.db.base_sql_model import Base
 from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from mm_balance.errors import UserError
+from mm_balance.redaction import redact
 
 QUIET_SECONDS = 20.0
 """A program that does not use our lock, such as ``mlflow ui``, is still making a database if it has changed it within this time."""
@@ -50,7 +51,9 @@ def new_client() -> MlflowClient:
     try:
         return MlflowClient()
     except (MlflowException, SQLAlchemyError) as error:
-        raise UserError(f"the tracking store {uri} cannot be opened: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"the tracking store {redact(uri)} cannot be opened: {redact(str(error).splitlines()[0])}"
+        ) from error
 
 
 def database_file(uri: str) -> Path | None:
@@ -105,8 +108,7 @@ def _make(file: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=file.parent) as folder:
         made = Path(folder) / file.name
-        store = SqlAlchemyStore(f"sqlite:///{made}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
-        store.engine.dispose()
+        _open(made)
         file.unlink(missing_ok=True)  # of no bytes: a program was killed as it opened it
         try:
             os.link(made, file)  # unlike a renaming, it cannot replace what another program has made meanwhile
@@ -116,10 +118,17 @@ def _make(file: Path) -> None:
             os.replace(made, file)
 
 
+def _open(file: Path) -> None:
+    """Have MLflow open a database, which adds what it lacks."""
+    # Made so, the address is right for a folder whose name has a percent sign, too.
+    uri = URL.create("sqlite", database=str(file)).render_as_string()
+    SqlAlchemyStore(uri, DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+
+
 def _finish(file: Path) -> None:
     """Have MLflow open a database, which finishes one that another program was killed at. Raises UserError if it cannot."""
     try:
-        SqlAlchemyStore(f"sqlite:///{file}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+        _open(file)
     except (MlflowException, SQLAlchemyError) as error:
         if _runs(file):
             raise UserError(

@@ -1,12 +1,8 @@
 """A user's day: the whole recipe, bad values, kill and resume, an http server, the model back from MLflow."""
 
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import time
 
 import numpy as np
 import pandas as pd
@@ -32,7 +28,8 @@ from tests.helpers.commands import (
     steps,
 )
 from tests.helpers.models import check_model, check_model_elsewhere
-from tests.helpers.processes import environment, mlflow_run, start_command, wait_for
+from tests.helpers.processes import mlflow_run, start_command, wait_for
+from tests.helpers.servers import tracking_server
 from tests.helpers.stores import copy_database, use_store
 
 pytestmark = pytest.mark.slow
@@ -197,26 +194,10 @@ def server(store, monkeypatch):
     """The address of a real tracking server that proxies artifacts, which this process uses."""
     import mlflow
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        ["mlflow", "server", "--port", str(port), "--workers", "1", "--backend-store-uri",
-         f"sqlite:///{store}/mlflow.db", "--artifacts-destination", str(store / "served")],
-        env=environment(store) | {"MLFLOW_TRACKING_URI": "", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        cwd=store, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    address = f"http://127.0.0.1:{port}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    mlflow.set_tracking_uri(address)
-    yield address
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(timeout=30)
+    with tracking_server(store) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        mlflow.set_tracking_uri(address)
+        yield address
 
 
 def test_the_whole_recipe_on_an_http_tracking_server(server, store, launch):

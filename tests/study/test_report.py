@@ -31,7 +31,7 @@ from mm_balance.study.report import (
     publish,
     run_line,
 )
-from mm_balance.study.storage import locate, open_storage, redact_password
+from mm_balance.study.storage import locate, open_storage
 from mm_balance.study.trials import RUN, all_trials, describe
 from mm_balance.testing import tiny_data
 from mm_balance.tracking.lookup import open_run
@@ -322,7 +322,11 @@ def test_storages_that_cannot_be_used(store, storage, words):
         open_storage(locate(storage, "mine"), lambda study, trial: None)
 
 
-def test_passwords_are_not_shown():
-    assert redact_password("postgresql+psycopg://me:secret@host:5432/db") == "postgresql+psycopg://me:***@host:5432/db"
-    assert redact_password("postgresql://me@host/db") == "postgresql://me@host/db"
-    assert redact_password("/a/b.journal") == "/a/b.journal"
+def test_a_storage_may_be_named_by_the_environment(store, monkeypatch):
+    monkeypatch.setenv("STUDIES", f"sqlite:///{store}/optuna.db")
+    assert locate("env:STUDIES", "mine") == f"sqlite:///{store}/optuna.db"
+    monkeypatch.setenv("STUDIES", "auto")
+    assert locate("env:STUDIES", "mine") == locate("auto", "mine")
+    monkeypatch.delenv("STUDIES")
+    with pytest.raises(UserError, match="storage=env:STUDIES: the environment variable STUDIES is not set"):
+        locate("env:STUDIES", "mine")

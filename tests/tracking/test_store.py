@@ -120,7 +120,6 @@ def test_a_place_where_no_store_can_be_is_named(fresh):
     [
         ("sqlite:////there/mlflow.db", "/there/mlflow.db"),
         ("sqlite:///mlflow.db", None),
-        ("sqlite:////with%20space/a.db", "/with%20space/a.db"),
     ],
 )
 def test_the_file_of_a_store(uri, file, tmp_path, monkeypatch):

@@ -147,10 +147,11 @@ def test_the_runs_that_train_have_them_and_a_resumed_one_may_stop_having_them(st
     assert do("main", f"{QUICK} system_metrics=true") == 0
     found = by_stage()
     for stage in ("warmup", "adaptive"):
-        assert steps(found[stage], MEMORY) == [0]
+        measured_at = steps(found[stage], MEMORY)
+        assert measured_at == list(range(max(1, len(measured_at))))  # on a busy machine there is time for more than one
     for stage in ("main", "evaluate"):
         assert not [name for name in found[stage].data.metrics if name.startswith("system/")]
     identity = found["main"].info.run_id
     assert do("main", f"resume_run={identity} system_metrics=false adaptive_epochs=3") == 0
-    assert steps(by_stage()["adaptive"], MEMORY) == [0]
+    assert steps(by_stage()["adaptive"], MEMORY) == measured_at
     assert not monitors()
