@@ -35,6 +35,7 @@ def test_commands_and_their_parameters():
         "study",
         "worker",
         "reproduce",
+        "sync",
     ]
     assert taken("main") == {*COMMON, *WARMUP, *ADAPTIVE, "method", "method_options", "worst"}
     assert taken("warmup") == {*COMMON, *WARMUP}

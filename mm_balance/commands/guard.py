@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
+from mm_balance import stopping
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.memory import keep_freed_memory
 from mm_balance.redaction import redact
@@ -43,6 +44,7 @@ class StopRequest:
                 raise KeyboardInterrupt
             return
         self.signal, self.since = number, time.monotonic()
+        stopping.requested.set()
         print(f"mm-balance: {signal.Signals(number).name}: saving a checkpoint after this batch", file=sys.stderr)
 
 
@@ -52,6 +54,7 @@ def run_guarded(body: Callable[[StopRequest], None]) -> int:
     Returns:
         0 = finished; 1 = an error that the user can fix; 128 + n = stopped by signal n.
     """
+    stopping.requested.clear()
     stop = StopRequest()
     sys.excepthook = _print_traceback
     keep_freed_memory()
@@ -69,12 +72,22 @@ def run_guarded(body: Callable[[StopRequest], None]) -> int:
         print("mm-balance: ended immediately; the last checkpoint is kept", file=sys.stderr)
         _end_adopted("KILLED")
         return 128 + signal.SIGINT
+    finally:
+        _close_servers()
     return 0
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print an exception that is a bug; its texts, and those of its causes, may hold a URL with a password."""
     sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _close_servers() -> None:
+    """Have what was logged delivered to a tracking server, if one was used: importing MLflow takes seconds."""
+    if "mm_balance.tracking.store" in sys.modules:
+        from mm_balance.tracking.store import close_servers
+
+        close_servers()
 
 
 def close_adopted(resumed: TrackedRun) -> None:

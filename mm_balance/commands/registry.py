@@ -11,6 +11,7 @@ from mm_balance.commands import (
     report,
     reproduce,
     study,
+    sync,
     train,
     warmup,
     worker,
@@ -19,5 +20,5 @@ from mm_balance.commands.command import Command
 
 COMMANDS: dict[str, Command] = {
     module.COMMAND.name: module.COMMAND
-    for module in (main, warmup, adaptive, train, evaluate, explore, report, prepare, study, worker, reproduce)
+    for module in (main, warmup, adaptive, train, evaluate, explore, report, prepare, study, worker, reproduce, sync)
 }

@@ -16,6 +16,7 @@ from mm_balance.config import AUTO, Config, ReproductionConfig, resolve
 from mm_balance.config.resolve import did_you_mean
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, UserError
+from mm_balance.folders import cache_folder
 from mm_balance.reproduction import pool
 from mm_balance.reproduction.estimate import Estimate, Speed, measure, settings_key
 from mm_balance.reproduction.plan import Job, Place, base_settings, jobs, with_warmups
@@ -44,7 +45,7 @@ from mm_balance.study.devices import Slot, assign, choose_devices, own_cores, vi
 from mm_balance.tracking.lookup import adopted_run_id, chosen_experiment, in_experiment, prepare_store, tracking_uri
 from mm_balance.tracking.query import RunRecord, find_runs
 from mm_balance.tracking.runs import TrackedRun
-from mm_balance.workflow.setup import cache_folder, read_data, resolve_device
+from mm_balance.workflow.setup import read_data, resolve_device
 
 Stop = Callable[[], bool]
 AGAIN = {DIVERGED: "does not try it again", FAILED: "tries it again", STOPPED: "continues it"}

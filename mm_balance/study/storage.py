@@ -20,8 +20,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from mm_balance.errors import UserError
+from mm_balance.folders import cache_folder
 from mm_balance.redaction import redact
-from mm_balance.workflow.setup import cache_folder
 
 HEARTBEAT_SECONDS = 60
 HEARTBEAT_GRACE_SECONDS = 180

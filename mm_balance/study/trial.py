@@ -17,6 +17,7 @@ from mm_balance.config import Config, Dimension, format_value
 from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint, OnPoint
 from mm_balance.errors import Interrupted, UserError, reason
+from mm_balance.folders import work_folder
 from mm_balance.study.handle import StudyHandle
 from mm_balance.study.settings import rounded, warmup_is_shared
 from mm_balance.study.trials import CONFIRMATION, DEVICE, EPOCHS, ERROR, ORIGIN, RETRY_OF, RUN, STATUS, all_trials
@@ -26,7 +27,6 @@ from mm_balance.tracking.system_metrics import system_metrics
 from mm_balance.workflow.plans import trial_plan
 from mm_balance.workflow.report import accuracies, final_validation
 from mm_balance.workflow.runs import run_stage
-from mm_balance.workflow.setup import work_folder
 from mm_balance.workflow.stage import train_stage
 from mm_balance.workflow.warmups import choose_warmup
 

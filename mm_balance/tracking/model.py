@@ -181,7 +181,7 @@ def load_network(run: TrackedRun) -> tuple[MultimodalNetwork, int]:
         raise UserError(f"run {run.run_id} has no model; give a finished run of warmup, adaptive, train or main")
     uri, step = latest
     try:
-        loaded = mlflow.pyfunc.load_model(uri)
+        loaded = mlflow.pyfunc.load_model(run.model_place(uri))
     except (MlflowException, OSError) as error:
         raise UserError(f"the model of run {run.run_id} cannot be loaded: {str(error).splitlines()[0]}") from error
     return loaded.get_raw_model(), step

@@ -31,7 +31,6 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import (
     MLFLOW_LOGGED_ARTIFACTS,
     MLFLOW_LOGGED_IMAGES,
@@ -46,7 +45,9 @@ from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import UserError
 from mm_balance.redaction import redact
-from mm_balance.tracking.store import new_client
+from mm_balance.tracking.outage.client import ServerClient
+from mm_balance.tracking.outage.connection import is_conflict
+from mm_balance.tracking.store import Client, new_client
 
 # MLflow's progress bars for a few small files would hide our own.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -103,7 +104,7 @@ class TrackedRun:
         run_id: MLflow's id.
     """
 
-    def __init__(self, run_id: str, client: MlflowClient | None = None) -> None:
+    def __init__(self, run_id: str, client: Client | None = None) -> None:
         self.run_id = run_id
         self._client = client or new_client()
 
@@ -379,9 +380,16 @@ class TrackedRun:
         models = outputs.model_outputs if outputs is not None else []
         if not models:
             return None
+        if len(models) == 1:
+            return f"models:/{models[0].model_id}", models[0].step
         # Not by step: the best epoch of a resumed run may have moved to an earlier step.
         latest = max(models, key=lambda item: self._client.get_logged_model(item.model_id).creation_timestamp)
         return f"models:/{latest.model_id}", latest.step
+
+    def model_place(self, uri: str) -> str:
+        """Return where to load a logged model from: a folder on this machine if this process has logged it, else ``uri``."""
+        folder = self._client.model_folder(uri) if isinstance(self._client, ServerClient) else None
+        return uri if folder is None else str(folder)
 
     def artifact_names(self, folder: str) -> list[str]:
         """Return the paths of the artifacts directly in ``folder``; empty if there is no such folder."""
@@ -445,6 +453,10 @@ class TrackedRun:
         self._client.log_image(self.run_id, picture, key=key, step=step, synchronous=True)
 
     def _send_model(self, flavor: Any, name: str, step: int, description: str, content: Mapping[str, Any]) -> str:
+        # The page of a model has its description there, too.
+        tags = {MLFLOW_RUN_NOTE: redact(description)[:DESCRIPTION_LENGTH]}
+        if isinstance(self._client, ServerClient):
+            return self._client.log_model(self.run_id, flavor, name, step, tags, content)
         info = Model.log(
             artifact_path=None,
             flavor=flavor,
@@ -452,16 +464,17 @@ class TrackedRun:
             name=name,
             run_id=self.run_id,
             step=step,
-            tags={
-                MLFLOW_RUN_NOTE: redact(description)[:DESCRIPTION_LENGTH]
-            },  # the page of a model has its description there, too
+            tags=tags,
             **content,
         )
         return info.model_uri
 
     def _send_model_version(self, uri: str, name: str, description: str, alias: str) -> str:
+        shown = redact(description)[:DESCRIPTION_LENGTH]
+        if isinstance(self._client, ServerClient):
+            return self._client.register_model(uri, name, shown, alias)
         version = mlflow.register_model(uri, name).version
-        self._client.update_model_version(name, version, redact(description)[:DESCRIPTION_LENGTH])
+        self._client.update_model_version(name, version, shown)
         if alias:
             self._client.set_registered_model_alias(name, alias, version)
         return str(version)
@@ -477,14 +490,14 @@ class TrackedRun:
 def _retry_conflicts(send: Callable[[], object]) -> None:
     """Call ``send``, again if another process has just added the same row.
 
-    MLflow looks a tag, parameter or data set up before it adds it: of two processes that add the same one at once, one fails.
+    MLflow looks up a tag, parameter or data set before it adds it: of two processes that add the same one at once, one fails.
     """
     for attempt in range(CONFLICT_ATTEMPTS):
         try:
             send()
             return
         except MlflowException as error:
-            if attempt == CONFLICT_ATTEMPTS - 1 or "unique" not in str(error).lower():
+            if attempt == CONFLICT_ATTEMPTS - 1 or not is_conflict(error):
                 raise
             time.sleep(0.1 * 2**attempt)
 

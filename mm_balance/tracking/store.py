@@ -25,6 +25,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from mm_balance.errors import UserError
 from mm_balance.redaction import redact
+from mm_balance.tracking.outage.client import ServerClient
 
 QUIET_SECONDS = 20.0
 """A program that does not use our lock, such as ``mlflow ui``, is still making a database if it has changed it within this time."""
@@ -38,13 +39,24 @@ _checked: set[Path] = set()
 """Databases that this process has found complete: what is complete stays so."""
 
 
-def new_client() -> MlflowClient:
-    """Return a client of MLflow's current tracking store, whose database is complete.
+Client = MlflowClient | ServerClient
+
+_servers: dict[tuple[int, str], ServerClient] = {}
+"""Process and address -> client: it knows what this process has logged."""
+
+
+def new_client() -> Client:
+    """Return a client of MLflow's current tracking store: one for a database that is complete, or for a server that answers.
 
     Raises:
-        UserError: the store cannot be opened or made.
+        UserError: the store cannot be opened or made; the server does not answer.
     """
     uri = mlflow.get_tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        key = os.getpid(), uri
+        if key not in _servers:
+            _servers[key] = ServerClient(uri)
+        return _servers[key]
     file = database_file(uri)
     if file is not None:
         make_database(file)
@@ -54,6 +66,28 @@ def new_client() -> MlflowClient:
         raise UserError(
             f"the tracking store {redact(uri)} cannot be opened: {redact(str(error).splitlines()[0])}"
         ) from error
+
+
+def sync() -> int:
+    """Deliver what commands that have ended have left for the current tracking server; return how many entries that were.
+
+    Raises:
+        UserError: the store is no server, or the server does not answer.
+    """
+    client = new_client()
+    if not isinstance(client, ServerClient):
+        raise UserError(
+            f"the tracking store {redact(mlflow.get_tracking_uri())} is no server, so nothing can be pending for it; set "
+            "MLFLOW_TRACKING_URI=http://..."
+        )
+    return client.delivered_first
+
+
+def close_servers() -> None:
+    """At the end of a command, have everything delivered that can be, and say what cannot."""
+    for server in _servers.values():
+        server.close()
+    _servers.clear()
 
 
 def database_file(uri: str) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,24 +10,12 @@ import torch
 from mm_balance.config import AUTO, Config
 from mm_balance.data import Corruption, DecodeSettings, MultimodalData, load_data
 from mm_balance.errors import UserError
+from mm_balance.folders import cache_folder
 
-CACHE_VARIABLE = "MM_BALANCE_CACHE"
 DATA_SEED = 0
 """Data sampling is the same for all runs; ``seed`` affects training only."""
 HELD_OUT_SEED = 0
 """The training samples that a method holds out are the same for all runs, like the data themselves."""
-
-
-def cache_folder() -> Path:
-    """Return the folder of prepared data and current checkpoints: ``$MM_BALANCE_CACHE``, else in the user's cache folder."""
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mm_balance"
-
-
-def work_folder(run_id: str) -> Path:
-    """Return the local folder of a run's checkpoints."""
-    return cache_folder() / "runs" / run_id
 
 
 def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> MultimodalData:

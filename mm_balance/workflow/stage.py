@@ -19,6 +19,7 @@ from mm_balance.engine.predictions import fit_gaps_from_probabilities
 from mm_balance.engine.recorder import MetricPoint, OnPoint, ignore_point
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import UserError
+from mm_balance.folders import work_folder
 from mm_balance.functional.schedules import learning_rate_factor
 from mm_balance.methods import find_method
 from mm_balance.models import MultimodalNetwork
@@ -30,7 +31,7 @@ from mm_balance.types import Clock, GapFit
 from mm_balance.workflow.card import log_data
 from mm_balance.workflow.plans import StagePlan
 from mm_balance.workflow.provenance import FollowedWarmup, Provenance
-from mm_balance.workflow.setup import HELD_OUT_SEED, resolve_device, work_folder
+from mm_balance.workflow.setup import HELD_OUT_SEED, resolve_device
 
 
 @dataclass

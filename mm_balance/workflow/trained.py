@@ -8,11 +8,11 @@ from mm_balance import names
 from mm_balance.config import restore
 from mm_balance.data import MultimodalData
 from mm_balance.errors import UserError
+from mm_balance.folders import work_folder
 from mm_balance.methods import find_method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.tracking.recorder import MlflowRecorder
 from mm_balance.tracking.runs import TrackedRun
-from mm_balance.workflow.setup import work_folder
 
 
 def load_trained(run: TrackedRun, data: MultimodalData) -> tuple[MultimodalNetwork, int]:

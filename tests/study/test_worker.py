@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from mm_balance.config import StudyConfig, apply_preset, resolve
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import Interrupted, UserError
+from mm_balance.folders import work_folder
 from mm_balance.study.handle import find_study, make_pruner, make_sampler, make_study, pin_warmups
 from mm_balance.study.report import configured_trial, run_line
 from mm_balance.study.settings import automatic_name, new_settings, searchable
@@ -28,7 +29,7 @@ from mm_balance.testing import tiny_data
 from mm_balance.tracking.lookup import nested_runs, open_run
 from mm_balance.workflow.plans import warmup_plan
 from mm_balance.workflow.runs import run_stage
-from mm_balance.workflow.setup import read_data, work_folder
+from mm_balance.workflow.setup import read_data
 from mm_balance.workflow.warmups import find_matching_warmup
 from tests.helpers.outside import write_module
 from tests.helpers.stages import never

@@ -4,10 +4,10 @@ import pytest
 
 from mm_balance import names
 from mm_balance.config import resolve
+from mm_balance.folders import work_folder
 from mm_balance.testing import tiny_data
 from mm_balance.tracking.lookup import open_run
 from mm_balance.workflow.plans import train_plan
-from mm_balance.workflow.setup import work_folder
 from mm_balance.workflow.stage import train_stage
 
 pytestmark = pytest.mark.usefixtures("store")
