@@ -33,6 +33,7 @@ def weather(store, monkeypatch):
     yield use_flaky_server(store, monkeypatch)
     stopping.requested.clear()
     close_servers()
+    mlflow.set_tracking_uri(None)
 
 
 @pytest.fixture
@@ -90,7 +91,12 @@ def contents(database):
             name: sorted((item.step, item.value) for item in database.get_metric_history(run.info.run_id, name))
             for name in run.data.metrics
         }
-        tags = {name: known(text) for name, text in run.data.tags.items() if name != "mm.created_as"}
+        own = {
+            name: text
+            for name, text in run.data.tags.items()
+            if not name.startswith(("mlflow.source", "mm.created_as"))
+        }
+        tags = {name: known(text) for name, text in own.items()}
         inputs = [item.dataset.name for item in run.inputs.dataset_inputs]
         found[run.info.run_name] = (
             run.info.status, run.data.params, tags, points, inputs, sorted(artifacts(run.info.run_id)),
