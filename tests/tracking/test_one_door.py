@@ -1,4 +1,4 @@
-"""Everything that is written to MLflow is written by `TrackedRun`: a spool for outages needs to know no other place."""
+"""Everything that is written to MLflow is written by `TrackedRun`: to a database itself, to a server by way of `outage`."""
 
 import ast
 from pathlib import Path
@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from mm_balance.tracking.outage.operations import PERFORMERS
+
 ROOT = Path(__file__).parents[2]
 TRACKING = ROOT / "mm_balance" / "tracking"
 RUNS = TRACKING / "runs.py"
+OUTAGE = TRACKING / "outage"
+"""The client that stands in the place of MLflow's where the store is a server."""
 WRITING = ("log_", "set_", "create_", "update_", "delete_", "restore_")
 WRITERS = {name for name in dir(MlflowClient) if name.startswith(WRITING)}
 SOURCES = sorted(
@@ -54,11 +58,27 @@ def test_nothing_outside_tracking_has_a_client(path):
     assert not clients(parse(path))
 
 
-@pytest.mark.parametrize("path", [path for path in OTHERS if TRACKING in path.parents], ids=relative)
+INSIDE = [path for path in OTHERS if TRACKING in path.parents]
+
+
+@pytest.mark.parametrize("path", [path for path in INSIDE if OUTAGE not in path.parents], ids=relative)
 def test_nothing_inside_tracking_but_runs_writes_or_takes_the_client_of_a_run(path):
     tree = parse(path)
     assert not writes(tree)
     assert "_client" not in clients(tree)
+
+
+def test_to_a_server_only_operations_write_which_can_be_repeated():
+    for path in OUTAGE.glob("*.py"):
+        tree = parse(path)
+        if path.name == "operations.py":
+            functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+            writing = {function.name for function in functions if writes(function)}
+            assert writing <= {function.__name__ for function in PERFORMERS.values()}
+        else:  # the client's own methods, which make operations
+            calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+            held = [call.value for call in calls if isinstance(call, ast.Attribute) and call.attr in WRITERS]
+            assert all(isinstance(holder, ast.Name) and holder.id == "self" for holder in held), path.name
 
 
 def test_in_runs_only_the_methods_for_sending_write():
