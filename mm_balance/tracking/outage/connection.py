@@ -40,7 +40,13 @@ class Away(Exception):
 
 
 def limit_requests() -> None:
-    """Have MLflow neither repeat a request by itself, for minutes and in silence, nor wait for one for long; the user's values win."""
+    """Have MLflow neither repeat a request by itself, for minutes and in silence, nor wait for one for long; the user's values win.
+
+    It does not print the address of the server either.
+    """
+    os.environ.setdefault(
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
+    )  # with its password; commands print links without
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_SECONDS))
 
