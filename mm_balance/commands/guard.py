@@ -7,12 +7,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 from mm_balance import stopping
-from mm_balance.errors import Interrupted, UserError
+from mm_balance.errors import REASON_LENGTH, Interrupted, UserError
 from mm_balance.memory import keep_freed_memory
 from mm_balance.redaction import redact
 
@@ -101,17 +102,26 @@ def close_adopted(resumed: TrackedRun) -> None:
 
 def _fail_adopted(line: str) -> None:
     """Fail the run that ``mlflow run`` created, with the reason."""
-    if (run := _adopted()) is not None:
-        run.set_tags({"mm.error": line[:500]})
-        known = run.description()
-        run.describe(f"Failed: {line}\n\n{known}" if known else f"Failed: {line}")
-        run.terminate("FAILED")
+    with _unless_the_store_is_away():
+        if (run := _adopted()) is not None:
+            run.set_tags({"mm.error": line[:REASON_LENGTH]})
+            known = run.description()
+            run.describe(f"Failed: {line}\n\n{known}" if known else f"Failed: {line}")
+            run.terminate("FAILED")
 
 
 def _end_adopted(status: str) -> None:
     """End the run that ``mlflow run`` created if it is still RUNNING."""
-    if (run := _adopted()) is not None and run.read().info.status == "RUNNING":
-        run.terminate(status)
+    with _unless_the_store_is_away():
+        if (run := _adopted()) is not None and run.read().info.status == "RUNNING":
+            run.terminate(status)
+
+
+@contextmanager
+def _unless_the_store_is_away() -> Iterator[None]:
+    """Skip what cannot be done at the end of a command because the store cannot be read: the error that ended it is printed."""
+    with suppress(UserError, Interrupted):
+        yield
 
 
 def _adopted() -> TrackedRun | None:

@@ -26,6 +26,7 @@ from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, UserError, reason
 from mm_balance.methods import find_method
 from mm_balance.redaction import redact
+from mm_balance.stopping import LAUNCHER_VARIABLE
 from mm_balance.study import confirm
 from mm_balance.study.devices import (
     Slot,
@@ -48,7 +49,7 @@ from mm_balance.study.settings import (
 )
 from mm_balance.study.storage import study_folder
 from mm_balance.study.trials import ORIGIN, TRIALS, all_trials, count_trials, fail_dead_trials
-from mm_balance.study.worker import LAUNCHER_VARIABLE, run_worker
+from mm_balance.study.worker import run_worker
 from mm_balance.study.worker_pool import WorkerPool, train_warmups
 from mm_balance.tracking.lookup import adopted_run_id, open_run
 from mm_balance.tracking.runs import TrackedRun

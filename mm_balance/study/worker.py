@@ -17,7 +17,6 @@ from mm_balance.study.trial import Train, run_trial, suggest
 from mm_balance.study.trials import ERROR, WORKER, all_trials, count_trials, fail_dead_trials, requeue
 
 IDENTITY_VARIABLE = "MM_BALANCE_WORKER"
-LAUNCHER_VARIABLE = "MM_BALANCE_LAUNCHER"
 WAIT_SECONDS = 0.5
 FAILURES_AT_FIRST = 5
 """If this many trials have failed and none has succeeded, the study is at fault, not the trials."""

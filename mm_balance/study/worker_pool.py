@@ -14,11 +14,12 @@ from pathlib import Path
 import mm_balance
 from mm_balance.config import Config, format_value, stage_options
 from mm_balance.errors import UserError
+from mm_balance.stopping import LAUNCHER_VARIABLE
 from mm_balance.study.devices import Slot
 from mm_balance.study.handle import StudyHandle
 from mm_balance.study.storage import FROM_ENVIRONMENT, new_identity, study_folder
 from mm_balance.study.trials import all_trials, count_trials
-from mm_balance.study.worker import IDENTITY_VARIABLE, LAUNCHER_VARIABLE
+from mm_balance.study.worker import IDENTITY_VARIABLE
 from mm_balance.tracking.lookup import child_environment
 from mm_balance.tracking.runs import TrackedRun
 

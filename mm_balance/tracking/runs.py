@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.entities import (
@@ -30,7 +29,6 @@ from mlflow.entities import (
     RunTag,
 )
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 from mlflow.utils.mlflow_tags import (
     MLFLOW_LOGGED_ARTIFACTS,
     MLFLOW_LOGGED_IMAGES,
@@ -45,7 +43,6 @@ from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import UserError
 from mm_balance.redaction import redact
-from mm_balance.tracking.outage.client import ServerClient
 from mm_balance.tracking.outage.connection import is_conflict
 from mm_balance.tracking.store import Client, new_client
 
@@ -387,9 +384,8 @@ class TrackedRun:
         return f"models:/{latest.model_id}", latest.step
 
     def model_place(self, uri: str) -> str:
-        """Return where to load a logged model from: a folder on this machine if this process has logged it, else ``uri``."""
-        folder = self._client.model_folder(uri) if isinstance(self._client, ServerClient) else None
-        return uri if folder is None else str(folder)
+        """Return where to load a logged model from: a folder on this machine if this process logged it to a server, else ``uri``."""
+        return self._client.model_place(uri)
 
     def artifact_names(self, folder: str) -> list[str]:
         """Return the paths of the artifacts directly in ``folder``; empty if there is no such folder."""
@@ -409,7 +405,7 @@ class TrackedRun:
 
     def describe(self, markdown: str) -> None:
         """Set the description at the top of the run's page."""
-        self.set_tags({MLFLOW_RUN_NOTE: redact(markdown)[:DESCRIPTION_LENGTH]})
+        self.set_tags({MLFLOW_RUN_NOTE: redact(markdown)[:DESCRIPTION_LENGTH]})  # cut after a password, not in it
 
     def description(self) -> str:
         """Return the description at the top of the run's page; empty if there is none."""
@@ -455,29 +451,10 @@ class TrackedRun:
     def _send_model(self, flavor: Any, name: str, step: int, description: str, content: Mapping[str, Any]) -> str:
         # The page of a model has its description there, too.
         tags = {MLFLOW_RUN_NOTE: redact(description)[:DESCRIPTION_LENGTH]}
-        if isinstance(self._client, ServerClient):
-            return self._client.log_model(self.run_id, flavor, name, step, tags, content)
-        info = Model.log(
-            artifact_path=None,
-            flavor=flavor,
-            flavor_name="pyfunc",
-            name=name,
-            run_id=self.run_id,
-            step=step,
-            tags=tags,
-            **content,
-        )
-        return info.model_uri
+        return self._client.log_model(self.run_id, flavor, name, step, tags, content)
 
     def _send_model_version(self, uri: str, name: str, description: str, alias: str) -> str:
-        shown = redact(description)[:DESCRIPTION_LENGTH]
-        if isinstance(self._client, ServerClient):
-            return self._client.register_model(uri, name, shown, alias)
-        version = mlflow.register_model(uri, name).version
-        self._client.update_model_version(name, version, shown)
-        if alias:
-            self._client.set_registered_model_alias(name, alias, version)
-        return str(version)
+        return self._client.register_model(uri, name, redact(description)[:DESCRIPTION_LENGTH], alias)
 
     def _send_info(self, *, status: str | None = None, name: str | None = None) -> None:
         self._client.update_run(self.run_id, status=status, name=name)

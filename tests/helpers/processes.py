@@ -19,11 +19,11 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mm_balance.stopping import LAUNCHER_VARIABLE
+
 ROOT = Path(__file__).parents[2]
 USED_BY_STUDIES = "mm_balance.study.worker_pool.start_process"
 """What `study` starts its processes with."""
-LAUNCHER_VARIABLE = "MM_BALANCE_LAUNCHER"
-"""By it a worker knows the process that started it; the parent of a forked one is the server that it was forked from."""
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -178,7 +178,7 @@ def _begin(target: Callable[..., Any], words: Sequence[Any], known: dict[str, st
         os.dup2(file, descriptor)
     os.environ.clear()
     os.environ.update(known)
-    if LAUNCHER_VARIABLE in known:
+    if LAUNCHER_VARIABLE in known:  # the parent of a forked process is the server that it was forked from
         os.environ[LAUNCHER_VARIABLE] = str(os.getppid())
     os.chdir(folder)
     sys.path.insert(0, folder)  # as `python -m` does

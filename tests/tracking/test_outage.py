@@ -1,7 +1,9 @@
 """A tracking server that goes away: nothing is lost, nothing comes twice, nothing waits for long."""
 
 import json
+import os
 import random
+import signal
 import threading
 import time
 
@@ -10,6 +12,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from mm_balance import stopping
+from mm_balance.commands.guard import run_guarded
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.folders import spool_folder
@@ -19,7 +22,7 @@ from mm_balance.tracking.outage import client as client_module
 from mm_balance.tracking.outage.connection import Away, Requests, means_away
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.tracking.store import close_servers, new_client, sync
-from tests.helpers.commands import do
+from tests.helpers.commands import QUICK, do
 from tests.helpers.flaky import use_flaky_server
 
 PNG = bytes.fromhex(
@@ -207,6 +210,51 @@ def test_a_server_that_hangs_at_the_start_is_told_too(weather, monkeypatch):
     with pytest.raises(UserError, match=r"does not answer \(no answer in time\)"):
         new_client()
     weather.released.set()
+
+
+def test_a_project_whose_server_is_away_ends_with_one_line(weather, monkeypatch, capsys, signals):
+    """`mlflow run` made a run for it, which cannot be ended either."""
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    weather.away = range(1, 10**9)
+    assert do("main", QUICK) == 1
+    said = capsys.readouterr().err
+    assert said.count("mm-balance: error: the tracking server") == 1
+    assert "Traceback" not in said
+
+
+def test_a_stop_while_the_server_is_away_ends_the_command_and_is_no_error(weather, monkeypatch, signals):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+
+    def stopped(stop):
+        new_client()
+        weather.away = range(1, 10**9)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise Interrupted
+
+    assert run_guarded(stopped) == 128 + signal.SIGTERM
+
+
+def test_points_of_an_earlier_process_are_not_forgotten(weather, database):
+    """Half of a series would have the other half sent again."""
+    run_id = database.create_run("0").info.run_id
+    database.log_metric(run_id, "val/loss", 1.0, step=1)
+    current_experiment()
+    weather.away = range(weather.count + 1, 10**9)
+    run = TrackedRun(run_id)
+    run.log_points([MetricPoint(2, 2000, {"val/loss": 0.5})])
+    stopping.requested.set()
+    with pytest.raises(Interrupted):
+        run.metric_series("val/loss")
+
+
+def test_ids_of_this_machine_are_given_only_while_the_server_is_away(weather, database):
+    run = open_run("first")
+    assert database.get_run(run.run_id).info.run_name == "first"
+    assert not new_client()._ids
+    with weather.outage():
+        other = open_run("second")
+    wait_until_delivered()
+    assert new_client()._ids == {other.run_id: database.search_runs(["0"])[0].info.run_id}
 
 
 def test_a_process_that_another_has_started_waits_for_the_server(weather, monkeypatch):

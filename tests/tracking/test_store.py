@@ -13,9 +13,10 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from mm_balance.errors import UserError
-from mm_balance.tracking import store as store_module
+from mm_balance.tracking import database as database_module
+from mm_balance.tracking.database import database_file, make_database
 from mm_balance.tracking.lookup import open_run
-from mm_balance.tracking.store import database_file, make_database, new_client
+from mm_balance.tracking.store import new_client
 from tests.helpers.processes import Forked, environment
 
 AT_ONCE = 4
@@ -40,7 +41,7 @@ def begin_runs(start: float) -> int:
 
 
 def die_before_it_is_in_its_place(file: str) -> int:
-    store_module.os.link = lambda *words: os.kill(os.getpid(), signal.SIGKILL)
+    database_module.os.link = lambda *words: os.kill(os.getpid(), signal.SIGKILL)
     make_database(database_file(f"sqlite:///{file}"))
     return 0
 
@@ -88,20 +89,20 @@ def test_a_store_that_another_program_is_making_is_waited_for(fresh, empty_datab
 
 
 def test_an_empty_file_is_no_store(fresh, monkeypatch):
-    monkeypatch.setattr(store_module, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(database_module, "QUIET_SECONDS", 0.0)
     fresh.touch()
     assert new_client().get_experiment("0").name == "Default"
 
 
 def test_a_store_that_another_program_left_half_made_is_named(fresh, monkeypatch):
-    monkeypatch.setattr(store_module, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(database_module, "QUIET_SECONDS", 0.0)
     tables(fresh, "CREATE TABLE experiments (experiment_id INTEGER)")
     with pytest.raises(UserError, match=r"mlflow.db is half made, .* has no runs: remove it"):
         new_client()
 
 
 def test_a_store_of_another_mlflow_is_not_called_half_made(fresh, empty_database, monkeypatch):
-    monkeypatch.setattr(store_module, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(database_module, "QUIET_SECONDS", 0.0)
     shutil.copy(empty_database, fresh)
     tables(fresh, "UPDATE alembic_version SET version_num = '451aebb31d03'")
     with pytest.raises(UserError, match="cannot be opened: Detected out-of-date database schema"):

@@ -23,6 +23,7 @@ from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.tracking.multimedia import compress_image_size, convert_to_pil_image
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 from tqdm import tqdm
 
 from mm_balance import stopping
@@ -42,9 +43,6 @@ PATIENCE_SECONDS = 600.0
 FINISH_SECONDS = 5.0
 """How long a command that has ended waits until everything is delivered."""
 CONFLICT_ATTEMPTS = 5
-LAUNCHER_VARIABLE = "MM_BALANCE_LAUNCHER"
-"""Set for processes that another one has started: they wait for the server where a user would rather be told."""
-MLFLOW_LOGGED_IMAGES = "mlflow.loggedImages"
 SYNC = "mlflow run . --env-manager local -e sync"
 
 
@@ -77,12 +75,10 @@ class ServerClient:
         self._lock = threading.RLock()
         self._spool: Spool | None = None
         self._away = False
-        self._appended = 0
         self._back = threading.Event()
         self._probe()
         self._ids |= read_ids(uri)
         self.delivered_first = deliver_left(uri, self._client, self._ids)
-        atexit.register(self.close)
 
     # Writing ---------------------------------------------------------------------------------------------------------------------
 
@@ -107,7 +103,7 @@ class ServerClient:
             "name": run_name,
         }
         self._write(Operation("create_run", values))
-        return self._memory.run(self._real(own))
+        return self._memory.run(self._settled(own))
 
     def log_batch(
         self,
@@ -170,15 +166,16 @@ class ServerClient:
         )
         for left in folder.rglob("__pycache__"):
             shutil.rmtree(left, ignore_errors=True)
-        self._models[own] = folder
         values = {"created_as": own, "run": run, "name": name, "step": step, "tags": resolve_tags(dict(tags))}
         self._write(Operation("log_model", values, folder.relative_to(self._files().files).as_posix()))
-        self._models[self._real(own)] = folder
-        return f"models:/{self._real(own)}"
+        model_id = self._settled(own)
+        self._models[model_id] = folder
+        return f"models:/{model_id}"
 
-    def model_folder(self, uri: str) -> Path | None:
-        """Return the folder of a model that this process has logged; None if it has not."""
-        return self._models.get(uri.removeprefix("models:/"))
+    def model_place(self, uri: str) -> str:
+        """Return where to load a logged model from: its folder on this machine if this process has logged it, else its URI."""
+        folder = self._models.get(uri.removeprefix("models:/"))
+        return uri if folder is None else str(folder)
 
     def register_model(self, uri: str, name: str, description: str, alias: str) -> str:
         """Make a logged model a version in the registry; return the version, or ``pending`` while the server is away."""
@@ -293,18 +290,13 @@ class ServerClient:
 
     # Outages ---------------------------------------------------------------------------------------------------------------------
 
-    def pending(self) -> int:
-        """Return the number of operations that are not delivered yet."""
-        with self._lock:
-            return len(self._spool.pending()) if self._spool is not None else 0
-
-    def close(self, seconds: float | None = None) -> None:
+    def close(self) -> None:
         """Wait a moment for the rest to be delivered, say what is pending, and remove what is not needed any more."""
         atexit.unregister(self.close)
         if self._spool is None:
             return
         if self._away and not stopping.requested.is_set():
-            self._back.wait(FINISH_SECONDS if seconds is None else seconds)
+            self._back.wait(FINISH_SECONDS)
         with self._lock:
             spool, self._spool = self._spool, None
             count = len(spool.pending())
@@ -317,7 +309,7 @@ class ServerClient:
 
     def _probe(self) -> None:
         """Look whether the server answers; a process that another one has started waits for it."""
-        patience = PATIENCE_SECONDS if LAUNCHER_VARIABLE in os.environ else 0.0
+        patience = PATIENCE_SECONDS if stopping.LAUNCHER_VARIABLE in os.environ else 0.0
         try:
             self._requests.make(self._ask_whether_there, seconds=connection.PROBE_SECONDS, attempts=1)
         except Away as error:
@@ -334,19 +326,16 @@ class ServerClient:
         with self._lock:
             self._memory.change(operation, self._files().files if operation.file else Path())
             if self._away:
-                self._append(operation)
+                self._files().append(operation)
                 return
         try:
             self._requests.make(partial(perform, self._client, operation, self._ids, self._place()))
         except Away as error:
             with self._lock:
-                self._append(operation)
+                self._files().append(operation)
                 self._leave(str(error))
             return
         self._note_ids(operation)
-
-    def _append(self, operation: Operation) -> None:
-        self._files().append(operation)
 
     def _leave(self, why: str) -> None:
         """Note that the server is away, and begin to look for it."""
@@ -442,6 +431,14 @@ class ServerClient:
     def _real(self, run_id: str) -> str:
         """Return the server's id of what this machine has created, or the id itself."""
         return self._ids.get(run_id, run_id)
+
+    def _settled(self, own: str) -> str:
+        """Return the id by which what was just created is known from now on: the server's, or ours while it is away.
+
+        Once it has the server's, nobody knows ours, so it need not be looked for in whatever is logged.
+        """
+        with self._lock:
+            return own if self._away else self._ids.pop(own, own)
 
     def _note_ids(self, operation: Operation) -> None:
         """Note the server's id of what an operation has created."""

@@ -78,7 +78,7 @@ class Memory:
         self.experiments: dict[str, Any] = {}
 
     def see(self, run: Run) -> None:
-        """Note the state of a run as the server has told it."""
+        """Note the state of a run as the server has given it."""
         known = self.runs.setdefault(run.info.run_id, KnownRun({}))
         known.info = {name: getattr(run.info, name) for name in _INFO}
         known.params, known.tags = dict(run.data.params), dict(run.data.tags)
@@ -122,9 +122,8 @@ class Memory:
                 known.params |= values["params"]
                 known.tags |= values["tags"]
                 for item in values["metrics"]:
-                    if (
-                        item["key"] not in known.points
-                    ):  # a metric that the run did not have: all its points will be ours
+                    # Of a metric that the run did not have when it was read, all points will be ours.
+                    if known.info and item["key"] not in known.points:
                         known.histories.add(item["key"])
                     known.points.setdefault(item["key"], []).append(Metric(**item))
             case "delete_tag":
@@ -161,7 +160,7 @@ class Memory:
     def history(self, run_id: str, name: str) -> list[Metric]:
         """Return all points of a metric. Raises Away if not all are known."""
         known = self.runs.get(run_id)
-        if known is None or not (known.ours or name in known.histories or name not in known.points):
+        if known is None or not (known.ours or name in known.histories or (known.info and name not in known.points)):
             raise Away(f"not all points of {name} of run {run_id} are known")
         return list(known.points.get(name, []))
 

@@ -162,7 +162,4 @@ def _write(path: Path, text: str) -> None:
 
 
 def _full(folder: Path, error: OSError) -> UserError:
-    return UserError(
-        f"what is logged cannot be kept in {folder} while the tracking server does not answer: {error.strerror}; what was kept before "
-        "is not lost"
-    )
+    return UserError(f"what is logged cannot be kept in {folder}: {error.strerror}; what was kept before is not lost")
