@@ -24,6 +24,7 @@ from mm_balance.tracking.runs import TrackedRun
 from mm_balance.tracking.store import close_servers, new_client, sync
 from tests.helpers.commands import QUICK, do
 from tests.helpers.flaky import use_flaky_server
+from tests.helpers.stores import copy_database, use_store
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8cfc000000301010018dd8db00000000049454e44ae426082"
@@ -94,12 +95,7 @@ def contents(database):
             name: sorted((item.step, item.value) for item in database.get_metric_history(run.info.run_id, name))
             for name in run.data.metrics
         }
-        own = {
-            name: text
-            for name, text in run.data.tags.items()
-            if not name.startswith(("mlflow.source", "mm.created_as"))
-        }
-        tags = {name: known(text) for name, text in own.items()}
+        tags = {name: known(text) for name, text in run.data.tags.items() if name != "mm.created_as"}
         inputs = [item.dataset.name for item in run.inputs.dataset_inputs]
         found[run.info.run_name] = (
             run.info.status, run.data.params, tags, points, inputs, sorted(artifacts(run.info.run_id)),
@@ -110,17 +106,17 @@ def contents(database):
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory, empty_database):
     """What an undisturbed server has."""
-    from tests.helpers.stores import copy_database
-
     folder = tmp_path_factory.mktemp("undisturbed")
     copy_database(empty_database, folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MM_BALANCE_CACHE", str(folder / "cache"))
+        use_store(folder, patch)
         weather = use_flaky_server(folder, patch)
         write_everything(open_run("first"))
         close_servers()
     mlflow.set_tracking_uri(None)
-    return contents(MlflowClient(f"sqlite:///{folder}/mlflow.db")), weather.count
+    found = contents(MlflowClient(f"sqlite:///{folder}/mlflow.db"))
+    assert set(found[0]) == {"another name", "nested"}
+    return found, weather.count
 
 
 def test_what_a_server_gets_is_what_a_database_gets(expected, store, database):
