@@ -5,9 +5,12 @@ Every other exception is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+
 from mm_balance.redaction import redact
 
 REASON_LENGTH = 500
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 class UserError(Exception):
@@ -20,6 +23,10 @@ class UserError(Exception):
 
 class Diverged(UserError):
     """The training loss or a weight is no longer finite."""
+
+
+class Unwritable(UserError):
+    """A disk or a database cannot be written: it is full, read-only or not permitted. What was written before is kept."""
 
 
 class Interrupted(Exception):
@@ -36,3 +43,10 @@ def reason(error: BaseException, *, with_type: bool = False) -> str:
     text = redact(" ".join(str(error).split()))
     name = type(error).__name__
     return (f"{name}: {text}" if with_type else text or name)[:REASON_LENGTH]
+
+
+def why_unwritable(error: BaseException) -> str:
+    """Return why a file could not be written, with its name if it is known: the disk is full, ...; empty = for another reason."""
+    if not isinstance(error, OSError) or error.errno not in _UNWRITABLE:
+        return ""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)

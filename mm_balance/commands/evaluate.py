@@ -13,7 +13,7 @@ def run(request: Request, stop: Stop) -> None:
     if values["run_id"] is None:
         raise UserError("run_id is missing; give the id of a finished run of warmup, adaptive, train or main")
     from mm_balance import names
-    from mm_balance.commands.training import check_same_data, end_run, print_result
+    from mm_balance.commands.training import check_same_data, fail_run, print_result
     from mm_balance.tracking.lookup import existing_run, open_run
     from mm_balance.workflow.report import accuracies
     from mm_balance.workflow.runs import run_evaluation
@@ -27,8 +27,8 @@ def run(request: Request, stop: Stop) -> None:
     evaluation = open_run(f"evaluate {split} of {source.read().info.run_name}")
     try:
         metrics = run_evaluation(source, split, data, evaluation, values["device"], probe=values["probe"])
-    except BaseException:
-        end_run(evaluation, "FAILED")
+    except BaseException as error:
+        fail_run(evaluation, error)
         raise
     branches = evaluation.read().data.tags.get("mm.unimodal") == "branches"
     line = accuracies(metrics, split, tuple(data.specs), branches=branches)

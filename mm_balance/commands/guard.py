@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 from mm_balance import stopping
-from mm_balance.errors import REASON_LENGTH, Interrupted, UserError
+from mm_balance.errors import REASON_LENGTH, Interrupted, UserError, why_unwritable
 from mm_balance.memory import keep_freed_memory
 from mm_balance.redaction import redact
 
@@ -62,10 +62,11 @@ def run_guarded(body: Callable[[StopRequest], None]) -> int:
     try:
         body(stop)
     except UserError as error:
-        line = redact(" ".join(str(error).split()))
-        print(f"mm-balance: error: {line}", file=sys.stderr)
-        _fail_adopted(line)
-        return 1
+        return _failed(str(error))
+    except OSError as error:
+        if not (why := why_unwritable(error)):
+            raise
+        return _failed(f"a file cannot be written ({why}); make room, or check the permissions")
     except Interrupted:
         _end_adopted("KILLED")
         return 128 + (stop.signal or signal.SIGTERM)
@@ -76,6 +77,14 @@ def run_guarded(body: Callable[[StopRequest], None]) -> int:
     finally:
         _close_servers()
     return 0
+
+
+def _failed(message: str) -> int:
+    """Print an error that the user can fix, and return the exit status."""
+    line = redact(" ".join(message.split()))
+    print(f"mm-balance: error: {line}", file=sys.stderr)
+    _fail_adopted(line)
+    return 1
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -102,7 +111,7 @@ def close_adopted(resumed: TrackedRun) -> None:
 
 def _fail_adopted(line: str) -> None:
     """Fail the run that ``mlflow run`` created, with the reason."""
-    with _unless_the_store_is_away():
+    with unless_the_store_is_away():
         if (run := _adopted()) is not None:
             run.set_tags({"mm.error": line[:REASON_LENGTH]})
             known = run.description()
@@ -112,14 +121,14 @@ def _fail_adopted(line: str) -> None:
 
 def _end_adopted(status: str) -> None:
     """End the run that ``mlflow run`` created if it is still RUNNING."""
-    with _unless_the_store_is_away():
+    with unless_the_store_is_away():
         if (run := _adopted()) is not None and run.read().info.status == "RUNNING":
             run.terminate(status)
 
 
 @contextmanager
-def _unless_the_store_is_away() -> Iterator[None]:
-    """Skip what cannot be done at the end of a command because the store cannot be read: the error that ended it is printed."""
+def unless_the_store_is_away() -> Iterator[None]:
+    """Skip what the end of a command cannot do because the store is away or full: the error that ended it is printed."""
     with suppress(UserError, Interrupted):
         yield
 

@@ -20,7 +20,7 @@ def run(request: Request, stop: Stop) -> None:
     raw = not name.endswith(".csv")
     if raw and source is None:
         raise UserError(f"source is missing; give the folder of the raw download of {name}")
-    from mm_balance.commands.training import end_run
+    from mm_balance.commands.training import fail_run
     from mm_balance.data import prepare_raw
     from mm_balance.tracking.lookup import open_run, run_link
     from mm_balance.workflow.card import log_data
@@ -46,8 +46,8 @@ def run(request: Request, stop: Stop) -> None:
         log_data(prepared, data, "prepared")
         prepared.log_metrics({f"data/{count}": value for count, value in data.counts.items()}, 0)
         prepared.describe(describe_data(data))
-    except BaseException:
-        end_run(prepared, "FAILED")
+    except BaseException as error:
+        fail_run(prepared, error)
         raise
     prepared.terminate("FINISHED")
     sizes = ", ".join(f"{split} {len(samples):,}" for split, samples in data.splits.items())

@@ -11,10 +11,10 @@ from typing import Any, Generic, TypeVar
 
 from mm_balance import names
 from mm_balance.commands.command import Command, Given, Request, Stop
-from mm_balance.commands.guard import close_adopted
+from mm_balance.commands.guard import close_adopted, unless_the_store_is_away
 from mm_balance.config import Config, format_value, options, restore
 from mm_balance.data import MultimodalData
-from mm_balance.errors import Interrupted, UserError, reason
+from mm_balance.errors import Interrupted, Unwritable, UserError, reason
 from mm_balance.tracking.experiment_page import prepare_page, view_link
 from mm_balance.tracking.lookup import children, existing_run, open_run, run_link, tracking_uri
 from mm_balance.tracking.runs import TrackedRun
@@ -86,15 +86,20 @@ def open_training(
         yield Training(plan, data, run, warmup)
     except Interrupted:
         end_run(run, "KILLED")
-        line = f"mlflow run . --env-manager local -e {command.name} -P resume_run={run.run_id}"
-        print(f"mm-balance: stopped; resume with: {line}", file=sys.stderr)
+        print(f"mm-balance: stopped; resume with: {_resume_line(command, run)}", file=sys.stderr)
         raise
+    except Unwritable as error:
+        fail_run(run, error)
+        raise Unwritable(f"{error}; then go on with: {_resume_line(command, run)}") from error
     except BaseException as error:
-        run.set_tags({"mm.error": reason(error)})
-        end_run(run, "FAILED")
+        fail_run(run, error)
         raise
     if resumed is not None:
         close_adopted(resumed)
+
+
+def _resume_line(command: Command, run: TrackedRun) -> str:
+    return f"mlflow run . --env-manager local -e {command.name} -P resume_run={run.run_id}"
 
 
 def _resumed_config(command: Command, given: Given, run: TrackedRun, state: Mapping[str, Any] | None) -> Config:
@@ -144,6 +149,13 @@ def end_run(run: TrackedRun, status: str) -> None:
     for item in (*children(run).values(), run):
         if item.read().info.status == "RUNNING":
             item.terminate(status)
+
+
+def fail_run(run: TrackedRun, error: BaseException) -> None:
+    """End a run, and its nested runs, as FAILED, with the reason on its page, as far as the store can be written."""
+    with unless_the_store_is_away():
+        run.set_tags({"mm.error": reason(error)})
+        end_run(run, "FAILED")
 
 
 def add_explorer(training: Training[Any], config: Config, stop: Stop) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mm_balance.errors import UserError
+from mm_balance.errors import Unwritable, UserError
 from mm_balance.functional.mixture import Mixture
 from mm_balance.types import GapFit
 
@@ -60,7 +60,7 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        raise UserError(
+        raise Unwritable(
             f"cannot write the checkpoint {path}: {error.strerror}; the previous one is unchanged"
         ) from error
 

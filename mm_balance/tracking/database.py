@@ -33,8 +33,9 @@ QUIET_SECONDS = 20.0
 """A program that does not use our lock, such as ``mlflow ui``, is still making a database if it has changed it within this time."""
 POLL_SECONDS = 0.2
 
-# MLflow logs every migration of a new database, which would hide our own output.
-for _name in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment", "mlflow.models.model"):
+# MLflow logs every migration of a new database, which would hide our own output, and the traceback of every error that it raises, too.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+for _name in ("alembic", "mlflow.utils.environment", "mlflow.models.model"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 _checked: set[Path] = set()

@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,7 @@ from mm_balance.errors import UserError
 from mm_balance.redaction import redact
 from mm_balance.tracking.outage.connection import is_conflict
 from mm_balance.tracking.store import Client, new_client
+from mm_balance.tracking.unwritable import writing
 
 # MLflow's progress bars for a few small files would hide our own.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -84,7 +86,8 @@ def dataset_digest(data: MultimodalData) -> str:
 
 def create_experiment(name: str) -> str:
     """Create an experiment and return its id. Raises MlflowException if the name is taken."""
-    return new_client().create_experiment(name, tags=EXPERIMENT_KIND)
+    with writing(f"the new experiment {name}"):
+        return new_client().create_experiment(name, tags=EXPERIMENT_KIND)
 
 
 class TrackedRun:
@@ -109,7 +112,8 @@ class TrackedRun:
     def create(cls, experiment: str, name: str, tags: Mapping[str, str]) -> TrackedRun:
         """Create a run with ``tags`` in the experiment with this id."""
         client = new_client()
-        return cls(client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id, client)
+        with writing("a new run"):
+            return cls(client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id, client)
 
     def read(self) -> Run:
         """Fetch the current state of the run."""
@@ -279,7 +283,7 @@ class TrackedRun:
     def log_bytes(self, content: bytes, path: str) -> None:
         """Write ``content`` as the artifact ``path``."""
         folder, _, file = path.rpartition("/")
-        with tempfile.TemporaryDirectory() as temporary:
+        with self._writing(f"artifact {path}"), tempfile.TemporaryDirectory() as temporary:
             local = Path(temporary) / file
             local.write_bytes(content)
             self._send_file(local, folder)
@@ -428,40 +432,53 @@ class TrackedRun:
     def _send_batch(
         self, *, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
     ) -> None:
-        _retry_conflicts(lambda: self._client.log_batch(self.run_id, metrics=metrics, params=params, tags=tags))
+        with self._writing():
+            _retry_conflicts(lambda: self._client.log_batch(self.run_id, metrics=metrics, params=params, tags=tags))
 
     def _send_experiment_tags(self, experiment: str, tags: Mapping[str, str]) -> None:
-        for name, text in tags.items():
-            _retry_conflicts(partial(self._client.set_experiment_tag, experiment, name, text))
+        with writing(f"tags of experiment {experiment}"):
+            for name, text in tags.items():
+                _retry_conflicts(partial(self._client.set_experiment_tag, experiment, name, text))
 
     def _send_tag_removal(self, name: str) -> None:
-        self._client.delete_tag(self.run_id, name)
+        with self._writing():
+            self._client.delete_tag(self.run_id, name)
 
     def _send_input(self, item: DatasetInput) -> None:
-        _retry_conflicts(lambda: self._client.log_inputs(self.run_id, datasets=[item]))
+        with self._writing():
+            _retry_conflicts(lambda: self._client.log_inputs(self.run_id, datasets=[item]))
 
     def _send_file(self, local: Path, folder: str) -> None:
         """Upload to the artifact folder ``folder``; ``""`` = the root."""
-        self._client.log_artifact(self.run_id, str(local), folder or None)
+        with self._writing(f"artifact {folder and f'{folder}/'}{local.name}"):
+            self._client.log_artifact(self.run_id, str(local), folder or None)
 
     def _send_image(self, picture: np.ndarray, key: str, step: int) -> None:
         """Log ``picture``, ``(height, width, 3)`` uint8."""
-        self._client.log_image(self.run_id, picture, key=key, step=step, synchronous=True)
+        with self._writing(f"image {key}"):
+            self._client.log_image(self.run_id, picture, key=key, step=step, synchronous=True)
 
     def _send_model(self, flavor: Any, name: str, step: int, description: str, content: Mapping[str, Any]) -> str:
         # The page of a model has its description there, too.
         tags = {MLFLOW_RUN_NOTE: redact(description)[:DESCRIPTION_LENGTH]}
-        return self._client.log_model(self.run_id, flavor, name, step, tags, content)
+        with self._writing("model"):
+            return self._client.log_model(self.run_id, flavor, name, step, tags, content)
 
     def _send_model_version(self, uri: str, name: str, description: str, alias: str) -> str:
-        return self._client.register_model(uri, name, redact(description)[:DESCRIPTION_LENGTH], alias)
+        with self._writing("registered model"):
+            return self._client.register_model(uri, name, redact(description)[:DESCRIPTION_LENGTH], alias)
 
     def _send_info(self, *, status: str | None = None, name: str | None = None) -> None:
-        self._client.update_run(self.run_id, status=status, name=name)
+        with self._writing():
+            self._client.update_run(self.run_id, status=status, name=name)
 
     def _send_end(self, status: str) -> None:
         """Unlike ``_send_info``, also set the end time."""
-        self._client.set_terminated(self.run_id, status)
+        with self._writing():
+            self._client.set_terminated(self.run_id, status)
+
+    def _writing(self, what: str = "what is logged") -> AbstractContextManager[None]:
+        return writing(f"run {self.run_id}: {what}")
 
 
 def _retry_conflicts(send: Callable[[], object]) -> None:

@@ -13,6 +13,7 @@ from mlflow.system_metrics.metrics.rocm_monitor import ROCMMonitor
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from mm_balance.engine.recorder import MetricPoint
+from mm_balance.errors import UserError
 from mm_balance.tracking.runs import TrackedRun
 
 STOP_SECONDS = 5.0
@@ -46,7 +47,7 @@ class SystemMonitor(SystemMetricsMonitor):
                     break
             try:
                 self.publish_metrics(self.aggregate_metrics())
-            except (MlflowException, OSError) as error:
+            except (MlflowException, UserError, OSError) as error:
                 # What was measured stays, and is part of the next mean.
                 logging.getLogger(__name__).debug("system metrics were not sent: %s", error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import queue
@@ -33,6 +34,7 @@ QUICK_SECONDS = 5.0
 _SLICE_SECONDS = 0.1
 _NO_ANSWER = ("failed with exception", "failed with timeout exception")
 _CODES = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Away(Exception):
@@ -56,6 +58,8 @@ def means_away(error: BaseException) -> bool:
     if isinstance(error, requests.HTTPError):
         return error.response is None or error.response.status_code >= 500 or error.response.status_code in (408, 429)
     if isinstance(error, (requests.ConnectionError, requests.Timeout)):
+        return True
+    if isinstance(error, OSError) and error.errno in _FULL:  # of a disk that is shared with the server
         return True
     if not isinstance(error, MlflowException):
         return False
