@@ -60,7 +60,14 @@ class Command:
             arguments: command-line arguments without the program's name; None = those of this process.
         """
         given = sys.argv[1:] if arguments is None else arguments
-        return run_guarded(lambda stop: self.run(self.parse(given), stop))
+        return run_guarded(lambda stop: self._begin(given, stop))
+
+    def _begin(self, arguments: Sequence[str], stop: Stop) -> None:
+        request = self.parse(arguments)
+        from mm_balance.tracking.store import new_client  # importing MLflow takes seconds
+
+        new_client()  # a store that cannot be used ends the command here, not after hours of decoding
+        self.run(request, stop)
 
     def parse(self, arguments: Sequence[str]) -> Request:
         """Parse and check the arguments of the command line, before anything is loaded.

@@ -118,7 +118,7 @@ class WorkerPool:
             "--device",
             slot.device,
         ]
-        environment = {IDENTITY_VARIABLE: identity, LAUNCHER_VARIABLE: str(os.getpid()), "TQDM_DISABLE": "1"}
+        environment = {IDENTITY_VARIABLE: identity, "TQDM_DISABLE": "1"}
         environment |= {STORAGE_VARIABLE: self.handle.location} | child_environment(self.handle.parent)
         return WorkerProcess(slot, log, start_process("worker", arguments, slot, environment, log), identity)
 
@@ -130,7 +130,8 @@ def start_process(
     root = Path(mm_balance.__file__).parents[1]
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     paths = os.pathsep.join(filter(None, [str(root), inherited.get("PYTHONPATH")]))
-    variables = {**inherited, "PYTHONPATH": paths, **slot.environment, **environment}
+    known = {"PYTHONPATH": paths, LAUNCHER_VARIABLE: str(os.getpid())}
+    variables = {**inherited, **known, **slot.environment, **environment}
     command = [sys.executable, "-m", f"entrypoints.{entry_point}", *arguments]
     if log is None:
         return subprocess.Popen(command, env=variables, start_new_session=True)

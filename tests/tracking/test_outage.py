@@ -9,6 +9,7 @@ import time
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mm_balance import stopping
@@ -17,7 +18,8 @@ from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.folders import spool_folder
 from mm_balance.testing import tiny_data as make_tiny_data
-from mm_balance.tracking.lookup import children, current_experiment, find_run, open_run
+from mm_balance.tracking import store as store_module
+from mm_balance.tracking.lookup import children, current_experiment, find_run, find_warmup, open_run
 from mm_balance.tracking.outage import client as client_module
 from mm_balance.tracking.outage.connection import Away, Requests, means_away
 from mm_balance.tracking.runs import TrackedRun
@@ -375,3 +377,73 @@ def test_half_a_line_at_the_end_of_a_spool_is_not_an_entry(weather, database):
     weather.away = range(0)
     assert sync() == 1
     assert database.get_run(run.run_id).data.tags["mm.seed"] == "0"
+
+
+def test_a_server_that_is_not_there_ends_a_command_before_it_decodes_anything(store, monkeypatch, capsys):
+    from mm_balance.workflow import setup
+
+    weather = use_flaky_server(store, monkeypatch)
+    weather.away = range(10**9)
+    monkeypatch.setattr(setup, "read_data", lambda *words: pytest.fail("data were read"))
+    assert do("prepare", "dataset=digits") == 1
+    assert "does not answer" in capsys.readouterr().err
+    mlflow.set_tracking_uri(None)
+
+
+def as_another_process(patch):
+    """A client that knows nothing of what this process has done, as one of a process that it has started."""
+    patch.setattr(store_module, "_servers", {})
+    return new_client()
+
+
+def test_a_search_that_other_processes_could_answer_waits_for_the_server(weather, monkeypatch):
+    open_run("before")
+    monkeypatch.setattr(client_module, "PATIENCE_SECONDS", 0.3)
+    with weather.outage(), pytest.raises(UserError, match="has not answered"):
+        find_warmup("0" * 64)  # "there is none" would be an answer that nobody has given
+
+
+def test_what_a_process_that_has_ended_could_not_deliver_is_found_by_the_one_that_started_it(weather, monkeypatch):
+    parent = open_run("study")
+    parents_client = new_client()
+    with monkeypatch.context() as patch:
+        child = as_another_process(patch)
+    with weather.outage():
+        run = TrackedRun(child.create_run("0", tags={"mm.stage": "warmup", "mm.fingerprint": "f"}).info.run_id, child)
+        run.terminate("FINISHED")
+        child.close()
+    found = find_warmup("f")
+    assert new_client() is parents_client
+    assert parent.read().info.status == "RUNNING"
+    assert found is not None
+
+
+def test_runs_nested_in_one_that_was_begun_in_an_outage_are_found_during_and_after_it(weather):
+    open_run("before")
+    with weather.outage():
+        parent = open_run("main")
+        open_run("warmup", parent=parent, tags={"mm.stage": "warmup"})
+        assert set(children(parent)) == {"warmup"}
+    wait_until_delivered()
+    assert set(children(parent)) == {"warmup"}
+    with weather.outage():
+        open_run("adaptive", parent=parent, tags={"mm.stage": "adaptive"})
+        assert set(children(parent)) == {"warmup", "adaptive"}
+
+
+def test_a_run_that_another_living_process_has_still_to_deliver_is_waited_for(weather, monkeypatch):
+    open_run("before")
+    mine = new_client()
+    with monkeypatch.context() as patch:
+        worker = as_another_process(patch)
+    monkeypatch.setattr(
+        client_module, "PROBE_EVERY_SECONDS", 1.0
+    )  # the worker sees the server before this process does
+    with weather.outage():
+        parent = open_run("study")
+    assert mine._away
+    assert worker.get_run(parent.run_id).info.run_name == "study"
+    wait_until_delivered()
+    close_servers()
+    with pytest.raises(MlflowException, match="not found"):  # at once: nobody could still bring it
+        worker.get_run("0" * 32)

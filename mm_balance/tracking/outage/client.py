@@ -32,17 +32,20 @@ from mm_balance.redaction import redact
 from mm_balance.tracking.outage import connection
 from mm_balance.tracking.outage.connection import Away, Requests, is_conflict, limit_requests, means_away
 from mm_balance.tracking.outage.memory import Memory
-from mm_balance.tracking.outage.operations import Ids, Operation, input_values, metric_values, perform
-from mm_balance.tracking.outage.spool import Spool, add_ids, left_spools, read_ids
+from mm_balance.tracking.outage.operations import Ids, Operation, input_values, metric_values, perform, replaced
+from mm_balance.tracking.outage.spool import Spool, add_ids, has_spools, left_spools, read_ids
 
 T = TypeVar("T")
 
 PROBE_EVERY_SECONDS = 5.0
 PATIENCE_SECONDS = 600.0
 """How long a step that needs the server waits for it."""
+LEARN_SECONDS = 30.0
+"""How long a run that is not on the server is waited for if a process on this machine has still to deliver."""
 FINISH_SECONDS = 5.0
 """How long a command that has ended waits until everything is delivered."""
 CONFLICT_ATTEMPTS = 5
+_MISSING = "RESOURCE_DOES_NOT_EXIST"
 SYNC = "mlflow run . --env-manager local -e sync"
 
 
@@ -99,7 +102,7 @@ class ServerClient:
             "created_as": own,
             "experiment": experiment_id,
             "start_time": start_time or _now(),
-            "tags": dict(tags or {}),
+            "tags": replaced(dict(tags or {}), self._ids),
             "name": run_name,
         }
         self._write(Operation("create_run", values))
@@ -199,8 +202,14 @@ class ServerClient:
 
     def get_run(self, run_id: str) -> Run:
         """Return a run."""
+        known_as = run_id
         run_id = self._real(run_id)
-        run = self._read(partial(self._client.get_run, run_id), partial(self._memory.run, run_id))
+        try:
+            run = self._read(partial(self._client.get_run, run_id), partial(self._memory.run, run_id))
+        except MlflowException as error:
+            if error.error_code != _MISSING or not self._learn(known_as):
+                raise
+            return self.get_run(known_as)
         if not self._away:
             self._memory.see(run)
         return run
@@ -239,17 +248,24 @@ class ServerClient:
         return self._read(partial(self._client.download_artifacts, run_id, path, dst_path), remembered)
 
     def search_runs(self, experiment_ids: list[str], filter_string: str = "", **more: Any) -> Any:
-        """Return a page of runs; while the server is away, all runs of this process that match."""
-        ask = partial(self._client.search_runs, experiment_ids, filter_string, **more)
+        """Return a page of runs; while the server is away, the runs nested in one of this process."""
+        wanted = replaced(filter_string, self._ids)
+
+        def ask() -> Any:
+            # What a process that this one has started could not deliver would be missing.
+            deliver_left(self.uri, self._client, self._ids)
+            return self._client.search_runs(experiment_ids, wanted, **more)
 
         def remembered() -> Any:
-            found = self._memory.search(experiment_ids, filter_string)
+            found = self._memory.search(wanted)
             return _Page(reversed(found) if "ASC" in str(more.get("order_by")) else found)
 
         found = self._read(ask, remembered)
         if not self._away:
             for run in found:
                 self._memory.see(run)
+            if not found.token and not more.get("page_token"):
+                self._memory.see_nested(wanted)
         return found
 
     def get_experiment(self, experiment_id: str) -> Experiment:
@@ -439,6 +455,19 @@ class ServerClient:
         """
         with self._lock:
             return own if self._away else self._ids.pop(own, own)
+
+    def _learn(self, run_id: str) -> bool:
+        """Return whether a run has got its real id meanwhile: a process that is alive has created it while the server was away."""
+        last = time.monotonic() + LEARN_SECONDS
+        while time.monotonic() < last and not stopping.requested.is_set():
+            waits = has_spools(self.uri)
+            if (ids := read_ids(self.uri)).get(run_id, run_id) != run_id:
+                self._ids |= ids
+                return True
+            if not waits:
+                return False
+            time.sleep(0.2)
+        return False
 
     def _note_ids(self, operation: Operation) -> None:
         """Note the server's id of what an operation has created."""

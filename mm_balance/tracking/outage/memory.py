@@ -20,12 +20,12 @@ from mlflow.entities import (
     RunOutputs,
     RunTag,
 )
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mm_balance.tracking.outage.connection import Away
 from mm_balance.tracking.outage.operations import Operation
 
-_TAG = re.compile(r"tags\.`([^`]+)` = '([^']*)'")
-_STATUS = re.compile(r"attributes\.status = '([A-Z]+)'")
+_NESTED = re.compile(rf"tags\.`{re.escape(MLFLOW_PARENT_RUN_ID)}` = '([^']*)'")
 
 
 @dataclass
@@ -76,6 +76,8 @@ class Memory:
     def __init__(self) -> None:
         self.runs: dict[str, KnownRun] = {}
         self.experiments: dict[str, Any] = {}
+        self._families: set[str] = set()
+        """Runs whose nested runs are all known."""
 
     def see(self, run: Run) -> None:
         """Note the state of a run as the server has given it."""
@@ -109,6 +111,7 @@ class Memory:
         values = operation.values
         if operation.kind == "create_run":
             self.runs[values["created_as"]] = _new_run(values)
+            self._families.add(values["created_as"])
             return
         if operation.kind == "set_experiment_tag":
             if values["experiment"] in self.experiments:
@@ -146,9 +149,14 @@ class Memory:
 
     def rename(self, own: str, real: str) -> None:
         """Note that a run that this process created has got its real id."""
-        if own in self.runs:
-            self.runs[real] = self.runs.pop(own)
-            self.runs[real].info["run_id"] = real
+        if own not in self.runs:
+            return
+        self.runs[real] = self.runs.pop(own)
+        self.runs[real].info["run_id"] = real
+        self._families.add(real)
+        for known in self.runs.values():
+            if known.tags.get(MLFLOW_PARENT_RUN_ID) == own:
+                known.tags[MLFLOW_PARENT_RUN_ID] = real
 
     def run(self, run_id: str) -> Run:
         """Return a run. Raises Away if it has never been read."""
@@ -178,21 +186,31 @@ class Memory:
             raise Away(f"the artifact {path} of run {run_id} is not on this machine")
         return place
 
-    def search(self, experiments: Iterable[str], clauses: str) -> list[Run]:
-        """Return the known runs that match clauses as ``lookup`` writes them, newest first."""
-        tags, statuses = _TAG.findall(clauses), _STATUS.findall(clauses)
-        if len(tags) + len(statuses) != len([part for part in clauses.split(" and ") if part]):
-            raise Away(f"runs cannot be searched by {clauses}")
-        wanted = set(experiments)
+    def see_nested(self, clauses: str) -> None:
+        """Note that the server has just given all runs that match ``clauses``."""
+        if parent := _nested_in(clauses):
+            self._families.add(parent)
+
+    def search(self, clauses: str) -> list[Run]:
+        """Return the runs that match clauses as ``lookup`` writes them, newest first.
+
+        Raises:
+            Away: other processes may have such runs: what is known here are the runs nested in one that this process has created,
+                or whose nested runs it has read.
+        """
+        parent = _nested_in(clauses)
+        if parent not in self._families:
+            raise Away("other processes may have such runs")
         found = [
-            item.entity()
-            for item in self.runs.values()
-            if item.info
-            and item.info["experiment_id"] in wanted
-            and all(item.tags.get(name) == text for name, text in tags)
-            and all(item.info["status"] == status for status in statuses)
+            item.entity() for item in self.runs.values() if item.info and item.tags.get(MLFLOW_PARENT_RUN_ID) == parent
         ]
         return sorted(found, key=lambda run: run.info.start_time, reverse=True)
+
+
+def _nested_in(clauses: str) -> str:
+    """Return the run whose nested runs are all that ``clauses`` match; empty = they match others, or not all of them."""
+    match = _NESTED.fullmatch(clauses)
+    return match.group(1) if match else ""
 
 
 _INFO = (

@@ -56,7 +56,7 @@ def perform(client: MlflowClient, operation: Operation, ids: Ids, files: Path) -
         ids: ids that this machine gave; new ones are added.
         files: the spool's folder of files.
     """
-    values = _replaced(dict(operation.values), ids)
+    values = replaced(dict(operation.values), ids)
     if operation.file:
         values["file"] = files / operation.file
     PERFORMERS[operation.kind](client, values, ids)
@@ -200,15 +200,15 @@ def as_json(operation: Operation) -> dict[str, Any]:
     return asdict(operation)
 
 
-def _replaced(value: Any, ids: Ids) -> Any:
+def replaced(value: Any, ids: Ids) -> Any:
     """Return ``value`` with the server's ids in all its texts, but for the id under which something is created."""
     if isinstance(value, str):
         for own, real in ids.items():
             value = value.replace(own, real)
         return value
     if isinstance(value, dict):
-        return {name: item if name == "created_as" else _replaced(item, ids) for name, item in value.items()}
-    return [_replaced(item, ids) for item in value] if isinstance(value, list) else value
+        return {name: item if name == "created_as" else replaced(item, ids) for name, item in value.items()}
+    return [replaced(item, ids) for item in value] if isinstance(value, list) else value
 
 
 def _with_real_ids(file: Path, ids: Ids, folder: Path) -> Path:

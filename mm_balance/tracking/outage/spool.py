@@ -140,6 +140,11 @@ def left_spools(uri: str) -> list[Spool]:
     return [spool for spool in spools if spool.take()]
 
 
+def has_spools(uri: str) -> bool:
+    """Return whether a process on this machine, alive or not, has something for a server that it has not delivered yet."""
+    return any(Spool(path.parent).pending() for path in server_folder(uri).glob(f"*/{OPERATIONS}"))
+
+
 def read_ids(uri: str) -> Ids:
     """Return the ids that processes on this machine gave what they created while the server did not answer."""
     try:

@@ -1,0 +1,66 @@
+"""A real tracking server that is killed while a study or `prepare` works, and started again: everything arrives, once."""
+
+import contextlib
+import time
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from tests.helpers.manifests import Folder
+from tests.helpers.processes import Spawned, python_words, wait_for
+from tests.helpers.servers import free_port, tracking_server
+
+pytestmark = pytest.mark.verify
+AWAY_SECONDS = 12.0
+STUDY = "--preset quick --train_fraction 0.1 --trials 3 --workers 1 --study_name away --pruner none"
+
+
+@contextlib.contextmanager
+def outage_after(store, seen, entry_point, words, monkeypatch):
+    """A command whose server is killed when ``seen`` gives something, and comes back; the block ends with the command."""
+    port = free_port()
+    with tracking_server(store, port) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        process = Spawned(python_words(entry_point, words), store)
+        wait_for(seen, process)
+    time.sleep(AWAY_SECONDS)
+    assert process.poll() is None or process.returncode == 0, process.said()
+    with tracking_server(store, port):
+        assert process.wait(240) == 0, process.said()
+        yield process.said()
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3], ids=["parent", "warm-up", "first trial"])
+def test_a_study_outlasts_a_restart(store, monkeypatch, runs):
+    database = MlflowClient(f"sqlite:///{store}/mlflow.db")
+
+    def seen():
+        return len(database.search_runs(["0"])) >= runs
+
+    with outage_after(store, seen, "study", STUDY.split(), monkeypatch) as said:
+        assert "Traceback" not in said
+    found = {run.data.tags["mlflow.runName"]: run for run in database.search_runs(["0"])}
+    trials = [run for name, run in found.items() if name.startswith("trial-")]
+    assert len(found) == 5
+    assert len(trials) == 3
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    for run in trials:
+        points = database.get_metric_history(run.info.run_id, "val/loss")
+        assert [point.step for point in points] == [3, 4]
+    assert not list(store.rglob("operations.jsonl"))
+    assert not list(store.rglob("refused.jsonl"))
+
+
+def test_prepare_outlasts_a_restart(store, monkeypatch, tmp_path):
+    folder = Folder(tmp_path).fill(counts=(("train", 150), ("val", 10), ("test", 10)))
+    manifest = folder.write()
+
+    def seen():
+        return list((store / "cache").rglob("*.jsonl"))
+
+    words = ["--dataset", str(manifest), "--workers", "2"]
+    with outage_after(store, seen, "prepare", words, monkeypatch) as said:
+        assert "Traceback" not in said
+    (run,) = MlflowClient(f"sqlite:///{store}/mlflow.db").search_runs(["0"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["data/train"] == 300
