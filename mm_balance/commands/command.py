@@ -9,6 +9,7 @@ from typing import Any
 
 from mm_balance.commands.guard import run_guarded
 from mm_balance.config import Config, Option, options, parse_arguments, resolve
+from mm_balance.errors import UserError
 from mm_balance.methods import check_method_name
 
 Stop = Callable[[], bool]
@@ -41,6 +42,7 @@ class Command:
         run: runs it; the second argument tells whether to stop.
         defaults: its defaults where they differ from the declared ones.
         fixed: values of parameters that it does not accept.
+        required: parameters that must be given -> what to give.
         epilog: makes the text of ``--help`` below the parameters from the command line's arguments.
     """
 
@@ -51,6 +53,7 @@ class Command:
     run: Callable[[Request, Stop], None]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    required: Mapping[str, str] = field(default_factory=dict)
     epilog: Callable[[Sequence[str]], str] = lambda arguments: ""
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +67,9 @@ class Command:
 
     def _begin(self, arguments: Sequence[str], stop: Stop) -> None:
         request = self.parse(arguments)
+        for name, what in self.required.items():
+            if request.given.get(name) is None:
+                raise UserError(f"{name} is missing; {what}")
         from mm_balance.tracking.store import new_client  # importing MLflow takes seconds
 
         new_client()  # a store that cannot be used ends the command here, not after hours of decoding

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from mm_balance.commands.command import Command, Request, Stop
 from mm_balance.config import options, restore
-from mm_balance.errors import UserError
 
 
 def run(request: Request, stop: Stop) -> None:
     """Evaluate the logged model of ``run_id`` on ``split``, as a run of its own."""
     values = COMMAND.complete(request.given)
-    if values["run_id"] is None:
-        raise UserError("run_id is missing; give the id of a finished run of warmup, adaptive, train or main")
-    from mm_balance import names
     from mm_balance.commands.training import check_same_data, fail_run, print_result
     from mm_balance.tracking.lookup import existing_run, open_run
     from mm_balance.workflow.report import accuracies
@@ -21,7 +17,7 @@ def run(request: Request, stop: Stop) -> None:
 
     source = existing_run(values["run_id"], "run_id")
     split = values["split"]
-    config = restore({**source.read_json(names.CONFIG_FILE), "data_dir": values["data_dir"]})
+    config = restore({**source.saved_config(), "data_dir": values["data_dir"]})
     data = read_data(config, stop)
     check_same_data(source, data)
     evaluation = open_run(f"evaluate {split} of {source.read().info.run_name}")
@@ -44,5 +40,6 @@ COMMAND = Command(
     help="Evaluate the model of a finished run on one split.",
     parameters=PARAMETERS,
     common=("run_id", "split", "device"),
+    required={"run_id": "give the id of a finished run of warmup, adaptive, train or main"},
     run=run,
 )

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from mm_balance.commands.command import Command, Request, Stop
 from mm_balance.config import options, restore
-from mm_balance.errors import UserError
 
 
 def run(request: Request, stop: Stop) -> None:
     """Log the explorer of ``run_id`` on that run, possibly compared with the run ``against``."""
     values = COMMAND.complete(request.given)
-    if values["run_id"] is None:
-        raise UserError("run_id is missing; give the id of a finished run of main, train, adaptive or warmup")
     from mm_balance import names
     from mm_balance.commands.training import check_same_data
     from mm_balance.tracking.lookup import existing_run, run_link
@@ -20,7 +17,7 @@ def run(request: Request, stop: Stop) -> None:
 
     source = existing_run(values["run_id"], "run_id")
     against = None if values["against"] is None else existing_run(values["against"], "against")
-    config = restore({**source.read_json(names.CONFIG_FILE), "data_dir": values["data_dir"]})
+    config = restore({**source.saved_config(), "data_dir": values["data_dir"]})
     data = read_data(config, stop)
     check_same_data(source, data)
     table = explore(
@@ -48,5 +45,6 @@ COMMAND = Command(
     help="The samples of a finished run as one page: see and hear which modality of which sample is suspect.",
     parameters=PARAMETERS,
     common=("run_id", "against", "worst", "source", "device"),
+    required={"run_id": "give the id of a finished run of main, train, adaptive or warmup"},
     run=run,
 )

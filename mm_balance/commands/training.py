@@ -107,7 +107,7 @@ def _resumed_config(command: Command, given: Given, run: TrackedRun, state: Mapp
     stage = run.read().data.tags.get("mm.stage")
     if stage != command.name:
         raise UserError(f"resume_run={run.run_id} is a run of {stage or 'something else'}; resume it with -e {stage}")
-    saved = run.read_json(names.CONFIG_FILE) if state is None else state["record"]["config"]
+    saved = run.saved_config() if state is None else state["record"]["config"]
     return restore({**command.fixed, **merge_resumed(given, saved)})
 
 

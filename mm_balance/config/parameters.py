@@ -78,6 +78,7 @@ class InputConfig:
         "length of every audio clip, seconds (OGM-GE: 3 on CREMA-D; LFM: 20; fbank scripts: 10.24)",
         minimum=0.0,
         exclusive=True,
+        maximum=86400.0,
         in_digest=True,
         stored=True,
     )
@@ -104,12 +105,18 @@ class InputConfig:
         network_input=True,
     )
     image_size: int = param(
-        AUTO, "side length of the network's input images, pixels", minimum=8, stored=True, network_input=True
+        AUTO,
+        "side length of the network's input images, pixels",
+        minimum=8,
+        maximum=4096,
+        stored=True,
+        network_input=True,
     )
     frames: int = param(
         AUTO,
         "frames per video that the network sees (OGM-GE: 1 on CREMA-D, 3 elsewhere)",
         minimum=1,
+        maximum=10000,
         network_input=True,
     )
     frames_per_second: float = param(
@@ -117,6 +124,7 @@ class InputConfig:
         "rate at which frames are stored, frames per second",
         minimum=0.0,
         exclusive=True,
+        maximum=1000.0,
         in_digest=True,
         stored=True,
     )
@@ -157,7 +165,11 @@ class PrepareConfig:
         NONE, "folder of the raw download (not needed for a manifest, which names its files)", reference=True
     )
     workers: int = param(
-        AUTO, "decoding processes; `auto` = one per core, fewer for small data sets", minimum=1, machine=True
+        AUTO,
+        "decoding processes; `auto` = one per core, fewer for small data sets",
+        minimum=1,
+        maximum=1024,
+        machine=True,
     )
 
 

@@ -10,7 +10,8 @@ import difflib
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +25,11 @@ from mm_balance.errors import UserError
 
 PRESETS = resources.files("mm_balance") / "presets"
 QUICK, MANIFEST = "quick", "manifest"
+LARGEST_WHOLE = 2**31 - 1
+LARGEST_NUMBER = 3.4e38
+"""What 32 bits hold, of PyTorch's numbers and of those of every library below it."""
+SHOWN = 60
+"""Characters of a value in a message."""
 
 
 def parse_value(option: Option, text: str) -> Any:
@@ -43,33 +49,37 @@ def parse_value(option: Option, text: str) -> Any:
         return None
     if not text:
         raise UserError(f"{option.name} is empty; {_allowed(option)}")
+    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
     if option.type is str:
         if option.choices and text not in option.choices:
             raise UserError(
-                f"{option.name}={text} is not known; {_allowed(option)}{did_you_mean(text, option.choices)}"
+                f"{option.name}={shown} is not known; {_allowed(option)}{did_you_mean(shown, option.choices)}"
             )
         return text
     if option.type is bool:
         if text not in ("true", "false"):
-            raise UserError(f"{option.name}={text} is neither true nor false")
+            raise UserError(f"{option.name}={shown} is neither true nor false")
         return text == "true"
+    largest = LARGEST_WHOLE if option.type is int else LARGEST_NUMBER
     try:
         value = option.type(text)
     except ValueError:
-        raise UserError(f"{option.name}={text} is not {_noun(option)}; {_allowed(option)}") from None
-    if not math.isfinite(value) or not _in_range(option, value):
-        raise UserError(f"{option.name}={text} is out of range; {_allowed(option)}")
+        raise UserError(f"{option.name}={shown} is not {_noun(option)}; {_allowed(option)}") from None
+    if not abs(value) <= largest or not _in_range(option, value):  # neither is NaN
+        bound = "" if option.maximum is not None or value != value else f" (at most {largest:.10g})"
+        raise UserError(f"{option.name}={shown} is out of range; {_allowed(option)}{bound}")
     return value
 
 
 def format_value(value: Any) -> str:
-    """Format a value as on the command line; floats in decimal notation, never with an exponent."""
+    """Format a value as on the command line; floats exactly, in decimal notation, never with an exponent."""
     if value is None:
         return NONE
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:.12f}".rstrip("0") + ("0" if value == int(value) else "")
+        text = format(Decimal(repr(float(value))), "f") if math.isfinite(value) else repr(float(value))
+        return text if "." in text or not math.isfinite(value) else f"{text}.0"
     return str(value)
 
 
@@ -278,14 +288,30 @@ def restore(saved: Mapping[str, Any]) -> Config:
     Parameters that did not exist when it was saved get their defaults.
 
     Raises:
-        UserError: it contains parameters that this version does not know.
+        UserError: it contains parameters that this version does not know, or values that are not allowed.
     """
-    if unknown := [name for name in saved if name not in options()]:
+    declared = options()
+    if not isinstance(saved, Mapping) or "preset" not in saved:
+        raise UserError("config.json is no mapping with a preset: it has been changed since it was logged")
+    if unknown := [name for name in saved if name not in declared]:
         raise UserError(
             f"the run was made by another version of MM-Balance, with {', '.join(unknown)}, unknown here; use that version"
         )
+    for name, value in saved.items():
+        _check_saved(declared[name], value)
     # All values are saved, and the preset file may be gone.
     return resolve({**saved, "preset": AUTO}).replace(preset=saved["preset"])
+
+
+def _check_saved(option: Option, value: Any) -> None:
+    """Raise UserError for a value that the command line would not have accepted."""
+    try:
+        known = parse_value(option, format_value(value))
+        right = type(value) is type(known) or (option.type is float and type(value) is int)
+        if not right:
+            raise UserError(f"{option.name}={format_value(value)} is not {_noun(option)}")
+    except UserError as error:
+        raise UserError(f"config.json: {error}; it has been changed since it was logged") from None
 
 
 def read_preset(preset: str, *, of_dataset: bool = False) -> dict[str, Any]:
@@ -299,21 +325,28 @@ def read_preset(preset: str, *, of_dataset: bool = False) -> dict[str, Any]:
         UserError: no such file, not a mapping, an unknown parameter, or a value that is not allowed.
     """
     if of_dataset:
-        file = PRESETS / f"{MANIFEST if preset.endswith('.csv') else preset}.yaml"
-        if not file.is_file() or preset in (QUICK, MANIFEST):
+        name = MANIFEST if preset.endswith(".csv") else preset
+        if name not in (*_datasets(), MANIFEST) or preset == MANIFEST:
+            shown = preset if len(preset) <= SHOWN else f"{preset[:SHOWN]}..."
             raise UserError(
-                f"dataset={preset} is not known; give {', '.join(_datasets())} or the path of a manifest.csv"
-                f"{did_you_mean(preset, _datasets())}"
+                f"dataset={shown} is not known; give {', '.join(_datasets())} or the path of a manifest.csv"
+                f"{did_you_mean(shown, _datasets())}"
             )
-        return _read(file.read_text("utf-8"), file.name)
+        return _read((PRESETS / f"{name}.yaml").read_text("utf-8"), f"{name}.yaml")
     if preset == AUTO:
         return {}
     if preset == QUICK:
         return _read((PRESETS / f"{QUICK}.yaml").read_text("utf-8"), f"{QUICK}.yaml")
-    path = Path(preset).expanduser()
-    if not path.is_file():
-        raise UserError(f"preset={preset}: no such file; give auto, {QUICK} or the path of a YAML file")
-    return _read(path.read_text("utf-8"), str(path))
+    try:
+        text = Path(preset).expanduser().read_text("utf-8")
+    except FileNotFoundError:
+        raise UserError(f"preset={preset}: no such file; give auto, {QUICK} or the path of a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"preset={preset}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # a folder, a name that is too long, a NUL character
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"preset={preset[:SHOWN]}: cannot be read ({why})") from None
+    return _read(text, preset)
 
 
 def _datasets() -> list[str]:
@@ -322,12 +355,26 @@ def _datasets() -> list[str]:
     return sorted(name for name in stems if name not in (QUICK, MANIFEST))
 
 
+class _PresetLoader(yaml.SafeLoader):
+    """Reads plain values only; a name that is given twice is an error, and not the last one the winner."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"it sets {twice[0]} twice")
+        return super().construct_mapping(node, deep)
+
+
 def _read(text: str, where: str) -> dict[str, Any]:
     declared: dict[str, Option] = {**options(), **study_options()}
     try:
-        loaded = yaml.safe_load(text) or {}
+        loaded = yaml.load(text, _PresetLoader) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{where} is not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise UserError(f"{where}: too deeply nested; a preset is a mapping of parameter to value") from None
+    except ValueError as error:  # a whole number of thousands of digits, an impossible date
+        raise UserError(f"{where} is not YAML: {error}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{where}: a preset is a mapping of parameter to value")
     for name in map(str, loaded):

@@ -35,8 +35,10 @@ OnStale = Callable[[optuna.Study, optuna.trial.FrozenTrial], None]
 
 def study_folder(study_name: str) -> Path:
     """Return the folder of a study on this machine: journal, locks, worker logs. Raises UserError for an invalid name."""
-    if not re.fullmatch(r"[\w.+-]+", study_name):
-        raise UserError(f"study_name={study_name}: use letters, digits, dot, dash and underscore")
+    if not re.fullmatch(r"[\w+-][\w.+-]{0,99}", study_name):
+        raise UserError(
+            f"study_name={study_name[:100]}: use letters, digits, dot (not first), dash and underscore, at most 100"
+        )
     return cache_folder() / "studies" / study_name
 
 
@@ -58,7 +60,10 @@ def locate(storage: str, study_name: str) -> str:
             raise UserError(f"storage={FROM_ENVIRONMENT}{variable}: the environment variable {variable} is not set")
     if storage == "auto":
         return str(study_folder(study_name) / "study.journal")
-    return storage if "://" in storage else str(Path(storage).expanduser().resolve())
+    try:
+        return storage if "://" in storage else str(Path(storage).expanduser().resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # a link to itself, a NUL character, no such user
+        raise UserError(f"storage={redact(storage)[:100]}: no path ({error})") from None
 
 
 def open_storage(location: str, on_stale: OnStale) -> BaseStorage:
@@ -76,8 +81,21 @@ def open_storage(location: str, on_stale: OnStale) -> BaseStorage:
             raise UserError(
                 f"storage={redact(location)}: give a path ending in .journal, postgresql://..., or grpc://host:port"
             )
-        Path(location).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(location))
+        try:
+            Path(location).parent.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(location))
+        except OSError as error:
+            raise UserError(f"storage={location[:200]} cannot be opened: {error.strerror or error}") from None
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            AssertionError,
+        ) as error:  # as Optuna replays its lines
+            raise UserError(
+                f"storage={location}: the file is no journal of studies, or damaged ({str(error)[:80]}); give another, or restore it"
+            ) from error
     if location.startswith("grpc://"):
         return _open_proxy(location)
     try:
@@ -92,8 +110,8 @@ def open_storage(location: str, on_stale: OnStale) -> BaseStorage:
             f"storage={redact(location)}: the database's driver is missing ({error}); for PostgreSQL: "
             "pip install psycopg[binary], postgresql+psycopg://..."
         ) from None
-    except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    except (SQLAlchemyError, ValueError) as error:  # the latter for a port that is no number
+        reason = redact(str(getattr(error, "orig", None) or error)).strip().splitlines()[0]
         raise UserError(f"storage={redact(location)} cannot be opened: {reason}") from None
 
 

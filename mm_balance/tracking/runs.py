@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import tempfile
 import time
@@ -161,6 +162,28 @@ class TrackedRun:
         self.log_params({name: text for name, text in fresh.items() if name not in changing})
         self.set_tags({name: fresh[name] for name in sorted(changing)})
         self.log_json(dict(values), names.CONFIG_FILE)
+
+    def saved_config(self) -> dict[str, Any]:
+        """Return the parameters that the run was started with, from ``config.json``.
+
+        Raises:
+            UserError: the run does not have the file, or it has been changed: MLflow's parameters, which nobody can change, differ.
+        """
+        saved, declared = self.read_json(names.CONFIG_FILE), options()
+        if not isinstance(saved, dict):
+            raise UserError(
+                f"{names.CONFIG_FILE} of run {self.run_id} is no mapping: it has been changed since it was logged"
+            )
+        for name, text in self.read().data.params.items():
+            parameter = name.removeprefix(names.CONFIG_PREFIX)
+            if parameter == name or parameter not in declared or parameter not in saved:
+                continue
+            if not _same_value(format_value(saved[parameter]), text):
+                raise UserError(
+                    f"{names.CONFIG_FILE} of run {self.run_id} says {parameter}={format_value(saved[parameter])}, but the run was "
+                    f"started with {text} (its parameter {name}): the file has been changed since; correct it"
+                )
+        return saved
 
     def _config_of(self, run_id: str | None) -> dict[str, str]:
         """Return the configuration logged on a run; empty if there is no run."""
@@ -396,9 +419,13 @@ class TrackedRun:
         return [item.path for item in self._client.list_artifacts(self.run_id, folder)]
 
     def read_json(self, path: str) -> Any:
-        """Read a JSON artifact. Raises UserError if the run does not have it."""
+        """Read a JSON artifact. Raises UserError if the run does not have it, or if it is damaged."""
         with tempfile.TemporaryDirectory() as folder:
-            return json.loads(self.fetch(path, Path(folder)).read_text("utf-8"))
+            content = self.fetch(path, Path(folder)).read_bytes()
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} of run {self.run_id} is damaged ({str(error)[:80]})") from error
 
     def fetch(self, path: str, folder: Path) -> Path:
         """Download one artifact into ``folder``. Raises UserError if the run does not have it."""
@@ -494,6 +521,16 @@ def _retry_conflicts(send: Callable[[], object]) -> None:
             if attempt == CONFLICT_ATTEMPTS - 1 or not is_conflict(error):
                 raise
             time.sleep(0.1 * 2**attempt)
+
+
+def _same_value(saved: str, logged: str) -> bool:
+    """Whether two texts of a value are the same: earlier versions logged fewer digits, and credentials are left out."""
+    if saved == logged or redact(saved) == logged:
+        return True
+    try:
+        return math.isclose(float(saved), float(logged), rel_tol=1e-9, abs_tol=1e-12)
+    except ValueError:
+        return False
 
 
 def _summary_rows(values: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -300,7 +300,7 @@ def page_text(
     sentences = []
     if epochs:
         final = stage.read().data
-        kind = stage.read_json(names.CONFIG_FILE)["mixture"]
+        kind = stage.saved_config()["mixture"]
         sentences = [_plain(line) for line in gap_findings(final.metrics, None, modalities, kind)]
     doubted = table[(table["split"] == "train") & (table["doubted"] != "")]["doubted"].value_counts()
     if len(doubted):

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 import mm_balance
-from mm_balance import names
 from mm_balance.config import (
     GROUPS,
     Config,
@@ -138,7 +137,7 @@ class FollowedWarmup:
     @classmethod
     def of(cls, run: TrackedRun) -> FollowedWarmup:
         """Read it from the run."""
-        return cls(run.run_id, run.read().data.tags.get("mm.fingerprint", ""), run.read_json(names.CONFIG_FILE))
+        return cls(run.run_id, run.read().data.tags.get("mm.fingerprint", ""), run.saved_config())
 
 
 @dataclass(frozen=True)

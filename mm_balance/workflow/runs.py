@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mm_balance import names
 from mm_balance.data import MultimodalData
 from mm_balance.engine.evaluate import probe_metrics, split_metrics
 from mm_balance.engine.predictions import predict_split
@@ -79,7 +78,7 @@ def run_evaluation(
     if set(model.modalities) != set(data.specs):
         raise UserError(f"the model of run {source.run_id} takes {model.modalities}, the data have {tuple(data.specs)}")
     chosen = resolve_device(device)
-    trained_config = source.read_json(names.CONFIG_FILE)
+    trained_config = source.saved_config()
     set_numerics(chosen, deterministic=trained_config["deterministic"])
     method = build_method("concat", {}, model.modalities, 0)
     predictions = predict_split(model.to(chosen), method, data.splits[split], chosen, features=probe, coalitions=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mm_balance import names
 from mm_balance.config import AUTO, Config, format_value, options, resolve, stage_options, warmup_parameters
 from mm_balance.data import MultimodalData
 from mm_balance.errors import UserError
@@ -53,7 +52,7 @@ def choose_warmup(config: Config, data: MultimodalData) -> TrackedRun:
         raise UserError(
             f"warmup_run={run.run_id} was trained on different data (the digest differs from that of {config.data.dataset})"
         )
-    saved, values = run.read_json(names.CONFIG_FILE), config.values()
+    saved, values = run.saved_config(), config.values()
     compared = [name for name in warmup_parameters() if options()[name].network_input]
     differing = [name for name in compared if saved.get(name, values[name]) != values[name]]
     if differing:
