@@ -144,6 +144,7 @@ DATA_METRICS = {
     "data/val": "validation samples",
     "data/test": "test samples",
     "data/skipped": "clips and rows dropped under on_error=skip",
+    "data/duplicates": "validation and test samples with a file whose content is also in an earlier split",
     "data/excluded": "clips excluded by the data set's own recipe",
 }
 """Logged by ``prepare``."""
@@ -166,6 +167,7 @@ TAGS = {
     "mm.stage": "entry point or stage of the run",
     "mm.method": "method in METHODS",
     "mm.dataset": "data set",
+    "mm.data_warnings": "what is suspicious about the data: content in two splits, labels that look alike",
     "mm.changed": "what was set otherwise than by the data set's preset, in words (the run's name may shorten it)",
     "mm.data_digest": "SHA-256 of data, split and recipe",
     "mm.fingerprint": "fingerprint of the warm-up that the run is or started from: equal fingerprint = interchangeable warm-up",

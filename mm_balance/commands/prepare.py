@@ -44,7 +44,8 @@ def run(request: Request, stop: Stop) -> None:
         prepared.set_tags({"mm.stage": "prepare", "mm.dataset": data.name, "mm.data_digest": data.digest})
         prepared.log_config({name: values[name] for name in PARAMETERS})
         log_data(prepared, data, "prepared")
-        prepared.log_metrics({f"data/{count}": value for count, value in data.counts.items()}, 0)
+        counts = data.counts | {"duplicates": data.duplicates}
+        prepared.log_metrics({f"data/{count}": value for count, value in counts.items()}, 0)
         prepared.describe(describe_data(data))
     except BaseException as error:
         fail_run(prepared, error)

@@ -44,6 +44,7 @@ def data_card(
     notes: Sequence[str],
     excluded: Sequence[str],
     skipped: Sequence[str],
+    warnings: Sequence[str] = (),
 ) -> str:
     """Write the data card as markdown text.
 
@@ -56,6 +57,7 @@ def data_card(
         notes: remarks on the data or the split.
         excluded: one line per clip excluded by the data set's own recipe.
         skipped: one line per unusable clip.
+        warnings: what is suspicious about the data.
     """
     parts = [
         f"# {_plain(name)}\n\n{_plain(source)}\n",
@@ -73,9 +75,13 @@ def data_card(
     if lists:
         rows = [f"| {_plain(file)} | `{sha256}` |" for file, sha256 in lists.items()]
         parts.append("\n".join(["## Lists\n", "| list | SHA-256 |", "|---|---|", *rows, ""]))
-    parts += (
-        _lines("Notes", notes) + _lines("Excluded by the data set's own recipe", excluded) + _lines("Skipped", skipped)
-    )
+    for title, lines in (
+        ("Warnings", warnings),
+        ("Notes", notes),
+        ("Excluded by the data set's own recipe", excluded),
+        ("Skipped", skipped),
+    ):
+        parts += _lines(title, lines)
     return "\n".join(parts)
 
 

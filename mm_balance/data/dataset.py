@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mm_balance.data.augment import VisualTransform, choose_frames
+from mm_balance.errors import UserError
 from mm_balance.types import Batch, InputSpec
 
 STATISTICS_CHUNK = 64
@@ -170,6 +171,8 @@ class MultimodalData:
         excluded: one line per clip excluded by the data set's own recipe.
         lists: list file -> SHA-256, if the split comes from published lists.
         notes: remarks on the data or the split.
+        duplicates: validation and test samples with a file whose content is also in an earlier split.
+        warnings: what is suspicious about the data, one sentence each: content that occurs in two splits, labels that look alike.
         table: column -> one value per sample of all splits: metadata of the clips.
         folder: the prepared store, if any.
         whole: for a part of a prepared set, the whole set, which the data card describes; else None.
@@ -188,6 +191,8 @@ class MultimodalData:
     excluded: list[str] = field(default_factory=list)
     lists: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    duplicates: int = 0
+    warnings: list[str] = field(default_factory=list)
     table: dict[str, list] = field(default_factory=dict)
     folder: Path | None = None
     whole: MultimodalData | None = None
@@ -201,10 +206,17 @@ class MultimodalData:
         """Return the data with a stratified fraction of the training split (at least one sample per class).
 
         The digest does not change: it identifies the data, and the fraction is a separate parameter.
+
+        Raises:
+            UserError: the fraction is less than one sample.
         """
         if fraction >= 1.0:
             return self
         train = self.splits["train"]
+        if round(fraction * len(train)) == 0:
+            raise UserError(
+                f"train_fraction={fraction:g} of {len(train):,} training samples is none; give at least {1 / len(train):.2g}"
+            )
         generator = torch.Generator().manual_seed(seed)
         kept = []
         for label in train.labels.unique():

@@ -18,6 +18,7 @@ from mm_balance.data.frames import IMAGE_EXTENSIONS
 from mm_balance.data.journal import Clip, identify
 from mm_balance.data.recipe import IMAGE, SOUND
 from mm_balance.data.sound import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
+from mm_balance.data.suspicions import hidden_character, labels_alike
 from mm_balance.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -106,6 +107,8 @@ def read_rows(path: Path, modalities: Sequence[str], rejected: RowErrors) -> lis
             rejected.add(row, f"{len(cells)} cells where the header has {len(header)}")
         elif empty := [name for name in wanted if not values[name].strip()]:
             rejected.add(row, f"nothing in column {', '.join(empty)}")
+        elif hidden := hidden_character(sample) or hidden_character(label) or hidden_character(group):
+            rejected.add(row, f"its sample id, label or group contains the invisible character {hidden}; remove it")
         elif row.split not in SPLITS:
             rejected.add(row, f"split {row.split!r} is not one of {', '.join(SPLITS)}")
         elif row.sample in line_of_sample:
@@ -131,6 +134,27 @@ def drop_unknown_labels(rows: list[Row], rejected: RowErrors) -> list[Row]:
         if row.label not in known:
             rejected.add(row, f"label {row.label!r} does not occur in the train split")
     return [row for row in rows if row.label in known]
+
+
+def check_labels(path: Path, rows: list[Row]) -> list[str]:
+    """Return a warning for labels that differ by case only.
+
+    Raises:
+        UserError: two labels look the same, but are not.
+    """
+    warnings = []
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(row.label, row)
+    for one, other, same in labels_alike(first):
+        where = f"{one!r} (line {first[one].line}) and {other!r} (line {first[other].line})"
+        if same:
+            raise UserError(
+                f"{path}: the labels {where} look the same but are not ({one!a}, {other!a}): they would be two classes; "
+                "write one as the other"
+            )
+        warnings.append(f"the labels {where} differ by case only and are two classes")
+    return warnings
 
 
 def check_enough(path: Path, rows: list[Row]) -> None:

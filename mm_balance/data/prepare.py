@@ -26,6 +26,7 @@ from mm_balance.data.manifest import (
     RowErrors,
     check_enough,
     check_groups,
+    check_labels,
     drop_unknown_labels,
     find_files,
     read_rows,
@@ -34,6 +35,7 @@ from mm_balance.data.manifest import (
 from mm_balance.data.readers import check_protocol, grid, read_raw, write_manifest
 from mm_balance.data.recipe import IMAGE, SOUND, stored_recipe
 from mm_balance.data.store import FACTS, Store, build_store, open_store
+from mm_balance.data.suspicions import contradicting_labels, duplicates_across_splits
 from mm_balance.errors import UserError
 from mm_balance.types import InputSpec
 
@@ -97,6 +99,7 @@ def load_manifest(
     rows, columns, clips = find_files(path.parent, rows, modalities, rejected)
     rejected.raise_if_any(path, on_error)
     check_groups(path, rows)
+    warned = check_labels(path, rows)
     if not any(row.split == "val" for row in rows):
         split_off_validation(path, rows, seed)
     check_enough(path, rows)
@@ -126,6 +129,7 @@ def load_manifest(
         input_config,
         source=f"Manifest {path.name} in the folder {path.parent.resolve().name}.",
         skipped=rejected.lines(),
+        warned=warned,
     )
 
 
@@ -258,6 +262,7 @@ def _assemble(
     excluded: Sequence[str] = (),
     lists: dict[str, str] | None = None,
     notes: Sequence[str] = (),
+    warned: Sequence[str] = (),
 ) -> MultimodalData:
     """Assemble splits over the store's arrays, ordered by sample id, whatever the order of the manifest.
 
@@ -317,6 +322,9 @@ def _assemble(
         **{column: values for column, values in facts.items() if not column.endswith(("_mean", "_square"))},
         **{column: [row.extra.get(column, "") for row in rows] for column in rows[0].extra},
     }
+    contents = {modality: facts[f"{modality}_sha256"] for modality in columns.kinds}
+    duplicates, count = duplicates_across_splits(table["sample"], table["split"], contents, SPLITS)
+    contradictions = contradicting_labels(table["sample"], table["label"], contents)
     return MultimodalData(
         name=name,
         classes=classes,
@@ -334,6 +342,8 @@ def _assemble(
         excluded=list(excluded),
         lists=dict(lists or {}),
         notes=list(notes),
+        duplicates=count,
+        warnings=[*warned, *duplicates, *contradictions],
         table=table,
         folder=store.folder,
     )  # fmt: skip

@@ -229,6 +229,7 @@ class TrackedRun:
                 "excluded": list(data.excluded),
                 "lists": data.lists,
                 "notes": list(data.notes),
+                "warnings": list(data.warnings),
                 "inputs": {name: asdict(spec) for name, spec in data.specs.items()},
             },
             names.DATA_FILE,

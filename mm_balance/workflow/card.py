@@ -21,6 +21,7 @@ from mm_balance.figures import Figure, SheetSample, contact_sheet, save_png
 from mm_balance.tracking.runs import TrackedRun
 
 SHEET_SAMPLES = 12
+TAG_LENGTH = 2000
 CORRUPTED = "(corrupted: ...): this modality, or the label, was broken on purpose, to check what finds it (parameter corruption)."
 """Note on a contact sheet that shows such a sample."""
 
@@ -39,6 +40,8 @@ def log_data(run: TrackedRun, data: MultimodalData, context: str) -> None:
         UserError: the card is missing and cannot be written.
     """
     run.log_dataset(data, context)
+    if data.warnings:
+        run.set_tags({"mm.data_warnings": "; ".join(data.warnings)[:TAG_LENGTH]})
     if context == "evaluation":
         return
     if data.card is None:
@@ -78,6 +81,7 @@ def _write_card(data: MultimodalData, folder: Path) -> None:
         source=data.source,
         lists=data.lists,
         notes=data.notes,
+        warnings=data.warnings,
         excluded=data.excluded,
         skipped=data.skipped,
     )

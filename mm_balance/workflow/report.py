@@ -121,6 +121,7 @@ def describe_data(data: MultimodalData) -> str:
         f"Recipe: {data.recipe}.",
         "",
         *(f"- {note}" for note in data.notes),
+        *(f"- Warning: {warning}." for warning in data.warnings),
         "",
         f"Artifacts: `{names.DATA_FOLDER}/{names.CARD_FILE}`, `{names.DATA_FOLDER}/{names.SHEET_FILE}`.",
     ]
@@ -159,6 +160,7 @@ def describe_stage(
         f"Validation is that of epoch {result.epoch} (`selection={selection}`).",
         "",
         *gap_findings(last, result.progress.gap_fit, _shown_names(result), plan.mixture),
+        *(f"**Warning:** {warning}." for warning in stage.data.warnings),
     ]
     if shown := [*artifact_links(page), *links]:
         lines += ["", f"See {', '.join(shown)}."]

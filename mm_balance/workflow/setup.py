@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ HELD_OUT_SEED = 0
 
 
 def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> MultimodalData:
-    """Read and check the data set of ``config``, and apply ``train_fraction``.
+    """Read and check the data set of ``config``, apply ``train_fraction``, and print what is suspicious about the data.
 
     The clips of a manifest are decoded on first use; ``stop`` interrupts that.
     """
@@ -34,6 +35,8 @@ def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> Multi
         input_config=config.input,
         work=decoding(config, stop),
     )
+    for warning in data.warnings:
+        print(f"mm-balance: warning: {config.data.dataset}: {warning}", file=sys.stderr)
     return data.with_train_fraction(config.data.train_fraction, seed=DATA_SEED)
 
 

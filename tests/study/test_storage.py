@@ -25,7 +25,7 @@ def test_a_storage_that_cannot_be_is_one_line(store, storage):
     assert "SECRETPW" not in line
 
 
-@pytest.mark.parametrize("content", [b"no journal\n", b'{"op_code": 99}\n', b"[1]\n", b"\xff\xfe\n", b"3\n"])
+@pytest.mark.parametrize("content", [b"no journal\nat all\n", b'{"op_code": 99}\n', b"[1]\n", b"\xff\xfe\n", b"3\n"])
 def test_a_journal_that_is_none_is_one_line(store, content):
     journal = store / "mine.journal"
     journal.write_bytes(content)
