@@ -25,6 +25,7 @@ def glossary() -> str:
     """Render the page as markdown."""
     parts = [INTRODUCTION, *_parameter_tables(), "## Metrics\n", "Step = epochs finished, over both stages.\n"]
     parts.append(_table("while training", names.TRAIN_METRICS))
+    parts.append(_table("while training with `on_nan=skip`", names.ON_NAN_METRICS))
     parts.append(_table("`val/...` each epoch, `test/...` by evaluation only", names.SPLIT_METRICS))
     parts.append(_table("at each refit, over the training split in eval mode", names.REFIT_METRICS))
     parts.append(_table("at each refit, on validation", names.VALIDATION_REFIT_METRICS))

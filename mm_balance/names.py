@@ -18,6 +18,11 @@ TRAIN_METRICS = {
     "anneal": "lambda(t), the coefficient of the gap terms in the epoch (0 if the method has none)",
 }
 
+ON_NAN_METRICS = {
+    "train/samples_left_out": "samples of the epoch that were left out because the loss or a gradient of their batch was not finite",
+}
+"""Logged while training with ``on_nan=skip``."""
+
 SPLIT_METRICS = {
     "loss": "cross-entropy of the fused prediction",
     "accuracy": "fraction of samples with a correct fused prediction, 0 to 1",

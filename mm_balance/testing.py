@@ -86,6 +86,7 @@ def tiny_stage(
     optimizer: str = "sgd",
     fusion: str | None = None,
     precision: str = "float32",
+    skip_not_finite: bool = False,
 ) -> loop.Stage:
     """Build a stage of ``method`` on ``tiny_data`` with seed 0 and a learning rate that decays from 0.05 to 0.
 
@@ -104,7 +105,7 @@ def tiny_stage(
 
     def optimizer_step(network: nn.Module) -> EngineOptimizerStep:
         built = build_optimizer(optimizer, network.parameters(), learning_rate=0.05, momentum=0.9, weight_decay=1e-4)
-        return EngineOptimizerStep(built, CPU, precision)
+        return EngineOptimizerStep(built, CPU, precision, skip_not_finite=skip_not_finite)
 
     chosen.prepare(model)
     return loop.Stage(

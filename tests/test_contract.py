@@ -8,7 +8,7 @@ COMMON = """dataset data_dir preset modalities visual_difficulty train_fraction 
 corruption corruption_kind corruption_modality
 resampler audio_normalization image_size frames frames_per_second frame_choice frames_as augment visual_normalization on_error
 encoder fusion batch_size learning_rate learning_rate_schedule learning_rate_hold learning_rate_step learning_rate_decay optimizer
-momentum weight_decay seed device precision deterministic system_metrics resume_run""".split()
+momentum weight_decay seed device precision on_nan deterministic system_metrics resume_run""".split()
 WARMUP = ["warmup_epochs", "warmup_unimodal_weight"]
 LOSS = """loss_form unimodal_weight gap_weight shift_weight hard_weight balanced_fusion_weight posterior_weighting
 posterior_source gap_gradient anneal anneal_start anneal_end""".split()
@@ -91,7 +91,7 @@ def test_defaults():
         "dataset": "digits", "modalities": "audio,visual", "corruption_kind": "mixed", "corruption_modality": "all",
         "on_error": "fail", "fusion": "concat",
         "optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0001, "selection": "last", "seed": 0,
-        "precision": "float32", "resume_run": "none", "warmup_run": "none", "optimizer_state": "reset",
+        "precision": "float32", "on_nan": "stop", "resume_run": "none", "warmup_run": "none", "optimizer_state": "reset",
         "mixture": "two", "gap_source": "refit", "loss_form": "reconstructed", "unimodal_weight": 1.0,
         "gap_weight": 0.5, "shift_weight": 0.5, "hard_weight": 1.0,
         "posterior_weighting": "posterior", "posterior_source": "refit", "gap_gradient": "both",
@@ -108,6 +108,7 @@ def test_choices():
     choices = {name: option.choices for name, option in options().items() if option.choices}
     assert choices == {
         "on_error": ("fail", "skip"),
+        "on_nan": ("stop", "skip"),
         "corruption_kind": ("mixed", "noise", "blank", "other", "mismatch", "label"),
         "protocol": ("published", "speaker"),
         "recipe": ("stft257", "fbank128", "logmel64", "embedded"),
@@ -147,6 +148,7 @@ def test_metric_and_artifact_names():
         "shapley_<modality>", "imbalance_degree",
     }  # fmt: skip
     assert set(names.VALIDATION_REFIT_METRICS) == {"val/density_at_zero"}
+    assert set(names.ON_NAN_METRICS) == {"train/samples_left_out"}
     assert set(names.TRAIN_METRICS) == {
         "train/loss", "train/loss_fusion", "train/loss_unimodal", "train/loss_gap", "train/loss_shift",
         "train/loss_hard", "train/loss_<part>", "train/samples_per_second", "learning_rate", "anneal",

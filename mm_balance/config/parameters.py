@@ -238,6 +238,11 @@ class RunConfig:
     seed: int = param(0, "seed of the initial weights and the sample order", minimum=0)
     device: str = param(AUTO, "`auto`, `cpu`, `cuda` or `cuda:N`", machine=True, one_process=True)
     precision: str = param("float32", "precision of the forward pass", choices=("float32", "bfloat16", "float16"))
+    on_nan: str = param(
+        "stop",
+        "a batch whose loss or gradient is not finite: `stop` names its samples, `skip` leaves it out and trains on",
+        choices=("stop", "skip"),
+    )
     deterministic: bool = param(
         False,
         "CUDA: bit-identical results in every run on the same machine, with deterministic kernels only, which are slower; CPU "

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mm_balance.data import BatchLoader, MultimodalData
+from mm_balance.engine.not_finite import first_not_finite
 from mm_balance.engine.predictions import predict_split
 from mm_balance.engine.step import EngineOptimizerStep
-from mm_balance.errors import Interrupted
+from mm_balance.errors import Diverged, Interrupted
 from mm_balance.functional.folds import stratified_folds
 from mm_balance.methods import Method
 from mm_balance.models import MultimodalNetwork
@@ -72,6 +73,7 @@ class EngineInspector:
 
         Raises:
             Interrupted: a stop was requested. The copy is discarded; the stage's state is that of the last checkpoint.
+            Diverged: a weight of the copy is no longer finite.
         """
         with _preserved_random_state():
             network = copy.deepcopy(self.model)
@@ -93,6 +95,11 @@ class EngineInspector:
                     optimizer_step.step()
                     if self.stop_requested():
                         raise Interrupted
+        if (broken := first_not_finite(network)) is not None:
+            raise Diverged(
+                f"a copy of the network that {self.method.name} trains is no longer finite after {epochs} epochs ({broken}): lower "
+                "learning_rate; the last good state is in the checkpoint"
+            )
         return replace(self, model=network, gap_fit=None)
 
     def cross_predict(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -18,6 +20,7 @@ from mm_balance.engine.cost import Stopwatch, peak_memory_bytes, reset_peak_memo
 from mm_balance.engine.evaluate import split_metrics
 from mm_balance.engine.gap_sources import FOLDS, SeenProbabilities, loss_of_copies
 from mm_balance.engine.inspector import EngineInspector
+from mm_balance.engine.not_finite import BufferGuard, LossWatch, explain, first_not_finite, looks_at_once
 from mm_balance.engine.predictions import (
     fit_gaps,
     fit_gaps_from_probabilities,
@@ -77,6 +80,7 @@ class Progress:
         stage_epoch: epochs finished in this stage.
         batch: batches finished in the current epoch; after an interruption not 0.
         sums: sums over the samples of the current epoch, loss part -> scalar tensor.
+        left_out: samples of the current epoch that were left out because their batch's loss was not finite.
         seconds: training time of the current epoch.
         points: all metric points so far.
         gap_fit: the latest gap fit, of the training samples.
@@ -96,6 +100,7 @@ class Progress:
     stage_epoch: int = 0
     batch: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
+    left_out: int = 0
     seconds: float = 0.0
     points: list[MetricPoint] = field(default_factory=list)
     gap_fit: GapFit | None = None
@@ -215,7 +220,7 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
             if progress.seen is not None:
                 progress.seen.end_epoch()
             progress.stage_epoch += 1
-            progress.batch, progress.sums, progress.seconds = 0, {}, 0.0
+            progress.batch, progress.sums, progress.left_out, progress.seconds = 0, {}, 0, 0.0
             with stage.model.passes.paused():
                 predictions = predict_split(
                     stage.model, stage.method, stage.data.splits["val"], stage.device, coalitions=True
@@ -288,29 +293,66 @@ def _train_epoch(
     plan = progress.plan
     samples = len(stage.data.splits["train"] if plan.samples is None else plan.samples)
     batches = loader.batches(samples)
+    watch_losses, skips = LossWatch(progress.batch), stage.optimizer_step.skip_not_finite
+    guard, at_once = BufferGuard(stage.model), skips or looks_at_once(stage.device)
+
+    def check_losses() -> None:
+        """Raise Diverged if a loss since the last check is not finite."""
+        if skips or (number := watch_losses.first_not_finite()) is None:
+            return
+        again = loader.epoch(clock.epoch, stage.device, start_batch=number, samples=plan.samples, present=plan.present)
+        raise Diverged(
+            f"the training loss is no longer finite in epoch {clock.epoch + 1}, batch {number + 1} of {batches}: "
+            f"{explain(next(again), stage.data.splits['train'])}: lower learning_rate (now {learning_rate:g}) or the loss weights; "
+            "the last good state is in the checkpoint"
+        )
+
     for batch in loader.epoch(
         clock.epoch, stage.device, start_batch=progress.batch, samples=plan.samples, present=plan.present
     ):
         now = replace(clock, batch=progress.batch, batches=batches)
+        if skips:
+            guard.save()
+            skipped = stage.optimizer_step.skipped
         loss_output = stage.method.update(stage.model, batch, stage.optimizer_step, now)
-        _accumulate(progress.sums, loss_output.total, loss_output.parts, len(batch.labels))
-        if progress.seen is not None:
-            progress.seen.record(loss_output.output, batch)
+        if skips and (stage.optimizer_step.skipped > skipped or not bool(loss_output.total.isfinite())):
+            guard.restore()
+            progress.left_out += len(batch.labels)
+            bar.write(
+                f"mm-balance: warning: epoch {clock.epoch + 1}, batch {progress.batch + 1} of {batches}: "
+                f"{explain(batch, stage.data.splits['train'])}; the batch is left out (on_nan=skip)",
+                file=sys.stderr,
+            )
+        else:
+            watch_losses.add(loss_output.total)
+            if at_once:
+                check_losses()
+            _accumulate(progress.sums, loss_output.total, loss_output.parts, len(batch.labels))
+            if progress.seen is not None:
+                progress.seen.record(loss_output.output, batch)
         progress.batch += 1
         bar.update()
         if stop_requested():
+            check_losses()
             progress.seconds += time.perf_counter() - started
             progress.training_seconds += watch.lap()
             recorder.save(capture(stage, progress))
             raise Interrupted
-    means = {name: float(value) / samples for name, value in progress.sums.items()}  # the epoch's one host sync
+    check_losses()
+    if progress.left_out == samples:
+        raise Diverged(
+            f"no batch of epoch {clock.epoch + 1} has a finite loss: lower learning_rate (now {learning_rate:g}), or look at the "
+            "samples that were left out; the last good state is in the checkpoint"
+        )
+    # The epoch's host syncs: one for the losses, one for the means.
+    means = {name: float(value) / (samples - progress.left_out) for name, value in progress.sums.items()}
     seconds = progress.seconds + time.perf_counter() - started
     progress.steps += progress.batch
     progress.step_seconds += seconds
-    if not all(abs(value) < float("inf") for value in means.values()):
+    if broken := [name for name, value in means.items() if not math.isfinite(value)]:
         raise Diverged(
-            f"the training loss is no longer finite in epoch {clock.epoch + 1}: lower learning_rate "
-            f"(now {learning_rate:g}) or the loss weights; the state before this epoch is in the checkpoint"
+            f"{broken[0]} is no longer finite in epoch {clock.epoch + 1}: lower learning_rate "
+            f"(now {learning_rate:g}) or the loss weights; the last good state is in the checkpoint"
         )
     name = first_not_finite(stage.model)
     if name is not None:
@@ -319,18 +361,13 @@ def _train_epoch(
             f"{name} of the network is no longer finite after epoch {clock.epoch + 1}, although the training loss is: lower "
             f"learning_rate (now {learning_rate:g}) or give precision=float32; the state before this epoch is in the checkpoint"
         )
+    if skips:
+        means["train/samples_left_out"] = float(progress.left_out)
     return means | {
         "train/samples_per_second": samples / seconds,
         "learning_rate": learning_rate,
         "anneal": stage.method.anneal_coefficient(clock),
     }
-
-
-def first_not_finite(network: nn.Module) -> str | None:
-    """Return the name of the first non-finite parameter or buffer, or None. One host sync."""
-    weights = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
-    finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
-    return next((name for name, is_finite in zip(weights, finite, strict=True) if not is_finite), None)
 
 
 def _accumulate(sums: dict[str, Tensor], total: Tensor, parts: dict[str, Tensor], samples: int) -> None:

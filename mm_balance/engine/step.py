@@ -28,12 +28,21 @@ class EngineOptimizerStep:
         optimizer: the optimizer to step.
         device: device of the model.
         precision: ``float32``, ``bfloat16`` or ``float16`` (the last with loss scaling).
+        skip_not_finite: whether ``step`` leaves out gradients that are not finite, at the price of a device sync.
+
+    Attributes:
+        skip_not_finite: the same.
+        skipped: number of steps that were left out.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, precision: str) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, device: torch.device, precision: str, *, skip_not_finite: bool = False
+    ) -> None:
         self.optimizer = optimizer
         self._device = device
         self._dtype = PRECISIONS[precision]
+        self.skip_not_finite = skip_not_finite
+        self.skipped = 0
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -78,8 +87,20 @@ class EngineOptimizerStep:
         return not any(bool(overflow) for overflow in self._scaler._found_inf_per_device(self.optimizer).values())
 
     def step(self) -> None:
+        """Update the parameters, unless gradients overflowed under float16, or are not finite and ``skip_not_finite`` is set."""
+        if self.skip_not_finite and not self._scaler.is_enabled() and not self._gradients_finite():
+            self.skipped += 1
+            return
         self._scaler.step(self.optimizer)
         self._scaler.update()
+
+    def _gradients_finite(self) -> bool:
+        gradients = [
+            item.grad for group in self.optimizer.param_groups for item in group["params"] if item.grad is not None
+        ]
+        if not gradients:
+            return True
+        return bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all())
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -147,7 +147,7 @@ def build_stage(plan: StagePlan, data: MultimodalData, *, title: str) -> loop.St
             momentum=optimization.momentum,
             weight_decay=optimization.weight_decay,
         )
-        return EngineOptimizerStep(optimizer, device, run.precision)
+        return EngineOptimizerStep(optimizer, device, run.precision, skip_not_finite=run.on_nan == "skip")
 
     def rate(clock: Clock) -> float:
         first_epoch = clock.epoch - clock.stage_epoch
