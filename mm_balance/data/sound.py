@@ -176,11 +176,12 @@ def _read_sound(file: BinaryIO, seconds: float) -> tuple[np.ndarray, SoundFacts]
         raise DecodeError("the file is empty (0 bytes)")
     check_complete(file)
     try:
-        with soundfile.SoundFile(file) as sound:
+        with _Stream(file) as sound:
             declared, rate, count = sound.frames, sound.samplerate, sound.channels
             _check_rate(rate)
             beginning = _Beginning(seconds * rate)
-            while len(channels := sound.read(max(1, BLOCK // count), dtype="float32", always_2d=True)):
+            block = min(declared, max(1, BLOCK // count))
+            while len(channels := sound.read(block, dtype="float32", always_2d=True)):
                 beginning.add(channels[:, 0] if count == 1 else channels.mean(axis=1))
     except (soundfile.SoundFileError, RuntimeError, OverflowError, TypeError) as error:
         raise DecodeError(f"cannot be decoded as sound ({one_line(error)})") from error
@@ -189,6 +190,13 @@ def _read_sound(file: BinaryIO, seconds: float) -> tuple[np.ndarray, SoundFacts]
     if beginning.samples < declared != UNKNOWN_SAMPLES:
         raise DecodeError(f"truncated: {beginning.samples} of {declared} samples can be read")
     return beginning.audio(), SoundFacts(beginning.samples / rate, rate, count, beginning.peak)
+
+
+class _Stream(soundfile.SoundFile):
+    """A sound that is read from beginning to end. ``SoundFile`` itself seeks after every block, which fails if the length is wrong."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 def _check_rate(rate: int) -> None:
@@ -211,7 +219,7 @@ def open_container(path: Path) -> Any:
         check_complete(file)
     try:
         # Names of streams and tags may be in any encoding; none of them is used.
-        return av.open(str(path), metadata_errors="replace", options=DECODER_LIMITS)
+        return av.open(str(path), metadata_errors="replace")
     except (PermissionError, MemoryError):
         raise
     except (av.FFmpegError, ValueError) as error:
