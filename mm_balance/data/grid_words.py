@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mm_balance.data.files import DecodeError
+from mm_balance.data.files import DecodeError, open_regular
 from mm_balance.data.memory import limited_memory, memory_errors_named
 from mm_balance.data.readers.base import RawRow, RawSet, sort_rows, write_manifest
 from mm_balance.data.readers.grid import (
@@ -174,11 +174,12 @@ def _words(sentences: Sequence[Sentence], slot: str) -> tuple[list[Word], list[s
     words, failures = [], []
     for sentence in sentences:
         try:
-            text = sentence.alignment.read_text("utf-8-sig")
+            with open_regular(sentence.alignment) as file:
+                text = file.read().decode("utf-8-sig")
             words.append(Word(sentence, *spoken_word(text, sentence.name, slot)))
         except BadSentence as error:
             failures.append(f"sentence {sentence.id!r}: {error}")
-        except (OSError, UnicodeDecodeError) as error:
+        except (DecodeError, OSError, UnicodeDecodeError) as error:
             failures.append(f"sentence {sentence.id!r}: {sentence.alignment.name} cannot be read ({one_line(error)})")
     return words, failures
 

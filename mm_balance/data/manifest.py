@@ -12,11 +12,12 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path, PureWindowsPath
 
 import torch
 
-from mm_balance.data.files import why_not_regular
+from mm_balance.data.files import DecodeError, open_regular, why_not_regular
 from mm_balance.data.frames import IMAGE_EXTENSIONS
 from mm_balance.data.journal import Clip, identify
 from mm_balance.data.recipe import IMAGE, SOUND
@@ -86,11 +87,13 @@ def read_rows(path: Path, modalities: Sequence[str], rejected: RowErrors) -> lis
     if not modalities or len(set(wanted)) < len(wanted) or GROUP in modalities:
         raise UserError(f"modalities={','.join(modalities)}: use file columns of the manifest, each once")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+        with open_regular(path) as content:
+            reader = csv.reader(TextIOWrapper(content, encoding="utf-8-sig", newline=""))
             header = [name.strip() for name in next(reader, [])]
             _check_header(path, header, wanted)
             table = [(reader.line_num, cells) for cells in reader if cells]
+    except DecodeError as error:
+        raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
