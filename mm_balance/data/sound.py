@@ -180,7 +180,7 @@ def _read_sound(file: BinaryIO, seconds: float) -> tuple[np.ndarray, SoundFacts]
             declared, rate, count = sound.frames, sound.samplerate, sound.channels
             _check_rate(rate)
             beginning = _Beginning(seconds * rate)
-            block = min(declared, max(1, BLOCK // count))
+            block = max(1, min(declared, BLOCK // count))
             while len(channels := sound.read(block, dtype="float32", always_2d=True)):
                 beginning.add(channels[:, 0] if count == 1 else channels.mean(axis=1))
     except (soundfile.SoundFileError, RuntimeError, OverflowError, TypeError) as error:

@@ -1,6 +1,5 @@
 """Damaged and hostile media: every outcome is values or a reason, and memory does not follow what a header declares."""
 
-import io
 import json
 import os
 import socket
@@ -169,8 +168,8 @@ def test_blocks_join_without_a_seam(tmp_path, monkeypatch, name):
     path = tmp_path / name
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, (40_000, 2)), 16_000)
     whole, facts = read_sound_file(path)
-    expected = soundfile.read(io.BytesIO(path.read_bytes()), dtype="float32")[0].mean(axis=1)
-    assert np.array_equal(whole, expected)
+    with soundfile.SoundFile(path) as file:  # soundfile.read would seek first, which changes the last bits of an MP3
+        assert np.array_equal(whole, file.read(dtype="float32").mean(axis=1))
     monkeypatch.setattr("mm_balance.data.sound.BLOCK", 5000)
     parts, same = read_sound_file(path)
     assert np.array_equal(parts, whole)

@@ -277,7 +277,7 @@ BAD = {
         "'frames': frame 2.png: a symbolic link that leaves the folder of the manifest",
     ),
     "other link in a folder of frames": (
-        frames_with("notes.txt", lambda path: path.symlink_to("/etc/hostname")),
+        frames_with("notes.txt", link_outside),
         "frame notes.txt: a symbolic link that leaves",
     ),
     "frame that is a pipe": (frames_with("2.png", os.mkfifo), "frame 2.png: not a regular file (it is a pipe)"),

@@ -27,6 +27,7 @@ from mm_balance.data.journal import identify
 from mm_balance.data.recipe import Recipe
 from mm_balance.data.store import build_store, open_store
 from mm_balance.errors import Interrupted, UserError
+from tests.helpers.deadly import Deadly, Greedy
 
 RECIPE = Recipe(
     audio="logmel64", clip_seconds=0.2, audio_fit="tile", resampler="soxr_hq", per_sample=False, frames_per_second=10.0,
@@ -281,7 +282,7 @@ def test_a_short_write_is_continued(tmp_path, monkeypatch):
 )
 def test_a_clip_that_ends_processes_is_named_and_the_only_one_lost(tmp_path, how, said):
     clips = make_clips(tmp_path / "raw", 40)
-    deadly = {"visual": _Deadly(clips[30].files["visual"], how), "audio": _Deadly(clips[7].files["audio"], how)}
+    deadly = {"visual": Deadly(clips[30].files["visual"], how), "audio": Deadly(clips[7].files["audio"], how)}
     bad = [
         replace(clips[number], files={**clips[number].files, name: deadly[name]})
         for number, name in ((30, "visual"), (7, "audio"))
@@ -295,27 +296,6 @@ def test_a_clip_that_ends_processes_is_named_and_the_only_one_lost(tmp_path, how
     again, same = build(tmp_path / "store", given)
     assert same == failures, "not tried again in the process of the command, which would die of it"
     assert again.columns["row"].to_pylist() == store.columns["row"].to_pylist()
-
-
-class _Deadly(type(Path())):
-    """A path of which a file's status ends the process, as a crash in a decoder would."""
-
-    def __new__(cls, path, how):
-        self = super().__new__(cls, path)
-        self.how = how
-        return self
-
-    def __reduce__(self):
-        return _Deadly, (str(self), self.how)
-
-    def is_dir(self):
-        return self.stat()
-
-    def stat(self, **options):
-        if self.how == "exit":
-            os._exit(9)
-        os.kill(os.getpid(), getattr(signal, self.how))
-        time.sleep(60)
 
 
 def test_a_clip_that_lacks_memory_is_named_and_tried_again(tmp_path, monkeypatch):
@@ -343,20 +323,10 @@ def test_decoding_processes_have_a_limit_of_memory(tmp_path):
     if sys.platform != "linux":
         pytest.skip("only Linux limits the memory of a process")
     clips = make_clips(tmp_path / "raw", 20)
-    greedy = replace(clips[5], files={**clips[5].files, "visual": _Greedy(clips[5].files["visual"])})
+    greedy = replace(clips[5], files={**clips[5].files, "visual": Greedy(clips[5].files["visual"])})
     store, (failure,) = build(tmp_path / "store", [*clips[:5], greedy, *clips[6:]], workers=2)
     assert (failure.sample, failure.reason) == ("s5", "needs more than 2,048 MiB of memory")
     assert set(store.line_index("sample")) == {f"s{number}" for number in range(20)} - {"s5"}
-
-
-class _Greedy(type(Path())):
-    """A path of which a file's status takes 3 GiB of memory, as a damaged file might."""
-
-    def __reduce__(self):
-        return _Greedy, (str(self),)
-
-    def is_dir(self):
-        return np.empty(3 << 30, np.uint8).any()
 
 
 def test_another_recipe_is_another_key_and_a_renamed_store_is_refused(tmp_path):

@@ -30,9 +30,14 @@ def load(
     **options,
 ):
     return load_manifest(
-        path, modalities=modalities, seed=seed, on_error=on_error, allow_outside=allow_outside, input_config=replace(OPTIONS, **options),
+        path,
+        modalities=modalities,
+        seed=seed,
+        on_error=on_error,
+        allow_outside=allow_outside,
+        input_config=replace(OPTIONS, **options),
         work=DecodeSettings(data_dir, workers=1, progress=progress),
-    )  # fmt: skip
+    )
 
 
 def seen(split):
