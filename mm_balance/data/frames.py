@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 import warnings
@@ -103,10 +104,9 @@ def read_frames(path: Path, *, frames_per_second: float, count: int, size: int) 
 def read_picture(path: Path) -> bytes:
     """Return the bytes of an image file. Raises DecodeError if it is not a regular file or too large, OSError if it cannot be read."""
     with open_regular(path) as file:
-        content = file.read(PICTURE_BYTES + 1)
-    if len(content) > PICTURE_BYTES:
-        raise DecodeError(f"the file has more than {PICTURE_BYTES:,} bytes")
-    return content
+        if os.fstat(file.fileno()).st_size > PICTURE_BYTES:
+            raise DecodeError(f"the file has more than {PICTURE_BYTES:,} bytes")
+        return file.read()
 
 
 def _natural(path: Path) -> list[Any]:

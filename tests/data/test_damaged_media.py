@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import socket
 import struct
 import subprocess
@@ -18,7 +19,7 @@ from mm_balance.data.containers import check_complete
 from mm_balance.data.features import AUDIO_RECIPES
 from mm_balance.data.files import DecodeError, open_regular
 from mm_balance.data.frames import PICTURE_PIXELS, open_image, read_frames
-from mm_balance.data.memory import NotEnoughMemory, limited_memory
+from mm_balance.data.memory import limited_memory
 from mm_balance.data.sound import RESAMPLER_MARGIN, audio_features, read_sound_file, resample
 from tests.helpers.damage import FORMATS, ROOT, child
 from tests.helpers.media import tone, write_video
@@ -89,6 +90,7 @@ HOSTILE = {
     "bomb.png": bomb,
     "long.wav": three_hours,
     "long.mkv": forty_minutes,
+    "large.png": lambda path: Image.new("RGB", (6000, 6000)).save(path, compress_level=1),
 }
 
 
@@ -98,6 +100,7 @@ def read_in_a_child(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     for name, write in HOSTILE.items():
         write(folder / name)
+    # "large.png" last: it is read within too small a limit of memory, and then without.
     return child(
         """
 found = {}
@@ -105,7 +108,8 @@ for name in sys.argv[2:]:
     start = growth()
     try:
         if name.endswith(".png"):
-            read_frames(path / name, frames_per_second=1.0, count=1, size=32)
+            with limited_memory(64 << 20) if name == "large.png" else nullcontext():
+                read_frames(path / name, frames_per_second=1.0, count=1, size=32)
             answer = ["picture"]
         else:
             values, facts = audio_features(path / name, AUDIO_RECIPES["logmel64"], 0.25, "tile", "soxr_hq", "none")
@@ -113,6 +117,7 @@ for name in sys.argv[2:]:
     except Exception as error:
         answer = [type(error).__name__, str(error)]
     found[name] = [answer, growth() - start]
+read_frames(path / "large.png", frames_per_second=1.0, count=1, size=32)
 print(json.dumps(found))
 """,
         folder,
@@ -383,15 +388,27 @@ def test_millions_of_empty_chunks_are_not_counted(tmp_path):
 # Memory
 
 
-def test_what_needs_too_much_memory_is_a_reason_and_is_tried_again(tmp_path):
-    pytest.importorskip("resource")
-    if memory._private_memory() is None:
-        pytest.skip("this system does not tell what memory a process has")
-    path = tmp_path / "large.png"
-    Image.new("RGB", (4000, 4000)).save(path)
-    with pytest.raises(NotEnoughMemory, match=r"^needs more than 32 MiB of memory$"), limited_memory(32 << 20):
-        open_image(path.read_bytes())
-    assert open_image(path.read_bytes()).size == (4000, 4000), "the limit ends with the task"
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+def test_what_needs_too_much_memory_is_a_reason_and_the_limit_ends_with_the_task(read_in_a_child):
+    answer, _ = read_in_a_child["large.png"]
+    assert answer == ["NotEnoughMemory", "needs more than 64 MiB of memory"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+def test_a_limit_of_the_users_own_stays():
+    """The smaller one holds, and afterwards the one from before."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    own = memory._private_memory() + (100 << 20)
+    resource.setrlimit(resource.RLIMIT_DATA, (own, before[1]))
+    try:
+        with limited_memory(1 << 30):
+            assert resource.getrlimit(resource.RLIMIT_DATA)[0] == own
+        with limited_memory(10 << 20):
+            assert resource.getrlimit(resource.RLIMIT_DATA)[0] < own
+        assert resource.getrlimit(resource.RLIMIT_DATA)[0] == own
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,8 @@ def child(code, *arguments, seconds=600):
         "from mm_balance.data.features import AUDIO_RECIPES\n"
         "from mm_balance.data.files import DecodeError\n"
         "from mm_balance.data.frames import read_frames\n"
+        "from contextlib import nullcontext\n"
+        "from mm_balance.data.memory import limited_memory\n"
         "from mm_balance.data.sound import audio_features, read_sound_file, resample\n"
         "from tests.helpers.damage import peak_mebibytes\n"
         "path = Path(sys.argv[1])\n"
