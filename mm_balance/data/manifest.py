@@ -214,9 +214,8 @@ def _kinds(folder: Path, file: str) -> tuple[str, ...]:
         return (SOUND, IMAGE)
     if extension in SOUND_EXTENSIONS:
         return (SOUND,)
-    if extension in IMAGE_EXTENSIONS or os.path.isdir(
-        folder / file
-    ):  # unlike Path.is_dir no error for impossible names
+    # Unlike Path.is_dir, this has no errors for impossible names.
+    if extension in IMAGE_EXTENSIONS or os.path.isdir(folder / file):
         return (IMAGE,)
     return ()
 

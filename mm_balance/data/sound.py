@@ -112,7 +112,7 @@ def audio_features(
         UserError: unknown resampler, or one that is not installed.
     """
     audio, facts = read_sound_file(path, seconds=clip_seconds + RESAMPLER_MARGIN)
-    if facts.peak < SILENCE:
+    if np.float32(facts.peak) < SILENCE:
         raise DecodeError(f"silent: no sample above {SILENCE:g} of full scale")
     audio = resample(audio, facts.rate, recipe.rate, resampler)
     if len(audio) == 0:
