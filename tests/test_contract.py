@@ -5,7 +5,7 @@ from mm_balance.commands import COMMANDS
 from mm_balance.config import options, reproduction_options, study_options
 
 COMMON = """dataset data_dir preset modalities visual_difficulty train_fraction protocol recipe clip_seconds audio_fit
-corruption corruption_kind corruption_modality
+corruption corruption_kind corruption_modality allow_outside
 resampler audio_normalization image_size frames frames_per_second frame_choice frames_as augment visual_normalization on_error
 encoder fusion batch_size learning_rate learning_rate_schedule learning_rate_hold learning_rate_step learning_rate_decay optimizer
 momentum weight_decay seed device precision on_nan deterministic system_metrics resume_run""".split()
@@ -46,7 +46,7 @@ def test_commands_and_their_parameters():
     assert taken("report") == {"experiment", "group_by", "baseline", "split", "out"}
     assert taken("prepare") == set(
         """dataset data_dir preset modalities protocol recipe clip_seconds audio_fit
-    resampler audio_normalization image_size frames_per_second augment on_error source workers""".split()
+    resampler audio_normalization image_size frames_per_second augment on_error source workers allow_outside""".split()
     )
 
 
@@ -69,6 +69,7 @@ def test_reproduce_takes_its_own_parameters():
         *"preset tables seeds first_seed dry_run dataset workers".split(),
         "data_dir",
         "device",
+        "allow_outside",
     }
     assert {name: option.default for name, option in reproduction_options().items()} == {
         "preset": "digits", "tables": "auto", "seeds": 3, "first_seed": 0, "dry_run": False, "dataset": "auto", "workers": "auto",
@@ -89,7 +90,7 @@ def test_defaults():
     assert {name for name, value in defaults.items() if value == "auto"} == expected_auto
     fixed = {
         "dataset": "digits", "modalities": "audio,visual", "corruption_kind": "mixed", "corruption_modality": "all",
-        "on_error": "fail", "fusion": "concat",
+        "on_error": "fail", "allow_outside": False, "fusion": "concat",
         "optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0001, "selection": "last", "seed": 0,
         "precision": "float32", "on_nan": "stop", "resume_run": "none", "warmup_run": "none", "optimizer_state": "reset",
         "mixture": "two", "gap_source": "refit", "loss_form": "reconstructed", "unimodal_weight": 1.0,

@@ -34,6 +34,7 @@ def run(request: Request, stop: Stop) -> None:
             Path(source).expanduser(),
             protocol=config.data.protocol,
             on_error=config.data.on_error,
+            allow_outside=config.data.allow_outside,
             input_config=config.input,
             work=decoding(config, stop),
         )

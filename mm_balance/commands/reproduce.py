@@ -9,14 +9,15 @@ from mm_balance.config import options, reproduction_options
 def run(request: Request, stop: Stop) -> None:
     """Print the plan, and do what is missing of it unless it is a dry run."""
     values = COMMAND.complete(request.given)
-    machine = {name: values.pop(name) for name in ("data_dir", "device")}
+    machine = {name: values.pop(name) for name in MACHINE}
     from mm_balance.config import ReproductionConfig
     from mm_balance.reproduction.command import reproduce
 
     reproduce(ReproductionConfig(**values), machine, stop)
 
 
-PARAMETERS = {**reproduction_options(), **{name: options()[name] for name in ("data_dir", "device")}}
+MACHINE = ("data_dir", "device", "allow_outside")
+PARAMETERS = {**reproduction_options(), **{name: options()[name] for name in MACHINE}}
 
 COMMAND = Command(
     name="reproduce",

@@ -58,6 +58,12 @@ class DataConfig:
         in_digest=True,
         stored=True,
     )
+    allow_outside: bool = param(
+        False,
+        "whether a manifest may name files outside its folder: by absolute paths, `..` or symbolic links; a raw download, by links",
+        machine=True,
+        stored=True,
+    )
     data_dir: str = param(AUTO, "folder of prepared data; `auto` = the user's cache folder", machine=True)
 
 

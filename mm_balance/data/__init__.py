@@ -35,6 +35,7 @@ def load_data(
     protocol: str,
     modalities: tuple[str, ...],
     on_error: str,
+    allow_outside: bool = False,
     input_config: InputConfig,
     work: DecodeSettings,
 ) -> MultimodalData:
@@ -49,6 +50,7 @@ def load_data(
         protocol: which split of a built-in set.
         modalities: columns of a manifest. The first one is the leading modality of the gap.
         on_error: ``fail`` or ``skip`` on bad files, see ``load_manifest``.
+        allow_outside: whether the files of a manifest may lie outside its folder, see ``load_manifest``.
         input_config: how files become network inputs.
         work: location of the stores and decoding settings.
 
@@ -65,6 +67,7 @@ def load_data(
             modalities=modalities,
             seed=seed,
             on_error=on_error,
+            allow_outside=allow_outside,
             input_config=input_config,
             work=work,
         )

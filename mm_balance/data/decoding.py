@@ -1,99 +1,29 @@
-"""Decode clips into rows of a store, in this process or in a pool."""
+"""Decode clips into rows of a store: a task for one process."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import multiprocessing
-import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
-from threadpoolctl import threadpool_limits
 
 from mm_balance.data.features import AUDIO_RECIPES
+from mm_balance.data.files import DecodeError, open_regular
 from mm_balance.data.frames import color_moments, read_frames
 from mm_balance.data.growing_array import RowWriter, row_shapes
 from mm_balance.data.journal import Clip, frames_of
+from mm_balance.data.memory import NotEnoughMemory, limited_memory, memory_errors_named
 from mm_balance.data.recipe import SOUND, Recipe
-from mm_balance.data.sound import DecodeError, audio_features
-from mm_balance.errors import Interrupted, UserError
+from mm_balance.data.sound import audio_features
+from mm_balance.data.workers import Rescue, now_at
 
 WRITERS_FILE = "writers"
 """Lock file that every process writing rows holds in shared mode."""
-Given = TypeVar("Given")
-Result = TypeVar("Result")
-
-
-def results(
-    work: Callable[[Given], Result], tasks: Iterable[Given], workers: int, stop: Callable[[], bool]
-) -> Iterator[Result]:
-    """Yield what ``work`` returns for each task as it completes.
-
-    Args:
-        work: a function at the top level of a module.
-        tasks: its arguments.
-        workers: number of processes; 1 = work in this one.
-        stop: polled after every task.
-
-    Raises:
-        Interrupted: ``stop`` returned True.
-        UserError: a decoding process died.
-    """
-    if workers == 1:
-        for task in tasks:
-            yield work(task)
-            if stop():
-                raise Interrupted
-        return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mm_balance.data.decoding"])
-    worker_end, parent_end = context.Pipe(duplex=False)
-    with parent_end, worker_end, ProcessPoolExecutor(workers, context, _start_worker, (worker_end,)) as pool:
-        pending = iter(tasks)
-        running: set[Future[Result]] = set()
-        try:
-            while True:
-                # Submit only a few tasks ahead, so that a stop does not wait for thousands.
-                while len(running) < 2 * workers and (next_task := next(pending, None)) is not None:
-                    running.add(pool.submit(work, next_task))
-                if not running:
-                    return
-                done, running = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-                if stop():
-                    raise Interrupted
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a decoding process died (out of memory, a file that crashes the decoder, or a script that prepares data outside "
-                '`if __name__ == "__main__":`); decoded clips are kept: run again, with workers=1 to see which clip it stops at'
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _start_worker(parent: Connection) -> None:
-    def exit_with_parent() -> None:
-        # A killed parent cannot stop its workers, which would wait for tasks forever. But its end of the pipe closes.
-        try:
-            parent.recv()
-        except EOFError:
-            os._exit(1)
-
-    threading.Thread(target=exit_with_parent, daemon=True).start()
-    # There are as many processes as cores, so threads of torch and BLAS would only compete for them.
-    torch.set_num_threads(1)
-    threadpool_limits(1)
 
 
 @dataclass(frozen=True)
@@ -108,7 +38,7 @@ class Task:
 
 
 def decode_chunk(task: Task) -> list[dict[str, Any]]:
-    """Decode the clips of a task into their rows and return one journal entry per clip."""
+    """Decode the clips of a task into their rows, within a limit of memory, and return one journal entry per clip."""
     shapes = row_shapes(task.recipe, task.kinds)
     with ExitStack() as stack:
         writers = stack.enter_context((task.folder / WRITERS_FILE).open("w"))
@@ -117,6 +47,7 @@ def decode_chunk(task: Task) -> list[dict[str, Any]]:
             name: RowWriter(stack.enter_context((task.folder / f"{name}.npy").open("r+b")), *shapes[name])
             for name in task.kinds
         }
+        stack.enter_context(limited_memory())
         return [_decode_clip(clip, task.first_row + offset, task, arrays) for offset, clip in enumerate(task.clips)]
 
 
@@ -125,12 +56,14 @@ def _decode_clip(clip: Clip, row: int, task: Task, arrays: Mapping[str, RowWrite
     hashes: dict[Path, str] = {}
     for name, kind in task.kinds.items():
         path = clip.files[name]
+        now_at(name)
         try:
             values, facts = _decode(path, kind, task.recipe)
             if path not in hashes:
                 hashes[path] = content_hash(path)
         except DecodeError as error:
-            return entry | {"ok": False, "modality": name, "reason": str(error), "lasting": True}
+            lasting = not isinstance(error, NotEnoughMemory)
+            return entry | {"ok": False, "modality": name, "reason": str(error), "lasting": lasting}
         except OSError as error:  # permissions and connections can be fixed without the file changing
             reason = f"cannot be read ({error.strerror or error})"
             return entry | {"ok": False, "modality": name, "reason": reason, "lasting": False}
@@ -139,6 +72,28 @@ def _decode_clip(clip: Clip, row: int, task: Task, arrays: Mapping[str, RowWrite
     return entry
 
 
+def _single_clips(task: Task) -> list[Task]:
+    if len(task.clips) == 1:
+        return []
+    return [replace(task, clips=(clip,), first_row=task.first_row + offset) for offset, clip in enumerate(task.clips)]
+
+
+def _joined(entries: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [entry for part in entries for entry in part]
+
+
+def _died(task: Task, reason: str, at: str) -> list[dict[str, Any]]:
+    # Lasting: a single clip is decoded in the process of the command itself, which would die of it, too.
+    clip = task.clips[0]
+    entry = {"identity": clip.identity, "sample": clip.sample, "row": task.first_row, "ok": False, "lasting": True}
+    return [entry | {"modality": at or next(iter(task.kinds)), "reason": reason}]
+
+
+RESCUE = Rescue(_single_clips, _joined, _died)
+"""For ``decode_chunk``: a clip at which processes die is a failure of this clip."""
+
+
+@memory_errors_named()
 def _decode(path: Path, kind: str, recipe: Recipe) -> tuple[np.ndarray, dict[str, Any]]:
     if kind == SOUND:
         values, sound = audio_features(
@@ -164,7 +119,7 @@ def _decode(path: Path, kind: str, recipe: Recipe) -> tuple[np.ndarray, dict[str
 def content_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, or of the names and contents of all frames in a folder."""
     if not path.is_dir():
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
     for item in frames_of(path):

@@ -23,10 +23,11 @@ from torch.nn import functional
 
 from mm_balance.data.corruption import Corruption, Plan, generator_for, plan_corruption
 from mm_balance.data.dataset import MultimodalData, Split, channel_statistics
+from mm_balance.data.files import DecodeError
 from mm_balance.data.frames import read_gray_image
 from mm_balance.data.logmel import log_mel
 from mm_balance.data.recipe import IMAGE, SOUND
-from mm_balance.data.sound import DecodeError, read_sound
+from mm_balance.data.sound import read_sound
 from mm_balance.errors import UserError
 from mm_balance.types import InputSpec
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,17 +19,24 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn import functional
 
+from mm_balance.data.files import DecodeError, open_regular
+from mm_balance.data.memory import memory_errors_named
 from mm_balance.data.sound import (
     VIDEO_EXTENSIONS,
-    DecodeError,
     check_length,
     one_line,
     open_container,
+    set_up_decoder,
     stated_seconds,
     tracks_of,
 )
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg")
+PICTURE_PIXELS = 110_000_000
+"""Most pixels of a picture. The largest photographs of phones and medium-format cameras have 102 and 108 million. Decoded as RGB, and
+copied twice for resizing, these need 1 GB, whatever the size of the file: 20 KB can declare 169 million pixels."""
+PICTURE_BYTES = 1 << 30
+"""Most bytes of a picture's file, which is read as a whole: more than twice as many as 108 million pixels have uncompressed."""
 TOLERANCE_SECONDS = 1e-3
 """Containers round frame times: a frame that starts at most this late still counts as on time."""
 
@@ -51,6 +60,7 @@ class ImageFacts:
     seconds: float | None
 
 
+@memory_errors_named()
 def read_frames(path: Path, *, frames_per_second: float, count: int, size: int) -> tuple[np.ndarray, ImageFacts]:
     """Read the frames of an image, a folder of frames, or a video.
 
@@ -69,7 +79,7 @@ def read_frames(path: Path, *, frames_per_second: float, count: int, size: int) 
         ``(count, size, size, 3)`` uint8, the first ``valid`` are frames, the rest 0; and the metadata.
 
     Raises:
-        DecodeError: no frames, truncated, or another reason, stated in the message.
+        DecodeError: no frames, truncated, too large, or another reason, stated in the message.
         OSError: the file cannot be opened.
     """
     result = np.zeros((count, size, size, 3), np.uint8)
@@ -79,16 +89,24 @@ def read_frames(path: Path, *, frames_per_second: float, count: int, size: int) 
             raise DecodeError(f"the folder contains no frames ({', '.join(IMAGE_EXTENSIONS)})")
         for number, file in enumerate(files[:count]):
             try:
-                image = open_image(file.read_bytes())
+                image = open_image(read_picture(file))
             except DecodeError as error:
                 raise DecodeError(f"frame {file.name}: {error}") from error
             result[number] = to_square(image, size)
         return result, ImageFacts(min(len(files), count), *image.size, None, None)
     if path.suffix.lower() not in VIDEO_EXTENSIONS:
-        image = open_image(path.read_bytes())
+        image = open_image(read_picture(path))
         result[0] = to_square(image, size)
         return result, ImageFacts(1, *image.size, None, None)
     return _read_video(path, frames_per_second, count, size, result)
+
+
+def read_picture(path: Path) -> bytes:
+    """Return the bytes of an image file. Raises DecodeError if it is not a regular file or too large, OSError if it cannot be read."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > PICTURE_BYTES:
+            raise DecodeError(f"the file has more than {PICTURE_BYTES:,} bytes")
+        return file.read()
 
 
 def _natural(path: Path) -> list[Any]:
@@ -102,7 +120,7 @@ def _read_video(
         if not container.streams.video:
             raise DecodeError(f"no video track (it has {tracks_of(container)})")
         stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # many files are decoded at once
+        set_up_decoder(stream)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         stated = stated_seconds(container, stream)
         frames = _Frames(container, stream, float(rate))
@@ -153,17 +171,25 @@ class _Frames:
                 first = time if first is None else first
                 self.seconds = max(self.seconds, time - first + 1 / self._rate)
                 yield time - first, frame
+        except MemoryError:
+            raise
         except (av.FFmpegError, ValueError) as error:
             self.broken = one_line(error)
 
 
 def _upright(frame: Any) -> Image.Image:
     """Convert a frame to an image, rotated upright: phones store portrait videos sideways, with a rotation flag."""
-    image: Image.Image = frame.to_image(threads=1)
+    try:
+        image: Image.Image = frame.to_image(threads=1)
+    except MemoryError:
+        raise
+    except (av.FFmpegError, ValueError) as error:
+        raise DecodeError(f"a frame cannot be converted to a picture ({one_line(error)})") from error
     quarter_turns = round((frame.rotation or 0) / 90) % 4 if hasattr(frame, "rotation") else 0
     return image.rotate(90 * quarter_turns, expand=True) if quarter_turns else image
 
 
+@memory_errors_named()
 def open_image(content: bytes) -> Image.Image:
     """Decode a PNG or JPEG file to an RGB image.
 
@@ -173,7 +199,7 @@ def open_image(content: bytes) -> Image.Image:
         content: the bytes of the file.
 
     Raises:
-        DecodeError: not a PNG or JPEG, truncated, or suspiciously large (a decompression bomb).
+        DecodeError: not a PNG or JPEG, truncated, of more than ``PICTURE_PIXELS``, or not enough memory.
     """
     if not content:
         raise DecodeError("the file is empty (0 bytes)")
@@ -181,13 +207,20 @@ def open_image(content: bytes) -> Image.Image:
         # Pillow does not notice a missing end if all pixels are there.
         raise DecodeError("cannot be decoded as PNG or JPEG (truncated: the end of the PNG is missing)")
     try:
-        image: Image.Image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        with warnings.catch_warnings():
+            # Pillow warns from 89 million pixels on, and refuses 179 million.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        if image.width * image.height > PICTURE_PIXELS:
+            raise DecodeError(
+                f"{image.width:,} x {image.height:,} pixels, more than {PICTURE_PIXELS:,} in all; make the picture smaller"
+            )
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # a copy would cost as much as decoding
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise DecodeError(f"cannot be decoded as PNG or JPEG ({one_line(error)})") from error
     if image.mode.startswith("I"):  # convert() would clip 16-bit values at 255
-        image = Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

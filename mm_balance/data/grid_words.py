@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mm_balance.data.decoding import results
+from mm_balance.data.files import DecodeError, open_regular
+from mm_balance.data.memory import limited_memory, memory_errors_named
 from mm_balance.data.readers.base import RawRow, RawSet, sort_rows, write_manifest
 from mm_balance.data.readers.grid import (
     FAILURES,
@@ -32,7 +34,16 @@ from mm_balance.data.readers.grid import (
     sentence_splits,
     spoken_word,
 )
-from mm_balance.data.sound import DecodeError, one_line, open_container, read_sound_file, resample, tracks_of
+from mm_balance.data.sound import (
+    RESAMPLER_MARGIN,
+    one_line,
+    open_container,
+    read_sound_file,
+    resample,
+    set_up_decoder,
+    tracks_of,
+)
+from mm_balance.data.workers import Rescue, results
 from mm_balance.errors import UserError
 
 FRAMES_PER_SECOND = 25
@@ -46,6 +57,8 @@ MOUTH = (0.1, 1 / 18)
 """Width and height of a mouth."""
 CLIPS_PER_TALKER = 15
 """Sentences from which the mouth of a talker is found."""
+LOOKED_AT = 500
+"""Frames in which the mouth is looked for; a sentence has 75."""
 CHUNK = 8
 """Sentences per worker task."""
 
@@ -144,7 +157,7 @@ def cut_words(
         with tqdm(
             total=len(todo), desc="cutting", unit="word", disable=not (progress and todo), mininterval=0.5
         ) as bar:
-            for task, failed in zip(tasks, results(_cut_all, tasks, count, stop), strict=True):
+            for task, failed in zip(tasks, results(_cut_all, tasks, count, stop, CUT_RESCUE), strict=True):
                 failures += failed
                 bar.update(len(task.words))
         failures.sort()
@@ -161,11 +174,12 @@ def _words(sentences: Sequence[Sentence], slot: str) -> tuple[list[Word], list[s
     words, failures = [], []
     for sentence in sentences:
         try:
-            text = sentence.alignment.read_text("utf-8-sig")
+            with open_regular(sentence.alignment) as file:
+                text = file.read().decode("utf-8-sig")
             words.append(Word(sentence, *spoken_word(text, sentence.name, slot)))
         except BadSentence as error:
             failures.append(f"sentence {sentence.id!r}: {error}")
-        except (OSError, UnicodeDecodeError) as error:
+        except (DecodeError, OSError, UnicodeDecodeError) as error:
             failures.append(f"sentence {sentence.id!r}: {sentence.alignment.name} cannot be read ({one_line(error)})")
     return words, failures
 
@@ -222,7 +236,8 @@ def _find_mouths(
         if talker and talker not in known and len(videos.setdefault(talker, [])) < CLIPS_PER_TALKER:
             videos[talker].append(word.sentence.video)
     mouths = {}
-    for talker, centers in results(_talker_mouths, videos.items(), min(workers, max(1, len(videos))), stop):
+    count = min(workers, max(1, len(videos)))
+    for talker, centers in results(_talker_mouths, videos.items(), count, stop, MOUTHS_RESCUE):
         if centers:
             x, y = np.median(centers, axis=0).tolist()
             mouths[talker] = round(x, 4), round(y, 4)
@@ -234,10 +249,19 @@ def _talker_mouths(task: tuple[str, list[Path]]) -> tuple[str, list[tuple[float,
     centers = []
     for video in videos:
         try:
-            centers.append(find_mouth(read_gray(video)))
+            with limited_memory():
+                centers.append(find_mouth(read_gray(video)))
         except (DecodeError, OSError):  # named when the word is cut
             continue
     return talker, centers
+
+
+MOUTHS_RESCUE: Rescue[tuple[str, list[Path]], tuple[str, list[tuple[float, float]]]] = Rescue(
+    divide=lambda task: [(task[0], [video]) for video in task[1]] if len(task[1]) > 1 else [],
+    join=lambda found: (found[0][0], [center for _, centers in found for center in centers]),
+    failed=lambda task, reason, at: (task[0], []),
+)
+"""For ``_talker_mouths``: a video at which processes die is left out, and named when the word is cut."""
 
 
 def find_mouth(frames: np.ndarray) -> tuple[float, float]:
@@ -274,7 +298,8 @@ def _cut_all(task: Task) -> list[str]:
     for word, path in task.words:
         try:
             center = task.cut.mouth or task.mouths.get(word.sentence.talker)
-            pictures, sound = read_word(word, task.cut, center)
+            with limited_memory():
+                pictures, sound = read_word(word, task.cut, center)
         except DecodeError as error:
             failures.append(f"sentence {word.sentence.id!r}: {word.sentence.video.name}: {error}")
         except OSError as error:
@@ -285,6 +310,17 @@ def _cut_all(task: Task) -> list[str]:
     return failures
 
 
+CUT_RESCUE: Rescue[Task, list[str]] = Rescue(
+    divide=lambda task: [replace(task, words=(item,)) for item in task.words] if len(task.words) > 1 else [],
+    join=lambda failures: [line for part in failures for line in part],
+    failed=lambda task, reason, at: [
+        f"sentence {word.sentence.id!r}: {word.sentence.video.name}: {reason}" for word, _ in task.words
+    ],
+)
+"""For ``_cut_all``: a video at which processes die is a failure of its sentence."""
+
+
+@memory_errors_named()
 def read_word(word: Word, cut: Cut, center: tuple[float, float] | None) -> tuple[list[Image.Image], np.ndarray]:
     """Decode the part of a video that contains a word.
 
@@ -316,7 +352,7 @@ def read_word(word: Word, cut: Cut, center: tuple[float, float] | None) -> tuple
         raise DecodeError(
             f"the video ends before {word.label!r} does, at {word.end / UNITS_PER_SECOND:.2f} s by the alignment"
         )
-    sound, facts = read_sound_file(video)
+    sound, facts = read_sound_file(video, seconds=end / FRAMES_PER_SECOND + RESAMPLER_MARGIN)
     sound = resample(sound, facts.rate, SOUND_RATE)
     samples = SOUND_RATE // FRAMES_PER_SECOND
     piece = sound[first * samples : (first + len(pictures)) * samples]
@@ -327,9 +363,15 @@ def read_word(word: Word, cut: Cut, center: tuple[float, float] | None) -> tuple
     return pictures, np.pad(piece, (0, len(pictures) * samples - len(piece)))
 
 
+@memory_errors_named()
 def read_gray(path: Path) -> np.ndarray:
-    """Decode a whole video to ``(frames, height, width)`` uint8. Raises DecodeError, or OSError if it cannot be opened."""
-    frames = [frame.to_ndarray(format="gray") for frame in _frames(path)]
+    """Decode the beginning of a video, at most ``LOOKED_AT`` frames, to ``(frames, height, width)`` uint8.
+
+    Raises:
+        DecodeError: no video, no frame, or not enough memory.
+        OSError: it cannot be opened.
+    """
+    frames = [frame.to_ndarray(format="gray") for frame in islice(_frames(path), LOOKED_AT)]
     if not frames:
         raise DecodeError("no frame can be decoded")
     return np.stack(frames)
@@ -341,12 +383,14 @@ def _frames(path: Path) -> Iterator[Any]:
         if not container.streams.video:
             raise DecodeError(f"no video track (it has {tracks_of(container)})")
         stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # many files are decoded at once
+        set_up_decoder(stream)
         rate = float(stream.average_rate or stream.guessed_rate or FRAMES_PER_SECOND)
         if abs(rate - FRAMES_PER_SECOND) > 0.1:
             raise DecodeError(f"{rate:g} frames per second, but the videos of GRID have {FRAMES_PER_SECOND}")
         try:
             yield from container.decode(stream)
+        except MemoryError:
+            raise
         except (av.FFmpegError, ValueError):
             return
 

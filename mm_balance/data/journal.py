@@ -61,7 +61,7 @@ def identify(sample: str, files: Mapping[str, Path], names: Mapping[str, str]) -
 
 
 def frames_of(folder: Path) -> list[Path]:
-    """Return the files in a folder of frames, sorted by name."""
+    """Return the regular files in a folder of frames, sorted by name."""
     return sorted(item for item in folder.iterdir() if item.is_file())
 
 

@@ -1,19 +1,23 @@
 """Reading and checking ``manifest.csv``: one row per sample, with one file column per modality.
 
 Columns: ``sample,split,label,audio,visual`` and optionally ``group`` (speaker, source video). UTF-8. Paths are relative to the
-manifest and must not leave its folder. Every bad row is reported with its line and reason before any training.
+manifest and, unless the user allows it, do not leave its folder. Every bad row is reported with its line and reason before any
+training.
 """
 
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path, PureWindowsPath
 
 import torch
 
+from mm_balance.data.files import DecodeError, open_regular, why_not_regular
 from mm_balance.data.frames import IMAGE_EXTENSIONS
 from mm_balance.data.journal import Clip, identify
 from mm_balance.data.recipe import IMAGE, SOUND
@@ -27,6 +31,7 @@ GROUP = "group"
 SOUND_NAMES = ("audio", "sound", "speech", "voice")
 """A column of videos is a sound modality if its name starts with one of these, otherwise an image modality."""
 VAL_SHARE = 0.1
+OR_ALLOW = "or allow this with allow_outside=true"
 SHOWN = 5
 """Maximum number of bad rows in an error message."""
 
@@ -83,11 +88,13 @@ def read_rows(path: Path, modalities: Sequence[str], rejected: RowErrors) -> lis
     if not modalities or len(set(wanted)) < len(wanted) or GROUP in modalities:
         raise UserError(f"modalities={','.join(modalities)}: use file columns of the manifest, each once")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+        with open_regular(path) as content:
+            reader = csv.reader(TextIOWrapper(content, encoding="utf-8-sig", newline=""))
             header = [name.strip() for name in next(reader, [])]
             _check_header(path, header, wanted)
             table = [(reader.line_num, cells) for cells in reader if cells]
+    except DecodeError as error:
+        raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
@@ -180,9 +187,16 @@ class Columns:
 
 
 def find_files(
-    root: Path, rows: list[Row], modalities: Sequence[str], rejected: RowErrors
+    root: Path, rows: list[Row], modalities: Sequence[str], rejected: RowErrors, *, allow_outside: bool = False
 ) -> tuple[list[Row], Columns, dict[str, Clip]]:
-    """Check that the files of each row exist inside ``root`` and match the kind of their column; bad rows go to ``rejected``.
+    """Check that the files of each row exist and match the kind of their column; bad rows go to ``rejected``.
+
+    Args:
+        root: folder that paths are relative to.
+        rows: rows to check.
+        modalities: columns of files.
+        rejected: takes the bad rows.
+        allow_outside: whether paths may be absolute, and paths and symbolic links may leave ``root``.
 
     Returns:
         The good rows, the contents of the columns, and the clip to decode per sample.
@@ -193,7 +207,7 @@ def find_files(
     good, clips = [], {}
     for row in rows:
         for name, file in row.files.items():
-            if reason := _why_unusable(folder, name, file, kinds[name]):
+            if reason := _why_unusable(folder, name, file, kinds[name], allow_outside):
                 rejected.add(row, reason, file)
                 break
         else:
@@ -224,34 +238,56 @@ def _kinds(folder: Path, file: str) -> tuple[str, ...]:
         return (SOUND, IMAGE)
     if extension in SOUND_EXTENSIONS:
         return (SOUND,)
-    if extension in IMAGE_EXTENSIONS or ("\0" not in file and (folder / file).is_dir()):
+    # Unlike Path.is_dir, this has no errors for impossible names.
+    if extension in IMAGE_EXTENSIONS or os.path.isdir(folder / file):
         return (IMAGE,)
     return ()
 
 
-def _why_unusable(folder: Path, modality: str, file: str, kind: str) -> str:
+def _why_unusable(folder: Path, modality: str, file: str, kind: str, allow_outside: bool) -> str:
     """Return why a file cannot be used, without opening it; empty = it can."""
     if "\0" in file:
         return "the path contains a NUL character"
-    if Path(file).is_absolute() or PureWindowsPath(file).is_absolute():
-        return "the path is absolute; use a path relative to the manifest"
+    if not allow_outside and (Path(file).is_absolute() or PureWindowsPath(file).is_absolute()):
+        return f"the path is absolute; use a path relative to the manifest, {OR_ALLOW}"
     try:
         target = (folder / file).resolve()
-        exists, is_folder = target.exists(), target.is_dir()
+        if not allow_outside and not target.is_relative_to(folder):
+            return f"the path leaves the folder of the manifest; move the file into it, {OR_ALLOW}"
+        if not target.exists():
+            return "no such file"
+        status, is_folder = target.stat(), target.is_dir()
     except (OSError, RuntimeError) as error:  # a symbolic link to itself, or a name that is too long
         return f"the path cannot be followed ({error})"
-    if not target.is_relative_to(folder):
-        return "the path leaves the folder of the manifest"
-    if not exists:
-        return "no such file"
     usable_as = _kinds(folder, file)
     if not usable_as:
         known = ", ".join((*SOUND_EXTENSIONS, *IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS))
         return f"extension {Path(file).suffix.lower()!r} is not supported; use {known}, or a folder of frames"
     if kind not in usable_as:
         return f"contains {usable_as[0]}, but column {modality} contains {kind}"
-    if not is_folder and target.stat().st_size == 0:
-        return "the file is empty (0 bytes)"
+    if is_folder:
+        return _why_frames_unusable(target, folder, allow_outside)
+    if reason := why_not_regular(status):
+        return reason
+    return "" if status.st_size else "the file is empty (0 bytes)"
+
+
+def _why_frames_unusable(frames: Path, folder: Path, allow_outside: bool) -> str:
+    """Return why a folder of frames cannot be used, without opening its files; empty = it can."""
+    try:
+        with os.scandir(frames) as found:
+            items = sorted(found, key=lambda item: item.name)
+        for item in items:
+            if item.is_symlink():
+                if not os.path.exists(item.path):
+                    return f"frame {item.name}: a symbolic link to nothing"
+                if not allow_outside and not Path(item.path).resolve().is_relative_to(folder):
+                    return f"frame {item.name}: a symbolic link that leaves the folder of the manifest; copy the file, {OR_ALLOW}"
+            is_frame = Path(item.name).suffix.lower() in IMAGE_EXTENSIONS
+            if is_frame and (reason := why_not_regular(item.stat())):
+                return f"frame {item.name}: {reason}"
+    except (OSError, RuntimeError) as error:
+        return f"the folder cannot be read ({error})"
     return ""
 
 

@@ -73,6 +73,7 @@ def load_manifest(
     modalities: Sequence[str],
     seed: int,
     on_error: str,
+    allow_outside: bool = False,
     input_config: InputConfig,
     work: DecodeSettings,
 ) -> MultimodalData:
@@ -87,6 +88,7 @@ def load_manifest(
         seed: seed for choosing validation samples if there are none.
         on_error: ``fail`` stops at bad rows (decoded clips stay in the store); ``skip`` drops them and records the
             reasons in ``skipped``.
+        allow_outside: whether paths may be absolute, and paths and symbolic links may leave the manifest's folder.
         input_config: how files become network inputs.
         work: decoding settings.
 
@@ -96,7 +98,7 @@ def load_manifest(
     """
     rejected = RowErrors()
     rows = drop_unknown_labels(read_rows(path, modalities, rejected), rejected)
-    rows, columns, clips = find_files(path.parent, rows, modalities, rejected)
+    rows, columns, clips = find_files(path.parent, rows, modalities, rejected, allow_outside=allow_outside)
     rejected.raise_if_any(path, on_error)
     check_groups(path, rows)
     warned = check_labels(path, rows)
@@ -134,9 +136,18 @@ def load_manifest(
 
 
 def prepare_raw(
-    name: str, source: Path, *, protocol: str, on_error: str, input_config: InputConfig, work: DecodeSettings
+    name: str,
+    source: Path,
+    *,
+    protocol: str,
+    on_error: str,
+    allow_outside: bool = False,
+    input_config: InputConfig,
+    work: DecodeSettings,
 ) -> None:
     """Convert a raw download to a manifest and a store under ``data_dir``; a no-op if already done.
+
+    ``allow_outside``: symbolic links in it may leave it.
 
     Raises:
         UserError: the folder is not the download; clips are missing or cannot be decoded under ``on_error=fail`` (the
@@ -157,7 +168,7 @@ def prepare_raw(
     for line in raw.missing:
         rejected.add_message(line)
     rows = read_rows(manifest, tuple(BUILT_IN.kinds), rejected)
-    rows, _, clips = find_files(source, rows, tuple(BUILT_IN.kinds), rejected)
+    rows, _, clips = find_files(source, rows, tuple(BUILT_IN.kinds), rejected, allow_outside=allow_outside)
     recipe = stored_recipe(input_config, has_video=True)
     folder = manifest.parent / recipe.key(BUILT_IN.kinds)
     _, failures = build_store(

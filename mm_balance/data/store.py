@@ -31,10 +31,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from mm_balance.data.decoding import WRITERS_FILE, Task, decode_chunk, results
+from mm_balance.data.decoding import RESCUE, WRITERS_FILE, Task, decode_chunk
 from mm_balance.data.growing_array import check_disk_space, row_shapes, write_header
 from mm_balance.data.journal import VERSION, Clip, Failure, Journal
 from mm_balance.data.recipe import SOUND, Recipe
+from mm_balance.data.workers import results
 from mm_balance.errors import UserError
 
 STORE_FILE, TABLE_FILE = "store.json", "samples.parquet"
@@ -96,7 +97,7 @@ def build_store(
 
     Raises:
         Interrupted: ``stop`` returned True.
-        UserError: not enough disk space, no write permission, or a decoding process died.
+        UserError: not enough disk space, no write permission, or decoding processes cannot be started.
     """
     # Decoding processes import the script that started them. One that prepares data as it is imported would wait for itself here.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -165,7 +166,7 @@ def _decode_all(
     count = workers or max(1, min(os.cpu_count() or 1, len(todo) // CLIPS_PER_WORKER))
     bar = tqdm(total=len(todo), desc="decoding", unit="clip", disable=not progress, mininterval=0.5, dynamic_ncols=True)
     with bar, journal.appending() as append:
-        for entries in results(decode_chunk, tasks, count, stop):
+        for entries in results(decode_chunk, tasks, count, stop, RESCUE):
             for entry in entries:
                 append(entry)
             bar.update(len(entries))

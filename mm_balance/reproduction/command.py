@@ -88,7 +88,7 @@ def reproduce(config: ReproductionConfig, machine: Mapping[str, Any], stop: Stop
 
     Args:
         config: parameters of the command.
-        machine: parameters ``data_dir`` and ``device``.
+        machine: parameters ``data_dir``, ``device``, and ``allow_outside`` if it is not the default.
         stop: polled repeatedly.
 
     Raises:
@@ -100,8 +100,7 @@ def reproduce(config: ReproductionConfig, machine: Mapping[str, Any], stop: Stop
     base = base_settings(
         config.preset,
         None if config.dataset == AUTO else config.dataset,
-        data_dir=machine["data_dir"],
-        device=slots[0].device,
+        **{**machine, "device": slots[0].device},
     )
     rows = jobs(tables, base, range(config.first_seed, config.first_seed + config.seeds))
     torch.set_num_threads(int(slots[0].environment["OMP_NUM_THREADS"]))  # as in the workers

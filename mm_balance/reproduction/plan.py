@@ -94,7 +94,7 @@ def base_settings(preset: str, dataset: str | None = None, **machine: Any) -> di
     Args:
         preset: data set whose tables are made, ``quick``, or ``manifest`` = your own clips.
         dataset: path of a manifest instead of the prepared data set; needed for ``manifest``.
-        **machine: parameters that do not concern what is trained: ``data_dir``, ``device``.
+        **machine: parameters that do not concern what is trained: ``data_dir``, ``device``, ``allow_outside``.
 
     Raises:
         UserError: a data set that is missing, or cannot be given.

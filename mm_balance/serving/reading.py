@@ -22,14 +22,14 @@ from mm_balance.data.dataset import FrameView
 from mm_balance.data.digits import BANDS, CANVAS, CLIP, FRAMES, HOP, LOUDNESS, WINDOW
 from mm_balance.data.digits import RATE as DIGITS_RATE
 from mm_balance.data.features import AUDIO_RECIPES
-from mm_balance.data.frames import IMAGE_EXTENSIONS, open_image, read_frames
+from mm_balance.data.files import DecodeError
+from mm_balance.data.frames import IMAGE_EXTENSIONS, open_image, read_frames, read_picture
 from mm_balance.data.logmel import log_mel
 from mm_balance.data.recipe import SOUND
 from mm_balance.data.sound import (
+    RESAMPLER_MARGIN,
     SOUND_EXTENSIONS,
     VIDEO_EXTENSIONS,
-    DecodeError,
-    SoundFacts,
     audio_features,
     read_sound_file,
     resample,
@@ -37,8 +37,6 @@ from mm_balance.data.sound import (
 from mm_balance.serving.checks import warnings_of_sound
 from mm_balance.serving.recipes import ARRAYS, DIGITS, ModalityRecipe
 
-RATES = (1_000, 1_000_000)
-"""Sampling rates that a sound can have, Hz. A rate of 1 Hz in a damaged header would have the resampler make hours of sound."""
 PATHS_VARIABLE = "MM_BALANCE_SERVE_PATHS"
 """``false``: paths are refused, so that those who can reach a server cannot have it read files on its disk."""
 PREFIX, MARK = "data:", ";base64,"
@@ -223,23 +221,12 @@ def _read_file(path: Path, recipe: ModalityRecipe) -> Reading:
 
 def _read_sound(path: Path, recipe: ModalityRecipe) -> Reading:
     assert recipe.decoding is not None
-    _, facts = _checked_sound(path)
     decoding = recipe.decoding
-    values, _ = audio_features(
+    values, facts = audio_features(
         path, AUDIO_RECIPES[decoding.audio], decoding.clip_seconds, decoding.audio_fit, decoding.resampler,
         "sample" if decoding.per_sample else "none",
     )  # fmt: skip
     return Reading(values, finished=False, warnings=warnings_of_sound(facts, recipe))
-
-
-def _checked_sound(path: Path) -> tuple[np.ndarray, SoundFacts]:
-    """Read a sound; one with an impossible rate is refused before it is resampled."""
-    audio, facts = read_sound_file(path)
-    if not RATES[0] <= facts.rate <= RATES[1]:
-        raise CellError(
-            f"states a sampling rate of {facts.rate:,} Hz, which no sound has ({RATES[0]:,} to {RATES[1]:,}); the file is damaged"
-        )
-    return audio, facts
 
 
 def _read_image(path: Path, recipe: ModalityRecipe) -> Reading:
@@ -255,12 +242,10 @@ def _read_image(path: Path, recipe: ModalityRecipe) -> Reading:
 
 def _read_digit_sound(path: Path, recipe: ModalityRecipe) -> Reading:
     """As `digits` makes its sounds, without the noise that it adds."""
-    audio, facts = _checked_sound(path)
+    audio, facts = read_sound_file(path, seconds=CLIP / DIGITS_RATE + RESAMPLER_MARGIN)
     audio = resample(audio, facts.rate, DIGITS_RATE)
     if len(audio) > CLIP:
-        raise CellError(
-            f"{len(audio) / DIGITS_RATE:.2f} s of sound; digits takes {CLIP / DIGITS_RATE:g} s: cut the word out"
-        )
+        raise CellError(f"{facts.seconds:.2f} s of sound; digits takes {CLIP / DIGITS_RATE:g} s: cut the word out")
     loudness = np.sqrt(np.square(audio).sum() / CLIP)
     if loudness == 0:
         raise CellError("silent: no sample above zero")
@@ -274,7 +259,7 @@ def _read_digit_sound(path: Path, recipe: ModalityRecipe) -> Reading:
 def _read_digit_image(path: Path) -> Reading:
     if path.is_dir() or path.suffix.lower() not in IMAGE_EXTENSIONS:
         raise CellError(f"digits takes one picture, {', '.join(IMAGE_EXTENSIONS)}")
-    gray = np.asarray(open_image(path.read_bytes()).convert("L"))
+    gray = np.asarray(open_image(read_picture(path)).convert("L"))
     if gray.shape != (CANVAS, CANVAS):
         raise CellError(
             f"{gray.shape[1]} x {gray.shape[0]} pixels; digits takes {CANVAS} x {CANVAS}, a white digit of 20 to 28 pixels on black"

@@ -16,9 +16,10 @@ from mm_balance.config import Config
 from mm_balance.data import MultimodalData, Split
 from mm_balance.data.digits import RATE as DIGITS_RATE
 from mm_balance.data.digits import digits_sounds
-from mm_balance.data.opus import opus
+from mm_balance.data.files import DecodeError
+from mm_balance.data.opus import MOST_SECONDS, opus
 from mm_balance.data.recipe import SOUND
-from mm_balance.data.sound import DecodeError, read_sound_file
+from mm_balance.data.sound import read_sound_file
 from mm_balance.engine.predictions import predict_split
 from mm_balance.errors import UserError
 from mm_balance.explorer.media import Media, frames_picture, spectrogram_png
@@ -249,7 +250,7 @@ class MediaReader:
         if file is None or self._folder is None:
             return None
         try:
-            sound, facts = read_sound_file(self._folder / file)
+            sound, facts = read_sound_file(self._folder / file, seconds=MOST_SECONDS)
         except (DecodeError, OSError):
             return None  # moved or changed since it was decoded: the spectrogram is still there
         return opus(sound, facts.rate)

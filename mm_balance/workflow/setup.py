@@ -32,6 +32,7 @@ def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> Multi
         protocol=config.data.protocol,
         modalities=tuple(config.data.modalities.split(",")),
         on_error=config.data.on_error,
+        allow_outside=config.data.allow_outside,
         input_config=config.input,
         work=decoding(config, stop),
     )

@@ -194,6 +194,7 @@ def test_what_may_change_when_a_run_is_continued_is_declared():
     assert {name for name, item in options().items() if item.may_grow} == {"warmup_epochs", "adaptive_epochs", "epochs"}
     machine = {name for name, item in options().items() if item.machine}
     assert machine == {
+        "allow_outside",
         "data_dir",
         "preset",
         "workers",

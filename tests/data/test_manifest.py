@@ -1,8 +1,10 @@
 """Manifests: what they become, and every way in which they can be wrong."""
 
+import os
 import random
 import struct
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,7 +245,48 @@ def a_folder(folder, row):
     row["visual"] = "frames"
 
 
+def a_pipe(folder, row):
+    os.mkfifo(folder.path / "pipe.wav")
+    row["audio"] = "pipe.wav"
+
+
+def frames_with(name, put):
+    """A folder of two frames, and something else in it."""
+
+    def spoil(folder, row):
+        frames = folder.path / "frames"
+        frames.mkdir()
+        for number in range(2):
+            Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(frames / f"{number}.png")
+        put(frames / name)
+        row["visual"] = "frames"
+
+    return spoil
+
+
+def link_outside(path):
+    outside = path.parents[2] / "outside.png"
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(outside)
+    path.symlink_to(outside)
+
+
 BAD = {
+    "pipe": (a_pipe, "'pipe.wav': not a regular file (it is a pipe)"),
+    "frame outside": (
+        frames_with("2.png", link_outside),
+        "'frames': frame 2.png: a symbolic link that leaves the folder of the manifest",
+    ),
+    "other link in a folder of frames": (
+        frames_with("notes.txt", link_outside),
+        "frame notes.txt: a symbolic link that leaves",
+    ),
+    "frame that is a pipe": (frames_with("2.png", os.mkfifo), "frame 2.png: not a regular file (it is a pipe)"),
+    "frame that is a folder": (frames_with("2.png", os.mkdir), "frame 2.png: not a regular file (it is a folder)"),
+    "frame that is a link to nothing": (
+        frames_with("2.png", lambda path: path.symlink_to("gone.png")),
+        "frame 2.png: a symbolic link to nothing",
+    ),
+    "endless name": (cells(visual="x" * 300), "the path cannot be followed"),
     "missing": (cells(audio="gone.wav"), "'gone.wav': no such file"),
     "zero bytes": (zero_bytes, "empty (0 bytes)"),
     "truncated image": (truncated_image, "cannot be decoded as PNG or JPEG"),
@@ -332,6 +375,58 @@ def test_all_rows_bad_is_one_clear_error(folder):
     for row in folder.fill().rows:
         row["audio"] = "gone.wav"
     assert "no usable rows" in message(folder, on_error="skip")
+
+
+# Files elsewhere
+
+
+@pytest.fixture
+def elsewhere(folder):
+    """A data set of which one sample lies elsewhere: its sound by an absolute path, its frames by links, its folder by `..`."""
+    outside = folder.path.parent / "disk"
+    outside.mkdir()
+    row = folder.fill().rows[1]
+    (folder.path / row["audio"]).rename(outside / "sound.wav")
+    row["audio"] = str(outside / "sound.wav")
+    frames = outside / "frames"
+    frames.mkdir()
+    (folder.path / row["visual"]).rename(outside / "picture.png")
+    (frames / "0.png").symlink_to(outside / "picture.png")
+    row["visual"] = "../disk/frames"
+    return folder
+
+
+def test_files_elsewhere_are_used_if_the_user_says_so(elsewhere):
+    assert (
+        "the path is absolute; use a path relative to the manifest, or allow this with allow_outside=true"
+        in message(elsewhere)
+    )
+    data = elsewhere.load(allow_outside=True)
+    assert data.counts["skipped"] == 0
+    assert levels(data.splits["train"])[1] == 3
+    assert data.table["audio_file"][data.table["sample"].index("s1")] == elsewhere.rows[1]["audio"]
+
+
+def test_where_files_lie_is_not_part_of_the_digest(elsewhere):
+    """A link in the folder may take the place of an absolute path."""
+    outside = elsewhere.load(allow_outside=True)
+    row = elsewhere.rows[1]
+    (elsewhere.path / "moved.wav").write_bytes(Path(row["audio"]).read_bytes())
+    row["audio"] = "moved.wav"
+    assert elsewhere.load(allow_outside=True).digest == outside.digest
+
+
+def test_files_elsewhere_must_exist_all_the_same(elsewhere):
+    elsewhere.rows[1]["audio"] = "/nowhere/x.wav"
+    assert "file '/nowhere/x.wav': no such file" in message(elsewhere, allow_outside=True)
+
+
+def test_a_manifest_that_is_a_pipe_is_refused_without_waiting(folder):
+    path = folder.fill().write()
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"manifest\.csv: not a regular file \(it is a pipe\)"):
+        load(path, data_dir=folder.path)
 
 
 # Validation carved out of train

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from mm_balance.data.journal import identify
 from mm_balance.data.recipe import Recipe
 from mm_balance.data.store import build_store, open_store
 from mm_balance.errors import Interrupted, UserError
+from tests.helpers.deadly import Deadly, Greedy
 
 RECIPE = Recipe(
     audio="logmel64", clip_seconds=0.2, audio_fit="tile", resampler="soxr_hq", per_sample=False, frames_per_second=10.0,
@@ -270,24 +272,61 @@ def test_a_short_write_is_continued(tmp_path, monkeypatch):
     check_rows(store, 2)
 
 
-def test_a_process_that_dies_is_one_clear_error(tmp_path):
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("SIGSEGV", r"crashed \(SIGSEGV\)"),
+        ("SIGKILL", "was killed .SIGKILL., as happens when memory runs out"),
+        ("exit", "ended .status 9"),
+    ],
+)
+def test_a_clip_that_ends_processes_is_named_and_the_only_one_lost(tmp_path, how, said):
     clips = make_clips(tmp_path / "raw", 40)
-    broken = replace(clips[30], files={**clips[30].files, "visual": _Deadly()})
-    with pytest.raises(UserError, match=r"a decoding process died.*workers=1"):
-        build(tmp_path / "store", [*clips[:30], broken, *clips[31:]], workers=2)
-    store, _ = build(tmp_path / "store", clips, workers=2)
-    check_rows(store, 40)
+    deadly = {"visual": Deadly(clips[30].files["visual"], how), "audio": Deadly(clips[7].files["audio"], how)}
+    bad = [
+        replace(clips[number], files={**clips[number].files, name: deadly[name]})
+        for number, name in ((30, "visual"), (7, "audio"))
+    ]
+    given = [next((item for item in bad if item.sample == clip.sample), clip) for clip in clips]
+    store, failures = build(tmp_path / "store", given, workers=2)
+    assert [(failure.sample, failure.modality) for failure in failures] == [("s7", "audio"), ("s30", "visual")]
+    for failure in failures:
+        assert re.search(f"the process that decoded it {said}", failure.reason)
+    assert set(store.line_index("sample")) == {f"s{number}" for number in range(40)} - {"s7", "s30"}
+    again, same = build(tmp_path / "store", given)
+    assert same == failures, "not tried again in the process of the command, which would die of it"
+    assert again.columns["row"].to_pylist() == store.columns["row"].to_pylist()
 
 
-class _Deadly:
-    """A path whose use ends the process, as a crash in a decoder would."""
+def test_a_clip_that_lacks_memory_is_named_and_tried_again(tmp_path, monkeypatch):
+    clips = make_clips(tmp_path / "raw", 3)
+    original = decoding.audio_features
 
-    def __reduce__(self):
-        return _die, ()
+    def without_memory(path, *rest):
+        if path == clips[1].files["audio"]:
+            raise MemoryError("Unable to allocate 128. GiB")
+        return original(path, *rest)
+
+    monkeypatch.setattr(decoding, "audio_features", without_memory)
+    store, (failure,) = build(tmp_path / "store", clips)
+    assert (failure.sample, failure.modality) == ("s1", "audio")
+    assert re.fullmatch(r"needs more than 2,048 MiB of memory|needs more memory than there is", failure.reason)
+    assert set(store.line_index("sample")) == {"s0", "s2"}
+    monkeypatch.setattr(decoding, "audio_features", original)
+    store, failures = build(tmp_path / "store", clips)
+    assert failures == []
+    check_rows(store, 3)
 
 
-def _die():
-    os._exit(9)
+def test_decoding_processes_have_a_limit_of_memory(tmp_path):
+    """Whose file is too large is named, and the process goes on with the next."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux limits the memory of a process")
+    clips = make_clips(tmp_path / "raw", 20)
+    greedy = replace(clips[5], files={**clips[5].files, "visual": Greedy(clips[5].files["visual"])})
+    store, (failure,) = build(tmp_path / "store", [*clips[:5], greedy, *clips[6:]], workers=2)
+    assert (failure.sample, failure.reason) == ("s5", "needs more than 2,048 MiB of memory")
+    assert set(store.line_index("sample")) == {f"s{number}" for number in range(20)} - {"s5"}
 
 
 def test_another_recipe_is_another_key_and_a_renamed_store_is_refused(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.commands import artifacts, by_stage, do, fetch, runs, spelled
+from tests.helpers.manifests import Folder
 from tests.helpers.media import GRID, WATCH, write_video
 from tests.helpers.processes import session_of, start_command, wait_for
 from tests.helpers.raw import cremad_clips, grid_names, make_cremad, make_grid
@@ -132,6 +133,29 @@ def test_videos_with_sound_train_through_a_manifest(store, launch, capsys):
     assert do("warmup", words, dataset=manifest) == 1
     assert "line 5, sample '3', file 'clip 3.mpg'" in capsys.readouterr().err
     assert do("warmup", f"{words} on_error=skip", dataset=manifest) == 0
+
+
+def test_media_on_another_disk_are_used_if_that_is_allowed_and_the_run_says_so(store, tmp_path, capsys):
+    folder = Folder(tmp_path).fill()
+    (tmp_path / "disk").mkdir()
+    for row in folder.rows:
+        (folder.path / row["audio"]).rename(tmp_path / "disk" / row["audio"])
+        row["audio"] = str(tmp_path / "disk" / row["audio"])
+    manifest = folder.write()
+    words = f"{SMALL} preset=quick batch_size=2 data_dir={tmp_path / 'data'}"
+    assert do("prepare", f"data_dir={tmp_path / 'data'}", dataset=manifest) == 1
+    assert (
+        "the path is absolute; use a path relative to the manifest, or allow this with allow_outside=true"
+        in capsys.readouterr().err
+    )
+    assert do("prepare", f"data_dir={tmp_path / 'data'} allow_outside=true", dataset=manifest) == 0
+    assert by_stage()["prepare"].data.tags["config/allow_outside"] == "true"
+    assert do("main", f"{words} allow_outside=true", dataset=manifest) == 0
+    parent = by_stage()["main"]
+    assert parent.data.tags["config/allow_outside"] == "true"
+    assert do("evaluate", f"run_id={parent.info.run_id} data_dir={tmp_path / 'data'}") == 0, (
+        "its configuration allows it"
+    )
 
 
 SENSORS = ("accelerometer", "gyroscope")

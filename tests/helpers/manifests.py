@@ -18,11 +18,26 @@ OPTIONS = InputConfig(
 )  # fmt: skip
 
 
-def load(path, *, data_dir, progress=False, modalities=("audio", "visual"), seed=0, on_error="fail", **options):
+def load(
+    path,
+    *,
+    data_dir,
+    progress=False,
+    modalities=("audio", "visual"),
+    seed=0,
+    on_error="fail",
+    allow_outside=False,
+    **options,
+):
     return load_manifest(
-        path, modalities=modalities, seed=seed, on_error=on_error, input_config=replace(OPTIONS, **options),
+        path,
+        modalities=modalities,
+        seed=seed,
+        on_error=on_error,
+        allow_outside=allow_outside,
+        input_config=replace(OPTIONS, **options),
         work=DecodeSettings(data_dir, workers=1, progress=progress),
-    )  # fmt: skip
+    )
 
 
 def seen(split):

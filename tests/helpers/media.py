@@ -10,8 +10,8 @@ GRID = Path(__file__).parents[2].parent / "shared" / "data" / "grid"
 """Real talking faces, where they are at hand."""
 WATCH = GRID.parent / "watch"
 """Real windows of a watch's two sensors, drawn as pictures, where they are at hand."""
-VIDEO_CODECS = {".mp4": "libx264", ".flv": "flv", ".mpg": "mpeg1video", ".mkv": "libx264"}
-SOUND_CODECS = {".mp4": "aac", ".flv": "mp3", ".mpg": "mp2", ".mkv": "aac"}
+VIDEO_CODECS = {".mp4": "libx264", ".flv": "flv", ".mpg": "mpeg1video", ".mkv": "libx264", ".avi": "mpeg4"}
+SOUND_CODECS = {".mp4": "aac", ".flv": "mp3", ".mpg": "mp2", ".mkv": "aac", ".avi": "mp3"}
 
 
 def tone(seconds=1.0, rate=44_100, frequency=440.0, level=0.5):
@@ -19,14 +19,14 @@ def tone(seconds=1.0, rate=44_100, frequency=440.0, level=0.5):
 
 
 def write_video(path: Path, *, seconds=2.0, rate=25, size=(96, 72), sound=True, picture=True, sound_seconds=None,
-                frames=None, level=0.5, frequency=440.0, draw=None, wave=None):  # fmt: skip
+                frames=None, level=0.5, frequency=440.0, draw=None, wave=None, options=None):  # fmt: skip
     """A video whose n-th frame has the gray level 10 + n (mod 240), with a tone.
 
     ``frames`` overrides the number of frames; ``sound=False`` and ``picture=False`` leave a track out. ``draw(n)`` gives other
-    frames, ``(height, width)``; ``wave`` is another sound, at 44,100 Hz.
+    frames, ``(height, width)``; ``wave`` is another sound, at 44,100 Hz; ``options`` are those of the container.
     """
     extension = path.suffix.lower()
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", container_options=options or {}) as container:
         streams = []
         if picture:
             video = container.add_stream(VIDEO_CODECS[extension], rate=rate)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -185,6 +186,10 @@ def test_refusals_say_what_to_do(tmp_path, monkeypatch):
     picture = folder.path / "0.png"
     assert "silent: no sample above" in refusal(tmp_path / "silent.wav", audio)
     assert "a sampling rate of 3 Hz, which no sound has" in refusal(tmp_path / "slow.wav", audio)
+    os.mkfifo(tmp_path / "pipe.wav")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "not a regular file (it is a pipe)" in refusal(tmp_path / "pipe.wav", audio)
+    assert "not a regular file (it is a pipe)" in refusal(tmp_path / "pipe.png", visual)
     assert "extension '.png', where a sound is wanted; give .wav" in refusal(picture, audio)
     assert "cannot be read (No such file or directory)" in refusal("missing.wav", audio)
     assert "cannot be decoded as PNG or JPEG" in refusal(tmp_path / "text.png", visual)
@@ -211,7 +216,7 @@ def test_a_damaged_rate_is_refused_before_anything_is_resampled(tmp_path, monkey
     folder = NoisyFolder(tmp_path).fill()
     recipe = recipes_of(folder.load())["audio"]
     soundfile.write(tmp_path / "slow.wav", np.sin(np.arange(1000)), 1)
-    monkeypatch.setattr("mm_balance.serving.reading.audio_features", None)
+    monkeypatch.setattr("mm_balance.data.sound.resample", None)
     assert "1 Hz" in refusal(tmp_path / "slow.wav", recipe)
 
 

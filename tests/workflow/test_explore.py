@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 
 import numpy as np
@@ -194,3 +195,26 @@ def test_without_the_original_files_there_are_pictures_and_names(clips):
     (media,) = MediaReader(config, data, None).read([key]).values()
     assert media.sounds == {}
     assert set(media.pictures) == set(media.files) == {"audio", "visual"}
+
+
+def test_a_sound_that_became_a_pipe_is_not_waited_for(clips):
+    config = resolve({"dataset": str(clips), "recipe": "logmel64", "clip_seconds": 0.2, "image_size": 16})
+    data = read_data(config)
+    key = ("train", data.splits["train"].samples[0])
+    reader = MediaReader(config, data, clips.parent)
+    file = clips.parent / reader.read([key])[key].files["audio"]
+    file.unlink()
+    os.mkfifo(file)
+    media = reader.read([key])[key]
+    assert media.sounds == {}
+    assert media.pictures["audio"]
+
+
+def test_one_hears_files_that_lie_elsewhere(clips):
+    """Where the run was told to allow that, which its configuration says."""
+    elsewhere = clips.parent.parent / "elsewhere.wav"
+    (clips.parent / "tone3.wav").rename(elsewhere)
+    clips.write_text(clips.read_text("utf-8").replace("tone3.wav", str(elsewhere)), "utf-8")
+    _, media = media_of(clips, allow_outside=True)
+    (item,) = [item for item in media.values() if item.files["audio"] == str(elsewhere)]
+    assert tone(item.sounds["audio"]) == pytest.approx(600, abs=15)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
+from mm_balance.data.files import DecodeError, open_regular
 from mm_balance.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -133,8 +134,11 @@ def read_text(path: Path) -> tuple[str, str]:
         UserError: unreadable, or not UTF-8.
     """
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
         return content.decode("utf-8-sig"), hashlib.sha256(content).hexdigest()
+    except DecodeError as error:
+        raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
