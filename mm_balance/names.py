@@ -185,6 +185,7 @@ TAGS = {
     "mm.evaluated_run": "run id of the evaluated model",
     "mm.split": "split of an evaluation",
     "mm.error": "why the run failed",
+    "mm.process": "process that began or last continued the run: id, machine, time, entry point",
     "mm.row": "where the run's result stands: table, group, row (runs of `reproduce`)",
     "mm.job": "SHA-256 of row settings, seed, data, code and device: equal = the same training (`reproduce` trains it once)",
     "mm.diverged": "true = the loss or a weight was no longer finite: the same training would fail again",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,8 +16,10 @@ from mm_balance.config import Config, format_value, options, restore
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, UserError, reason
 from mm_balance.tracking.experiment_page import prepare_page, view_link
-from mm_balance.tracking.lookup import children, existing_run, open_run, run_link, tracking_uri
+from mm_balance.tracking.lookup import children, existing_run, open_run, relatives, run_link, tracking_uri
+from mm_balance.tracking.presence import alone_on
 from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.next_steps import command_line
 from mm_balance.workflow.report import accuracies
 from mm_balance.workflow.setup import read_data, resolve_device
 from mm_balance.workflow.stage import StageResult, saved_state
@@ -64,37 +66,48 @@ def open_training(
     Raises:
         UserError: an error in the parameters or the data.
     """
-    resumed, state, config = None, None, request.config
-    if config is None:
-        resumed = existing_run(request.given["resume_run"], "resume_run")
-        state = saved_state(resumed)
-        config = _resumed_config(command, request.given, resumed, state)
-    resolve_device(config.run.device)
-    plan = make_plan(config)
-    data = read_data(config, stop)
-    if resumed is not None:
-        check_same_data(resumed, data)
-    # A checkpoint records the warm-up that its run started from.
-    warmup = choose_warmup(config, data) if state is None else None
-    run = resumed or open_run(run_title(command.name, config, data.name))
-    if resumed is not None:
-        resumed.reopen()
-    try:
-        prepare_page(run, tuple(data.specs))
-        if resumed is None and (changed := overrides(command.name, config)):
-            run.set_tags({"mm.changed": " ".join(f"{name}={value}" for name, value in changed.items())})
-        yield Training(plan, data, run, warmup)
-    except Interrupted:
-        end_run(run, "KILLED")
-        line = f"mlflow run . --env-manager local -e {command.name} -P resume_run={run.run_id}"
-        print(f"mm-balance: stopped; resume with: {line}", file=sys.stderr)
-        raise
-    except BaseException as error:
-        run.set_tags({"mm.error": reason(error)})
-        end_run(run, "FAILED")
-        raise
-    if resumed is not None:
-        close_adopted(resumed)
+    with ExitStack() as alone:
+        resumed, state, config = None, None, request.config
+        if config is None:
+            resumed = existing_run(request.given["resume_run"], "resume_run")
+            alone.enter_context(alone_on(resumed.run_id, relatives(resumed)))
+            state = saved_state(resumed)
+            config = _resumed_config(command, request.given, resumed, state)
+        resolve_device(config.run.device)
+        plan = make_plan(config)
+        data = read_data(config, stop)
+        if resumed is not None:
+            check_same_data(resumed, data)
+        # A checkpoint records the warm-up that its run started from.
+        warmup = choose_warmup(config, data) if state is None else None
+        run = resumed or open_run(run_title(command.name, config, data.name))
+        alone.enter_context(alone_on(run.run_id))
+        line = command_line(command.name, {"resume_run": run.run_id})
+        if resumed is not None:
+            resumed.reopen()
+        try:
+            announce(run, line)
+            prepare_page(run, tuple(data.specs))
+            if resumed is None and (changed := overrides(command.name, config)):
+                run.set_tags({"mm.changed": " ".join(f"{name}={value}" for name, value in changed.items())})
+            yield Training(plan, data, run, warmup)
+        except Interrupted:
+            end_run(run, "KILLED")
+            print(f"mm-balance: stopped; resume with: {line}", file=sys.stderr)
+            raise
+        except BaseException as error:
+            run.set_tags({"mm.error": reason(error)})
+            end_run(run, "FAILED")
+            raise
+        if resumed is not None:
+            close_adopted(resumed)
+
+
+def announce(run: TrackedRun, go_on: str) -> None:
+    """Print, before anything can go wrong, which run it is and how to go on with it; and say so on its page until it has results."""
+    print(f"run:  {run.run_id}\nif it is stopped or killed, go on with: {go_on}", flush=True)
+    if not run.description():
+        run.describe(f"Not finished yet. If it was stopped or killed, go on with: `{go_on}`")
 
 
 def _resumed_config(command: Command, given: Given, run: TrackedRun, state: Mapping[str, Any] | None) -> Config:

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from mm_balance.alive import hold, is_held
 from mm_balance.errors import UserError
 from mm_balance.folders import cache_folder
 from mm_balance.redaction import redact
@@ -161,9 +162,7 @@ class StudyLock:
 def worker_lock(study_name: str, identity: str) -> Iterator[None]:
     """Mark the worker ``identity`` as alive, by a lock that the system releases if the process dies."""
     path = _worker_lock_file(study_name, identity)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with hold(path):
         try:
             yield
         finally:
@@ -184,19 +183,7 @@ def worker_is_alive(study_name: str, identity: str) -> bool:
     """Whether a worker is alive. One on another host or cache folder always counts as alive: only a heartbeat can tell."""
     if identity.split("/")[0] != _lock_domain():
         return True
-    path = _worker_lock_file(study_name, identity)
-    if not path.exists():
-        return False
-    with path.open("a") as file:
-        return not _lockable(file)
-
-
-def _lockable(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    return is_held(_worker_lock_file(study_name, identity))
 
 
 def _worker_lock_file(study_name: str, identity: str) -> Path:

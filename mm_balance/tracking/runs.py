@@ -43,6 +43,7 @@ from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import UserError
 from mm_balance.redaction import redact
+from mm_balance.tracking import presence
 from mm_balance.tracking.outage.connection import is_conflict
 from mm_balance.tracking.store import Client, new_client
 
@@ -53,6 +54,7 @@ METRICS_PER_BATCH = 1000
 CONFLICT_ATTEMPTS = 6
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 IMAGE_FOLDER = "images"
+PROCESS_TAG = "mm.process"
 DESCRIPTION_LENGTH = 5000
 
 
@@ -109,7 +111,16 @@ class TrackedRun:
     def create(cls, experiment: str, name: str, tags: Mapping[str, str]) -> TrackedRun:
         """Create a run with ``tags`` in the experiment with this id."""
         client = new_client()
-        return cls(client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id, client)
+        own = {PROCESS_TAG: str(presence.Process())}
+        run = cls(client.create_run(experiment, tags={**tags, **own}, run_name=name).info.run_id, client)
+        presence.enter(run.run_id)
+        return run
+
+    def adopt(self, name: str) -> None:
+        """Take over a run that was made for this process, under another name."""
+        presence.enter(self.run_id)
+        self.rename(name)
+        self._sign()
 
     def read(self) -> Run:
         """Fetch the current state of the run."""
@@ -418,12 +429,19 @@ class TrackedRun:
     def terminate(self, status: str) -> None:
         """End the run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
         self._send_end(status)
+        presence.leave(self.run_id)
 
     def reopen(self) -> None:
         """Set the run RUNNING again to resume it, and remove the reason of an earlier failure."""
+        presence.enter(self.run_id)
         self._send_info(status="RUNNING")
+        self._sign()
         if "mm.error" in self.read().data.tags:
             self._send_tag_removal("mm.error")
+
+    def _sign(self) -> None:
+        """Say on the run which process works on it, for those on other machines."""
+        self.set_tags({PROCESS_TAG: str(presence.Process())})
 
     def _send_batch(
         self, *, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
