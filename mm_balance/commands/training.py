@@ -19,7 +19,7 @@ from mm_balance.tracking.experiment_page import prepare_page, view_link
 from mm_balance.tracking.lookup import children, existing_run, open_run, relatives, run_link, tracking_uri
 from mm_balance.tracking.presence import alone_on
 from mm_balance.tracking.runs import TrackedRun
-from mm_balance.workflow.next_steps import command_line
+from mm_balance.workflow.next_steps import announce, command_line
 from mm_balance.workflow.report import accuracies
 from mm_balance.workflow.setup import read_data, resolve_device
 from mm_balance.workflow.stage import StageResult, saved_state
@@ -101,13 +101,6 @@ def open_training(
             raise
         if resumed is not None:
             close_adopted(resumed)
-
-
-def announce(run: TrackedRun, go_on: str) -> None:
-    """Print, before anything can go wrong, which run it is and how to go on with it; and say so on its page until it has results."""
-    print(f"run:  {run.run_id}\nif it is stopped or killed, go on with: {go_on}", flush=True)
-    if not run.description():
-        run.describe(f"Not finished yet. If it was stopped or killed, go on with: `{go_on}`")
 
 
 def _resumed_config(command: Command, given: Given, run: TrackedRun, state: Mapping[str, Any] | None) -> Config:

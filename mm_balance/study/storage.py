@@ -122,24 +122,54 @@ class StudyLock:
 
     A file lock on one machine, an advisory lock on PostgreSQL. gRPC and other databases offer no lock across machines: there a
     study may end with up to ``workers - 1`` more trials than requested.
+
+    Args:
+        storage: the open storage.
+        location: its location.
+        study_name: name of the study.
+        purpose: what is done under the lock; locks of different purposes have nothing to do with one another.
     """
 
-    def __init__(self, storage: BaseStorage, location: str, study_name: str) -> None:
+    def __init__(self, storage: BaseStorage, location: str, study_name: str, *, purpose: str = "trials") -> None:
         self.storage = storage
-        self.path = study_folder(study_name) / "trials.lock" if "://" in location else Path(f"{location}.trials-lock")
+        self.path = (
+            study_folder(study_name) / f"{purpose}.lock" if "://" in location else Path(f"{location}.{purpose}-lock")
+        )
         self.on_postgres = location.startswith("postgresql")
-        self.key = zlib.crc32(study_name.encode())
+        self.key = zlib.crc32((study_name if purpose == "trials" else f"{study_name} {purpose}").encode())
         self.held: Any = None
 
     def acquire(self) -> None:
         if self.on_postgres:
-            assert isinstance(self.storage, RDBStorage)
-            self.held = self.storage.engine.connect()
-            self.held.execute(text("SELECT pg_advisory_lock(:key)"), {"key": self.key})
+            self._connect().execute(text("SELECT pg_advisory_lock(:key)"), {"key": self.key})
             return
+        fcntl.flock(self._open(), fcntl.LOCK_EX)
+
+    def try_to_acquire(self) -> bool:
+        """Acquire the lock unless it is held; return whether it was acquired."""
+        if self.on_postgres:
+            statement = text("SELECT pg_try_advisory_lock(:key)")
+            if self._connect().execute(statement, {"key": self.key}).scalar():
+                return True
+        else:
+            try:
+                fcntl.flock(self._open(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                pass
+        held, self.held = self.held, None
+        held.close()
+        return False
+
+    def _connect(self) -> Any:
+        assert isinstance(self.storage, RDBStorage)
+        self.held = self.storage.engine.connect()
+        return self.held
+
+    def _open(self) -> Any:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.held = self.path.open("a")
-        fcntl.flock(self.held, fcntl.LOCK_EX)
+        return self.held
 
     def release(self) -> None:
         """Release the lock; do nothing if it is not held."""

@@ -133,6 +133,13 @@ def workers_on(run_id: str) -> list[Process]:
     return [mark.process or Process(0, "", "", "") for mark in marks(run_id) if mark.alive and mark.path != own]
 
 
+def is_first(run_id: str) -> bool:
+    """Whether this process is, of all living ones of this machine that work on a run, the first; True if nobody knows."""
+    own = _held.get((os.getpid(), run_id), (None,))[0]
+    living = [mark.path for mark in marks(run_id) if mark.alive]
+    return own not in living or own == min(living, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
 def marks(run_id: str) -> list[Mark]:
     """Return the files of all processes for a run."""
     found = []
