@@ -299,6 +299,26 @@ class TrackedRun:
         """Upload a file into an artifact folder, under its own name."""
         self._send_file(local, folder)
 
+    def copy_artifacts(self, other: TrackedRun) -> None:
+        """Take over the artifacts of another run that this one lacks, pictures with a slider of steps among them."""
+        with tempfile.TemporaryDirectory() as temporary:
+            for folder, paths in other.artifact_tree().items():
+                known = set(self.artifact_names(folder))
+                for path in (path for path in paths if path not in known):
+                    self.log_file(other.fetch(path, Path(temporary)), folder)
+        shown = other.read().data.tags
+        self.set_tags({name: shown[name] for name in (MLFLOW_LOGGED_IMAGES, MLFLOW_LOGGED_ARTIFACTS) if name in shown})
+
+    def artifact_tree(self) -> dict[str, list[str]]:
+        """Return the paths of all files among the artifacts, by folder."""
+        tree, waiting = dict[str, list[str]](), [""]
+        while waiting:
+            folder = waiting.pop()
+            items = self._client.list_artifacts(self.run_id, folder)
+            tree[folder] = [item.path for item in items if not item.is_dir]
+            waiting += [item.path for item in items if item.is_dir]
+        return tree
+
     def log_figure(self, files: Mapping[str, bytes], path: str) -> None:
         """Write a figure rendered in several formats, suffix -> content, as ``path``, whose own suffix is replaced."""
         for suffix, content in files.items():

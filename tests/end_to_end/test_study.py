@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from mm_balance.study.handle import find_study
 from tests.helpers.commands import artifacts, call, do, fetch, newest, runs, spelled, steps
+from tests.helpers.faults import everything
 from tests.helpers.processes import (
     LAUNCHER_VARIABLE,
     USED_BY_STUDIES,
@@ -213,6 +214,13 @@ def check_taken_over(name, trials):
     assert sorted(statuses) == ["FAILED"] + ["FINISHED"] * trials
     (again,) = [run for run in trials_of(name).values() if "mm.retry_of" in run.data.tags]
     assert again.info.status == "FINISHED"
+    undisturbed = [run for run in trials_of(name).values() if run.info.status == "FINISHED" and run is not again]
+    assert again.data.tags.keys() >= {"mlflow.loggedImages"}
+    for other in undisturbed:
+        assert everything(again) == everything(other)
+        assert {metric: steps(again, metric) for metric in again.data.metrics} == {
+            metric: steps(other, metric) for metric in other.data.metrics
+        }
 
 
 def test_workers_that_keep_dying_end_the_study_and_what_was_found_stays(studies, capsys):
