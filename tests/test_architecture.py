@@ -19,7 +19,7 @@ LAYERS = [
     {"tracking", "testing", "explorer"},
     {"workflow"},
     {"study", "reproduction"},
-    {"report"},
+    {"report", "repair"},
     {"commands"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

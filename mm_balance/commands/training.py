@@ -20,6 +20,7 @@ from mm_balance.tracking.lookup import children, existing_run, open_run, relativ
 from mm_balance.tracking.presence import alone_on
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.next_steps import announce, command_line
+from mm_balance.workflow.provenance import recorded_parameters
 from mm_balance.workflow.report import accuracies
 from mm_balance.workflow.setup import read_data, resolve_device
 from mm_balance.workflow.stage import StageResult, saved_state
@@ -86,6 +87,9 @@ def open_training(
         if resumed is not None:
             resumed.reopen()
         try:
+            if resumed is None:  # what it takes to go on with it, before the line says so
+                run.log_json(recorded_parameters(config, command.name), names.CONFIG_FILE)
+                run.set_tags({"mm.stage": command.name})
             announce(run, line)
             prepare_page(run, tuple(data.specs))
             if resumed is None and (changed := overrides(command.name, config)):

@@ -73,7 +73,7 @@ def find_study(study_name: str, storage: str) -> StudyHandle | None:
         UserError: the storage cannot be used; the study has another version or code, or its run is in another tracking store.
     """
     location = locate(storage, study_name)
-    store = open_storage(location, _on_stale)
+    store = open_storage(location, requeue_stale)
     try:
         study = optuna.load_study(study_name=study_name, storage=store, sampler=RandomSampler())
     except KeyError:
@@ -108,7 +108,7 @@ def creating(study_name: str, storage: str, stop: Callable[[], bool]) -> Iterato
         Interrupted: a stop was requested while another command had the lock.
     """
     location = locate(storage, study_name)
-    lock = StudyLock(open_storage(location, _on_stale), location, study_name, purpose="creation")
+    lock = StudyLock(open_storage(location, requeue_stale), location, study_name, purpose="creation")
     waits = False
     while not lock.try_to_acquire():
         if not waits:
@@ -130,7 +130,7 @@ def make_study(study_name: str, storage: str, settings: Settings, parent: Tracke
         UserError: the storage cannot be used.
     """
     location = locate(storage, study_name)
-    store = open_storage(location, _on_stale)
+    store = open_storage(location, requeue_stale)
     study = optuna.create_study(
         study_name=study_name,
         storage=store,
@@ -190,5 +190,6 @@ def make_sampler(settings: Settings, drawn: int) -> BaseSampler:
     return makers[settings.sampler]()
 
 
-def _on_stale(study: optuna.Study, trial: FrozenTrial) -> None:
+def requeue_stale(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Fail the run of a trial whose worker's heartbeat has stopped, and queue the trial again."""
     requeue_or_fail(study, trial, existing_run(study.user_attrs[PARENT_RUN], f"study {study.study_name}: its run"))

@@ -218,3 +218,8 @@ def worker_is_alive(study_name: str, identity: str) -> bool:
 
 def _worker_lock_file(study_name: str, identity: str) -> Path:
     return study_folder(study_name) / "alive" / identity.split("/")[1]
+
+
+def dead_worker_locks() -> list[Path]:
+    """Return the files of workers of this machine that have died."""
+    return [path for path in sorted(cache_folder().glob("studies/*/alive/*")) if not is_held(path)]

@@ -12,8 +12,9 @@ import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -32,16 +33,26 @@ class Process:
         pid: its process id.
         host: name of its machine.
         command: the entry point.
-        since: when it began to, in UTC.
+        since: when it began to work on runs, in UTC.
     """
 
-    pid: int = field(default_factory=os.getpid)
-    host: str = field(default_factory=socket.gethostname)
-    command: str = field(default_factory=lambda: Path(sys.argv[0]).stem)
-    since: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+    pid: int
+    host: str
+    command: str
+    since: str
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since} ({self.command})"
+
+
+def this_process() -> Process:
+    """Return this process, always the same."""
+    return _process(os.getpid())
+
+
+@cache
+def _process(pid: int) -> Process:
+    return Process(pid, socket.gethostname(), Path(sys.argv[0]).stem, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,8 @@ class Mark:
     alive: bool
 
 
+UNKNOWN = Process(0, "this machine", "unknown", "a moment ago")
+"""Whose mark is not written yet."""
 _held: dict[tuple[int, str], tuple[Path, IO[str]]] = {}
 """Process and run -> its file; a forked process does not have those of its parent."""
 _kept: set[str] = set()
@@ -130,7 +143,7 @@ def alone_on(run_id: str, relatives: Iterable[str] = (), *, parameter: str = "re
 def workers_on(run_id: str) -> list[Process]:
     """Return the other living processes of this machine that work on a run."""
     own = _held.get((os.getpid(), run_id), (None,))[0]
-    return [mark.process or Process(0, "", "", "") for mark in marks(run_id) if mark.alive and mark.path != own]
+    return [mark.process or UNKNOWN for mark in marks(run_id) if mark.alive and mark.path != own]
 
 
 def is_first(run_id: str) -> bool:
@@ -163,7 +176,7 @@ def _enter(run_id: str) -> None:
     key = os.getpid(), run_id
     if key not in _held:
         path = folder() / run_id / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        _held[key] = path, hold(path, json.dumps(asdict(Process())))
+        _held[key] = path, hold(path, json.dumps(asdict(this_process())))
 
 
 @contextmanager

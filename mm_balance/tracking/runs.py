@@ -111,7 +111,7 @@ class TrackedRun:
     def create(cls, experiment: str, name: str, tags: Mapping[str, str]) -> TrackedRun:
         """Create a run with ``tags`` in the experiment with this id."""
         client = new_client()
-        own = {PROCESS_TAG: str(presence.Process())}
+        own = {PROCESS_TAG: str(presence.this_process())}
         run = cls(client.create_run(experiment, tags={**tags, **own}, run_name=name).info.run_id, client)
         presence.enter(run.run_id)
         return run
@@ -461,7 +461,7 @@ class TrackedRun:
 
     def _sign(self) -> None:
         """Say on the run which process works on it, for those on other machines."""
-        self.set_tags({PROCESS_TAG: str(presence.Process())})
+        self.set_tags({PROCESS_TAG: str(presence.this_process())})
 
     def _send_batch(
         self, *, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()

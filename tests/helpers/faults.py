@@ -17,7 +17,7 @@ from typing import Any
 from mlflow.entities import Run
 
 from tests.helpers.commands import artifacts, call
-from tests.helpers.processes import Forked, environment
+from tests.helpers.processes import Forked, environment, in_epoch
 
 LOG_VARIABLE = "MM_BALANCE_FAULT_LOG"
 """Environment variable: the file that ``record`` appends to, if it is set."""
@@ -98,6 +98,20 @@ def start_dying(store: Path, entry_point: str, words: Sequence[str], boundary: i
     """An entry point in a forked process that is killed at a boundary."""
     log = store / f"{entry_point}-{time.monotonic_ns()}.log"
     return Forked(_call_dying, (entry_point, list(words), boundary), environment(store), store, log)
+
+
+def start_fated(store: Path, entry_point: str, words: Sequence[str], epoch: int) -> Forked:
+    """An entry point in a forked process that is killed as it begins an epoch."""
+    log = store / f"{entry_point}-{time.monotonic_ns()}.log"
+    return Forked(_call_fated, (entry_point, list(words), epoch), environment(store), store, log)
+
+
+def _call_fated(entry_point: str, words: list[str], epoch: int) -> int:
+    import mlflow
+
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    in_epoch(epoch, lambda: os.kill(os.getpid(), signal.SIGKILL), setattr)
+    return call(entry_point, words)
 
 
 def _call_dying(entry_point: str, words: list[str], boundary: int) -> int:
