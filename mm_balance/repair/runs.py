@@ -28,7 +28,8 @@ def dead_runs(
     """
     findings, done = list[Finding](), set(closed)
     for family in _families(runs):
-        if any(run.life is Life.LIVING for run in family) or presence.workers_on(family[0].parent or ""):
+        outer = family[0].parent
+        if any(run.life is Life.LIVING for run in family) or (outer is not None and presence.workers_on(outer)):
             continue
         hours = min(run.silent_hours for run in family)
         old = older_than_hours is not None and hours > older_than_hours

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from mm_balance.engine import loop
 from mm_balance.tracking import presence
 from tests.helpers.commands import QUICK, by_stage, do, runs, series, spelled, steps
-from tests.helpers.faults import count_boundaries, everything, recorded, start_dying
+from tests.helpers.faults import count_boundaries, everything, recorded, start_dying, start_fated
 from tests.helpers.processes import start_command, wait_for
 from tests.helpers.stores import copy_database, use_store
 
@@ -101,9 +101,8 @@ def test_a_run_that_a_process_works_on_is_not_touched_by_another_and_is_free_onc
     store, capsys, monkeypatch
 ):
     """The lines that tell which run it is are there as soon as it is under way."""
-    process = start_command(store, "main", spelled(f"{MAIN} adaptive_epochs=200"))
-    wait_for(lambda: "adaptive" in by_stage() and steps(by_stage()["adaptive"]), process)
-    os.kill(process.pid, signal.SIGSTOP)
+    process = start_fated(store, "main", spelled(MAIN), 3, killed=False)  # the second of the second stage
+    wait_for(lambda: "adaptive" in by_stage() and len(steps(by_stage()["adaptive"])) == 1, process)
     parent, nested = by_stage()["main"], by_stage()["adaptive"]
     assert f"run:  {parent.info.run_id}\n" in process.said()
     assert f"mlflow run . --env-manager local -P resume_run={parent.info.run_id}\n" in process.said()

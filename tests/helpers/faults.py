@@ -100,17 +100,21 @@ def start_dying(store: Path, entry_point: str, words: Sequence[str], boundary: i
     return Forked(_call_dying, (entry_point, list(words), boundary), environment(store), store, log)
 
 
-def start_fated(store: Path, entry_point: str, words: Sequence[str], epoch: int) -> Forked:
-    """An entry point in a forked process that is killed as it begins an epoch."""
+def start_fated(store: Path, entry_point: str, words: Sequence[str], epoch: int, *, killed: bool = True) -> Forked:
+    """An entry point in a forked process that is killed, or waits for ever, as it begins an epoch."""
     log = store / f"{entry_point}-{time.monotonic_ns()}.log"
-    return Forked(_call_fated, (entry_point, list(words), epoch), environment(store), store, log)
+    return Forked(_call_fated, (entry_point, list(words), epoch, killed), environment(store), store, log)
 
 
-def _call_fated(entry_point: str, words: list[str], epoch: int) -> int:
+def _call_fated(entry_point: str, words: list[str], epoch: int, killed: bool) -> int:
     import mlflow
 
+    def wait() -> None:
+        while True:
+            signal.pause()
+
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
-    in_epoch(epoch, lambda: os.kill(os.getpid(), signal.SIGKILL), setattr)
+    in_epoch(epoch, (lambda: os.kill(os.getpid(), signal.SIGKILL)) if killed else wait, setattr)
     return call(entry_point, words)
 
 

@@ -18,12 +18,11 @@ from mm_balance.tracking.outage.operations import Operation
 from mm_balance.tracking.outage.spool import FILES, Spool, server_folder
 from tests.helpers.commands import QUICK, adopt, do, newest, runs, spelled, steps
 from tests.helpers.faults import start_fated
-from tests.helpers.processes import start_command, wait_for
+from tests.helpers.processes import wait_for
 from tests.helpers.studies import settings_of
 from tests.study.test_trials import take
 
 pytestmark = pytest.mark.usefixtures("signals", "store")
-LONG = f"{QUICK} method=concat epochs=300 refit_every=300"
 SHORT = f"{QUICK} method=concat epochs=3 refit_every=3"
 
 
@@ -51,9 +50,8 @@ def test_a_dead_run_is_closed_and_can_be_resumed_and_a_living_one_beside_it_is_n
     dead.wait(120)
     assert dead.returncode == -signal.SIGKILL
     run_id = newest(stage="train").info.run_id
-    living = start_command(store, "train", spelled(LONG))
+    living = start_fated(store, "train", spelled(SHORT), 2, killed=False)
     wait_for(lambda: (found := newest(stage="train")).info.run_id != run_id and steps(found), living)
-    os.kill(living.pid, signal.SIGSTOP)
     alive_id = newest(stage="train").info.run_id
     half = age(work_folder(run_id) / ".last-abc")
     young = age(work_folder(run_id) / ".last-def", seconds=0)
@@ -77,7 +75,6 @@ def test_a_dead_run_is_closed_and_can_be_resumed_and_a_living_one_beside_it_is_n
 
     assert do("train", f"resume_run={run_id}") == 0
     assert steps(MlflowClient().get_run(run_id)) == [1, 2, 3]
-    os.kill(living.pid, signal.SIGCONT)
     living.kill()
     living.wait(60)
     assert any(alive_id in line and "closed as KILLED" in line for line in repaired(capsys))
