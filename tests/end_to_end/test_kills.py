@@ -14,9 +14,9 @@ from mlflow.tracking import MlflowClient
 
 from mm_balance.engine import loop
 from mm_balance.tracking import presence
-from tests.helpers.commands import QUICK, by_stage, do, runs, series, spelled, steps
-from tests.helpers.faults import count_boundaries, everything, recorded, start_dying, start_fated
-from tests.helpers.processes import start_command, wait_for
+from tests.helpers.commands import QUICK, by_stage, do, runs, series, series_of, spelled, steps
+from tests.helpers.faults import count_boundaries, dying_first, everything, recorded, start_dying, start_fated
+from tests.helpers.processes import USED_BY_STUDIES, start_command, start_forked, wait_for
 from tests.helpers.stores import copy_database, use_store
 
 pytestmark = pytest.mark.slow
@@ -122,3 +122,48 @@ def test_a_run_that_a_process_works_on_is_not_touched_by_another_and_is_free_onc
     monkeypatch.setattr(loop, "plan_epoch", lambda *words: os.kill(os.getpid(), signal.SIGTERM))
     assert do("main", f"resume_run={parent.info.run_id}") == 128 + signal.SIGTERM
     assert presence.marked_runs() == []
+
+
+STUDY = f"{QUICK} study_name=killed trials=2 workers=1 adaptive_epochs=3 refit_every=1 pruner=none sampler=random search=weights"
+WORKER_SEES = "the launcher starts another worker, and the trial is continued as another one"
+
+
+def trials():
+    """What every finished trial of the study has, by its searched parameters."""
+    found = runs(study="killed", stage="trial")
+    return {
+        tuple(sorted(run.data.params.items())): (series_of(run), everything(run))
+        for run in found
+        if run.info.status == "FINISHED"
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed_trials(tmp_path_factory, empty_database):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    copy_database(empty_database, folder)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.MonkeyPatch.context() as patch:
+        use_store(folder, patch)
+        patch.setattr(USED_BY_STUDIES, start_forked)
+        torch.set_num_threads(1)
+        assert do("study", STUDY) == 0
+        found = trials()
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+        signal.signal(number, handler)
+    return found
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("number", range(6))
+def test_a_trial_taken_over_is_what_it_would_have_been(undisturbed_trials, store, monkeypatch, number):
+    with recorded("SIGKILL of a worker of a study at a boundary of an API", WORKER_SEES):
+        boundary = random.Random(SEED + 2000 + number).randrange(40, 160)
+        monkeypatch.setattr(USED_BY_STUDIES, dying_first("worker", boundary))
+        assert do("study", STUDY) == 0
+        found = trials()
+        assert len(found) == 2
+        same = found.keys() & undisturbed_trials.keys()  # what is drawn after the kill depends on the number of trials
+        assert same
+        assert {key: found[key] for key in same} == {key: undisturbed_trials[key] for key in same}
+        assert not [run for run in runs() if run.info.status == "RUNNING"]

@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from mlflow.entities import Run
 
 from tests.helpers.commands import artifacts, call
-from tests.helpers.processes import Forked, environment, in_epoch
+from tests.helpers.processes import ROOT, Forked, environment, in_epoch, start_forked
 
 LOG_VARIABLE = "MM_BALANCE_FAULT_LOG"
 """Environment variable: the file that ``record`` appends to, if it is set."""
@@ -116,6 +116,22 @@ def _call_fated(entry_point: str, words: list[str], epoch: int, killed: bool) ->
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     in_epoch(epoch, (lambda: os.kill(os.getpid(), signal.SIGKILL)) if killed else wait, setattr)
     return call(entry_point, words)
+
+
+def dying_first(entry: str, boundary: int) -> Callable[..., Forked]:
+    """What a study uses to start its processes (``USED_BY_STUDIES``): the first worker is killed at a boundary, others live."""
+    left = [boundary]
+
+    def start(
+        entry_point: str, words: Sequence[str], slot: Any, variables: Mapping[str, str], log: Path | None
+    ) -> Forked:
+        if entry_point != entry or not left:
+            return start_forked(entry_point, words, slot, variables, log)
+        known = {**os.environ, **slot.environment, **variables}
+        place = log or Path(known["MM_BALANCE_CACHE"]) / f"{entry_point}-{time.monotonic_ns()}.log"
+        return Forked(_call_dying, (entry_point, list(words), left.pop()), known, ROOT, place)
+
+    return start
 
 
 def _call_dying(entry_point: str, words: list[str], boundary: int) -> int:
