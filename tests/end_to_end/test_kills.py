@@ -124,7 +124,10 @@ def test_a_run_that_a_process_works_on_is_not_touched_by_another_and_is_free_onc
     assert presence.marked_runs() == []
 
 
-STUDY = f"{QUICK} study_name=killed trials=2 workers=1 adaptive_epochs=3 refit_every=1 pruner=none sampler=random search=weights"
+STUDY = (
+    "preset=quick train_fraction=0.05 study_name=killed trials=2 workers=1 adaptive_epochs=3 refit_every=1 pruner=none "
+    "sampler=random search=weights"
+)
 WORKER_SEES = "the launcher starts another worker, and the trial is continued as another one"
 
 
