@@ -202,7 +202,7 @@ def test_one_signal_leaves_nothing_running_and_the_same_command_goes_on(studies,
 
 def test_a_killed_worker_is_replaced_and_its_trial_taken_over(studies, capsys):
     fates.append(Fate(3, signal.SIGKILL))
-    assert do("study", f"{SHORT} study_name=killed trials=3 adaptive_epochs=4 worker_restarts=2") == 0
+    assert do("study", f"{SHORT} study_name=killed trials=3 adaptive_epochs=4 refit_every=1 worker_restarts=2") == 0
     assert "starting another" in capsys.readouterr().err
     check_taken_over("killed", 3)
 
@@ -289,7 +289,7 @@ def test_ctrl_c_under_mlflow_run_leaves_nothing_running_and_the_same_command_goe
 
 @pytest.mark.verify
 def test_a_killed_worker_program_is_replaced_and_its_trial_taken_over(store):
-    words = "preset=quick pruner=none study_name=killed trials=5 adaptive_epochs=5 worker_restarts=2"
+    words = "preset=quick pruner=none study_name=killed trials=5 adaptive_epochs=5 refit_every=1 worker_restarts=2"
     process = Spawned(python_words("study", spelled(words)), store)
     wait_for(lambda: in_training("killed"), process)
     kill_worker_program("killed")
