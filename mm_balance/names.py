@@ -192,6 +192,7 @@ TAGS = {
     "mm.evaluated_run": "run id of the evaluated model",
     "mm.split": "split of an evaluation",
     "mm.error": "why the run failed",
+    "mm.process": "process that began or last continued the run: id, machine, time, entry point",
     "mm.row": "where the run's result stands: table, group, row (runs of `reproduce`)",
     "mm.job": "SHA-256 of row settings, seed, data, code and device: equal = the same training (`reproduce` trains it once)",
     "mm.diverged": "true = the loss or a weight was no longer finite: the same training would fail again",
@@ -217,6 +218,8 @@ EXPLORER_FILE = "explorer.html"
 SUSPECTS_FILE = "suspects.csv"
 CHECKPOINT_FOLDER = "checkpoints"
 CHECKPOINT_LAST = "last"
+CHECKPOINT_PREVIOUS = "previous"
+"""The one before the last, only in the working folder."""
 CHECKPOINT_BEST = "best"
 GAP_FIGURE = "figures/gap_mixture.png"
 EVOLUTION_FIGURE = "figures/mixture_evolution.png"

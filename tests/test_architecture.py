@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mm_balance"
 
 LAYERS = [
-    {"errors", "imports", "names", "seeding", "memory", "redaction", "folders", "stopping"},
+    {"errors", "imports", "names", "seeding", "memory", "redaction", "folders", "stopping", "alive"},
     {"types", "functional"},
     {"config"},
     {"data", "models"},
@@ -19,7 +19,7 @@ LAYERS = [
     {"tracking", "testing", "explorer"},
     {"workflow"},
     {"study", "reproduction"},
-    {"report"},
+    {"report", "repair"},
     {"commands"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

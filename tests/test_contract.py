@@ -2,7 +2,7 @@
 
 from mm_balance import names
 from mm_balance.commands import COMMANDS
-from mm_balance.config import options, reproduction_options, study_options
+from mm_balance.config import options, repair_options, reproduction_options, study_options
 
 COMMON = """dataset data_dir preset modalities visual_difficulty train_fraction protocol recipe clip_seconds audio_fit
 corruption corruption_kind corruption_modality allow_outside
@@ -35,6 +35,7 @@ def test_commands_and_their_parameters():
         "study",
         "worker",
         "reproduce",
+        "repair",
         "sync",
     ]
     assert taken("main") == {*COMMON, *WARMUP, *ADAPTIVE, "method", "method_options", "worst"}
@@ -77,6 +78,13 @@ def test_reproduce_takes_its_own_parameters():
     assert reproduction_options()["preset"].choices == (
         "digits", "grid", "cremad", "ave", "kinetics_sounds", "manifest", "quick"
     )  # fmt: skip
+
+
+def test_repair_takes_its_own_parameters():
+    assert taken("repair") == {"dry_run", "older_than_hours"}
+    assert {name: option.default for name, option in repair_options().items()} == {
+        "dry_run": False, "older_than_hours": "none",
+    }  # fmt: skip
 
 
 def test_defaults():

@@ -46,7 +46,8 @@ class StopRequest:
             return
         self.signal, self.since = number, time.monotonic()
         stopping.requested.set()
-        print(f"mm-balance: {signal.Signals(number).name}: saving a checkpoint after this batch", file=sys.stderr)
+        with suppress(OSError):  # a pipe that nobody reads any more
+            print(f"mm-balance: {signal.Signals(number).name}: saving a checkpoint after this batch", file=sys.stderr)
 
 
 def run_guarded(body: Callable[[StopRequest], None]) -> int:
@@ -60,7 +61,8 @@ def run_guarded(body: Callable[[StopRequest], None]) -> int:
     sys.excepthook = _print_traceback
     keep_freed_memory()
     try:
-        body(stop)
+        with stopping.watching(stopping.project_process(), _stop_as_mlflow_has_died):
+            body(stop)
     except UserError as error:
         return _failed(str(error))
     except OSError as error:
@@ -85,6 +87,13 @@ def _failed(message: str) -> int:
     print(f"mm-balance: error: {line}", file=sys.stderr)
     _fail_adopted(line)
     return 1
+
+
+def _stop_as_mlflow_has_died() -> None:
+    """Stop as on SIGTERM: whoever ends `mlflow run` wants its training to end, and would not see that it goes on."""
+    with suppress(OSError):  # a pipe that nobody reads any more
+        print("mm-balance: `mlflow run` has ended without this process", file=sys.stderr)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -8,6 +8,7 @@ from mm_balance.commands import (
     explore,
     main,
     prepare,
+    repair,
     report,
     reproduce,
     study,
@@ -20,5 +21,19 @@ from mm_balance.commands.command import Command
 
 COMMANDS: dict[str, Command] = {
     module.COMMAND.name: module.COMMAND
-    for module in (main, warmup, adaptive, train, evaluate, explore, report, prepare, study, worker, reproduce, sync)
+    for module in (
+        main,
+        warmup,
+        adaptive,
+        train,
+        evaluate,
+        explore,
+        report,
+        prepare,
+        study,
+        worker,
+        reproduce,
+        repair,
+        sync,
+    )
 }

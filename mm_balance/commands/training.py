@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,8 +16,11 @@ from mm_balance.config import Config, format_value, options, restore
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, Unwritable, UserError, reason
 from mm_balance.tracking.experiment_page import prepare_page, view_link
-from mm_balance.tracking.lookup import children, existing_run, open_run, run_link, tracking_uri
+from mm_balance.tracking.lookup import children, existing_run, open_run, relatives, run_link, tracking_uri
+from mm_balance.tracking.presence import alone_on
 from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.next_steps import announce, command_line
+from mm_balance.workflow.provenance import recorded_parameters
 from mm_balance.workflow.report import accuracies
 from mm_balance.workflow.setup import read_data, resolve_device
 from mm_balance.workflow.stage import StageResult, saved_state
@@ -64,42 +67,46 @@ def open_training(
     Raises:
         UserError: an error in the parameters or the data.
     """
-    resumed, state, config = None, None, request.config
-    if config is None:
-        resumed = existing_run(request.given["resume_run"], "resume_run")
-        state = saved_state(resumed)
-        config = _resumed_config(command, request.given, resumed, state)
-    resolve_device(config.run.device)
-    plan = make_plan(config)
-    data = read_data(config, stop)
-    if resumed is not None:
-        check_same_data(resumed, data)
-    # A checkpoint records the warm-up that its run started from.
-    warmup = choose_warmup(config, data) if state is None else None
-    run = resumed or open_run(run_title(command.name, config, data.name))
-    if resumed is not None:
-        resumed.reopen()
-    try:
-        prepare_page(run, tuple(data.specs))
-        if resumed is None and (changed := overrides(command.name, config)):
-            run.set_tags({"mm.changed": " ".join(f"{name}={value}" for name, value in changed.items())})
-        yield Training(plan, data, run, warmup)
-    except Interrupted:
-        end_run(run, "KILLED")
-        print(f"mm-balance: stopped; resume with: {_resume_line(command, run)}", file=sys.stderr)
-        raise
-    except Unwritable as error:
-        fail_run(run, error)
-        raise Unwritable(f"{error}; then go on with: {_resume_line(command, run)}") from error
-    except BaseException as error:
-        fail_run(run, error)
-        raise
-    if resumed is not None:
-        close_adopted(resumed)
-
-
-def _resume_line(command: Command, run: TrackedRun) -> str:
-    return f"mlflow run . --env-manager local -e {command.name} -P resume_run={run.run_id}"
+    with ExitStack() as alone:
+        resumed, state, config = None, None, request.config
+        if config is None:
+            resumed = existing_run(request.given["resume_run"], "resume_run")
+            alone.enter_context(alone_on(resumed.run_id, relatives(resumed)))
+            state = saved_state(resumed)
+            config = _resumed_config(command, request.given, resumed, state)
+        resolve_device(config.run.device)
+        plan = make_plan(config)
+        data = read_data(config, stop)
+        if resumed is not None:
+            check_same_data(resumed, data)
+        # A checkpoint records the warm-up that its run started from.
+        warmup = choose_warmup(config, data) if state is None else None
+        run = resumed or open_run(run_title(command.name, config, data.name))
+        alone.enter_context(alone_on(run.run_id))
+        line = command_line(command.name, {"resume_run": run.run_id})
+        if resumed is not None:
+            resumed.reopen()
+        try:
+            if resumed is None:  # what it takes to go on with it, before the line says so
+                run.log_json(recorded_parameters(config, command.name), names.CONFIG_FILE)
+                run.set_tags({"mm.stage": command.name})
+            announce(run, line)
+            prepare_page(run, tuple(data.specs))
+            if resumed is None and (changed := overrides(command.name, config)):
+                run.set_tags({"mm.changed": " ".join(f"{name}={value}" for name, value in changed.items())})
+            yield Training(plan, data, run, warmup)
+        except Interrupted:
+            end_run(run, "KILLED")
+            print(f"mm-balance: stopped; resume with: {line}", file=sys.stderr)
+            raise
+        except Unwritable as error:
+            fail_run(run, error)
+            raise Unwritable(f"{error}; then go on with: {line}") from error
+        except BaseException as error:
+            fail_run(run, error)
+            raise
+        if resumed is not None:
+            close_adopted(resumed)
 
 
 def _resumed_config(command: Command, given: Given, run: TrackedRun, state: Mapping[str, Any] | None) -> Config:

@@ -1,4 +1,4 @@
-"""Parameters: declared once in ``parameters``, ``study`` and ``reproduction``, parsed and completed from presets in ``resolve``."""
+"""Parameters: declared once in ``parameters``, ``study``, ``reproduction`` and ``repair``; parsed and completed in ``resolve``."""
 
 from mm_balance.config.option import AUTO, NONE, MethodOptions, Option, declared_in, param
 from mm_balance.config.parameters import (
@@ -12,6 +12,7 @@ from mm_balance.config.parameters import (
     stage_options,
     warmup_parameters,
 )
+from mm_balance.config.repair import RepairConfig, repair_options
 from mm_balance.config.reproduction import ReproductionConfig, reproduction_options
 from mm_balance.config.resolve import (
     apply_preset,
@@ -40,6 +41,7 @@ __all__ = [
     "InputConfig",
     "MethodOptions",
     "Option",
+    "RepairConfig",
     "ReproductionConfig",
     "StudyConfig",
     "apply_preset",
@@ -52,6 +54,7 @@ __all__ = [
     "parse_method_options",
     "parse_value",
     "read_preset",
+    "repair_options",
     "reproduction_options",
     "resolve",
     "restore",

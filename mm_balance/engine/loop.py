@@ -252,7 +252,7 @@ def best_state(stage: Stage, progress: Progress) -> dict[str, Any]:
     """Return the weights of the epoch that just ended, as the best so far.
 
     They are saved after the state that marks this epoch as best: if the process dies in between, they can be recovered from
-    that state, and weights of an epoch that was lost never remain.
+    that state, and weights of an epoch that was lost do not remain: it is trained again.
     """
     return {"model": stage.model.state_dict(), "epoch": progress.epoch}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,7 +38,7 @@ from mm_balance.study.devices import (
     threads_of,
     visible_devices,
 )
-from mm_balance.study.handle import StudyHandle, find_study, make_study
+from mm_balance.study.handle import StudyHandle, creating, find_study, make_study
 from mm_balance.study.report import BestValueLogger, best_so_far, best_trial, publish
 from mm_balance.study.settings import (
     Settings,
@@ -51,15 +52,18 @@ from mm_balance.study.storage import study_folder
 from mm_balance.study.trials import ORIGIN, TRIALS, all_trials, count_trials, fail_dead_trials
 from mm_balance.study.worker import run_worker
 from mm_balance.study.worker_pool import WorkerPool, train_warmups
+from mm_balance.tracking import presence
 from mm_balance.tracking.lookup import adopted_run_id, open_run
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.card import log_data
+from mm_balance.workflow.next_steps import announce
 from mm_balance.workflow.plans import method_options
 from mm_balance.workflow.provenance import FollowedWarmup, recorded_parameters, stage_tags, warmup_settings
 from mm_balance.workflow.setup import read_data, resolve_device
 from mm_balance.workflow.warmups import choose_warmup, find_matching_warmup
 
 Stop = Callable[[], bool]
+SAME_COMMAND = "the same command"
 
 
 @dataclass
@@ -136,45 +140,75 @@ def run_study(given: Mapping[str, Any], stop: Stop) -> FinishedStudy:
         Interrupted: a stop was requested.
     """
     launch = _plan(given, stop)
-    name, study_config, config, settings, data = (
-        launch.name,
-        launch.study_config,
-        launch.config,
-        launch.settings,
-        launch.data,
-    )
+    name, study_config, settings = launch.name, launch.study_config, launch.settings
     torch.set_num_threads(settings.threads)  # as in the workers: warm-up fingerprints include it
-    handle = find_study(name, study_config.storage)
-    if handle is not None:
-        if differing := settings.differences(handle.settings):
-            raise UserError(f"study {name} exists with other settings: {'; '.join(differing)}; give another study_name")
-        parent = handle.parent
-        parent.reopen()
-        handle.study.set_user_attr(TRIALS, study_config.trials)
-    else:
-        parent = open_run(f"study {name}")
-        method = find_method(config.method.method)(method_options(config), tuple(data.specs), 0)
-        parent.set_tags(stage_tags(data, "study", config.run.seed, method) | {"mm.study": name})
-    try:
-        handle = handle or _create(parent, launch)
-        if handle.parent.run_id != parent.run_id:
-            raise UserError(f"study {name} was just created by another command; run this command again to join it")
+    with creating(name, study_config.storage, stop):
+        handle = _join(launch) or _begin(launch)
+    parent = handle.parent
+    with _ending(parent):
         handle.parent.set_tags(_changeable_tags(study_config))
         _run(handle, launch)
-    except Interrupted:
-        parent.terminate("KILLED")
-        print("mm-balance: stopped; run the same command again to resume", file=sys.stderr)
-        raise
-    except BaseException as error:
-        parent.set_tags({"mm.error": reason(error)})
-        parent.terminate("FAILED")
-        raise
-    parent.terminate("FINISHED")
+    if presence.is_first(parent.run_id):
+        parent.terminate("FINISHED")
+    else:
+        presence.leave(parent.run_id)
     best, line = best_trial(handle), ""
     if best is not None:
         values = ", ".join(f"{item}={format_value(value)}" for item, value in rounded(best.params).items())
         line = f"{best.values[0]:.4f}, trial {best.number}, {values}"
     return FinishedStudy(parent, settings.objectives[0], line)
+
+
+def _join(launch: _Launch) -> StudyHandle | None:
+    """Continue the study if it exists, also while another command works on it. Raises UserError if it has other settings."""
+    name, study_config = launch.name, launch.study_config
+    handle = find_study(name, study_config.storage)
+    if handle is None:
+        return None
+    if differing := launch.settings.differences(handle.settings):
+        raise UserError(f"study {name} exists with other settings: {'; '.join(differing)}; give another study_name")
+    for process in presence.workers_on(handle.parent.run_id):
+        print(f"mm-balance: {process} works on study {name}, too: both share its trials and its run", file=sys.stderr)
+    handle.parent.reopen()
+    handle.study.set_user_attr(TRIALS, study_config.trials)
+    announce(handle.parent, SAME_COMMAND)
+    return handle
+
+
+def _begin(launch: _Launch) -> StudyHandle:
+    """Begin the run of a new study, and create it."""
+    name, config, data = launch.name, launch.config, launch.data
+    parent = open_run(f"study {name}")
+    method = find_method(config.method.method)(method_options(config), tuple(data.specs), 0)
+    with _ending(parent):
+        parent.set_tags(stage_tags(data, "study", config.run.seed, method) | {"mm.study": name})
+        announce(parent, SAME_COMMAND)
+        handle = _create(parent, launch)
+        if handle.parent.run_id != parent.run_id:  # on another machine, by a storage that has no locks
+            raise UserError(f"study {name} was just created by another command; run this command again to join it")
+    return handle
+
+
+@contextmanager
+def _ending(parent: TrackedRun) -> Iterator[None]:
+    """End the run of a study if it is stopped or fails, unless another command works on it, too."""
+    try:
+        yield
+    except Interrupted:
+        _end(parent, "KILLED")
+        print("mm-balance: stopped; run the same command again to resume", file=sys.stderr)
+        raise
+    except BaseException as error:
+        parent.set_tags({"mm.error": reason(error)})
+        _end(parent, "FAILED")
+        raise
+
+
+def _end(parent: TrackedRun, status: str) -> None:
+    if presence.workers_on(parent.run_id):
+        presence.leave(parent.run_id)
+    else:
+        parent.terminate(status)
 
 
 def _create(parent: TrackedRun, launch: _Launch) -> StudyHandle:
@@ -233,10 +267,13 @@ def _run(handle: StudyHandle, launch: _Launch) -> None:
     try:
         _run_workers(handle, launch, BestValueLogger(handle), launch.study_config.trials)
     finally:
-        publish(handle, started=launch.started, warmup_epochs=launch.warmup_epochs)
-        _log_workers(handle)
+        if presence.is_first(handle.parent.run_id):
+            publish(handle, started=launch.started, warmup_epochs=launch.warmup_epochs)
+            _log_workers(handle)
     if launch.stop():
         raise Interrupted
+    if not presence.is_first(handle.parent.run_id):
+        return  # the first of the commands that share it does the rest
     best = best_trial(handle)
     if launch.study_config.confirm_seeds and best is not None:
         _confirm(handle, launch, best)
@@ -335,7 +372,8 @@ def run_as_worker(name: str, storage: str, device_name: str, stop: Stop) -> None
     try:
         ended = run_worker(handle, data, lambda: stop() or orphaned(), device=str(device), label=label)
     except Interrupted:
-        if orphaned():  # the launcher cannot report it any more
+        # The launcher cannot report it any more; another one may share the study.
+        if orphaned() and not presence.workers_on(handle.parent.run_id):
             handle.parent.set_tags({"mm.error": "the launcher died; run the same command again to resume"})
             handle.parent.terminate("FAILED")
         raise

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import optuna
@@ -14,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 import mm_balance
-from mm_balance.errors import UserError
+from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import find_method
 from mm_balance.redaction import redact
 from mm_balance.study.settings import Settings
@@ -27,6 +30,7 @@ from mm_balance.workflow.provenance import training_code
 SEED_STRIDE = 100_003
 """Sampler seed = study seed * ``SEED_STRIDE`` + number of trials so far."""
 HYPERBAND_FACTOR = 3
+WAIT_SECONDS = 0.5
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings(
@@ -69,7 +73,7 @@ def find_study(study_name: str, storage: str) -> StudyHandle | None:
         UserError: the storage cannot be used; the study has another version or code, or its run is in another tracking store.
     """
     location = locate(storage, study_name)
-    store = open_storage(location, _on_stale)
+    store = open_storage(location, requeue_stale)
     try:
         study = optuna.load_study(study_name=study_name, storage=store, sampler=RandomSampler())
     except KeyError:
@@ -95,6 +99,30 @@ def find_study(study_name: str, storage: str) -> StudyHandle | None:
     return _handle(study, settings, parent, store, location)
 
 
+@contextmanager
+def creating(study_name: str, storage: str, stop: Callable[[], bool]) -> Iterator[None]:
+    """Hold the lock of those who create or continue a study: one creates it, and those who wait for it meanwhile join it.
+
+    Raises:
+        UserError: the storage cannot be used.
+        Interrupted: a stop was requested while another command had the lock.
+    """
+    location = locate(storage, study_name)
+    lock = StudyLock(open_storage(location, requeue_stale), location, study_name, purpose="creation")
+    waits = False
+    while not lock.try_to_acquire():
+        if not waits:
+            print(f"mm-balance: another command is creating study {study_name}; waiting for it", file=sys.stderr)
+        waits = True
+        if stop():
+            raise Interrupted
+        time.sleep(WAIT_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def make_study(study_name: str, storage: str, settings: Settings, parent: TrackedRun, trials: int) -> StudyHandle:
     """Create a study. If several processes create one of the same name at once, all get that of the first.
 
@@ -102,7 +130,7 @@ def make_study(study_name: str, storage: str, settings: Settings, parent: Tracke
         UserError: the storage cannot be used.
     """
     location = locate(storage, study_name)
-    store = open_storage(location, _on_stale)
+    store = open_storage(location, requeue_stale)
     study = optuna.create_study(
         study_name=study_name,
         storage=store,
@@ -162,5 +190,6 @@ def make_sampler(settings: Settings, drawn: int) -> BaseSampler:
     return makers[settings.sampler]()
 
 
-def _on_stale(study: optuna.Study, trial: FrozenTrial) -> None:
+def requeue_stale(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Fail the run of a trial whose worker's heartbeat has stopped, and queue the trial again."""
     requeue_or_fail(study, trial, existing_run(study.user_attrs[PARENT_RUN], f"study {study.study_name}: its run"))

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from mm_balance.alive import hold, is_held
 from mm_balance.errors import UserError
 from mm_balance.folders import cache_folder
 from mm_balance.redaction import redact
@@ -139,24 +140,54 @@ class StudyLock:
 
     A file lock on one machine, an advisory lock on PostgreSQL. gRPC and other databases offer no lock across machines: there a
     study may end with up to ``workers - 1`` more trials than requested.
+
+    Args:
+        storage: the open storage.
+        location: its location.
+        study_name: name of the study.
+        purpose: what is done under the lock; locks of different purposes have nothing to do with one another.
     """
 
-    def __init__(self, storage: BaseStorage, location: str, study_name: str) -> None:
+    def __init__(self, storage: BaseStorage, location: str, study_name: str, *, purpose: str = "trials") -> None:
         self.storage = storage
-        self.path = study_folder(study_name) / "trials.lock" if "://" in location else Path(f"{location}.trials-lock")
+        self.path = (
+            study_folder(study_name) / f"{purpose}.lock" if "://" in location else Path(f"{location}.{purpose}-lock")
+        )
         self.on_postgres = location.startswith("postgresql")
-        self.key = zlib.crc32(study_name.encode())
+        self.key = zlib.crc32((study_name if purpose == "trials" else f"{study_name} {purpose}").encode())
         self.held: Any = None
 
     def acquire(self) -> None:
         if self.on_postgres:
-            assert isinstance(self.storage, RDBStorage)
-            self.held = self.storage.engine.connect()
-            self.held.execute(text("SELECT pg_advisory_lock(:key)"), {"key": self.key})
+            self._connect().execute(text("SELECT pg_advisory_lock(:key)"), {"key": self.key})
             return
+        fcntl.flock(self._open(), fcntl.LOCK_EX)
+
+    def try_to_acquire(self) -> bool:
+        """Acquire the lock unless it is held; return whether it was acquired."""
+        if self.on_postgres:
+            statement = text("SELECT pg_try_advisory_lock(:key)")
+            if self._connect().execute(statement, {"key": self.key}).scalar():
+                return True
+        else:
+            try:
+                fcntl.flock(self._open(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                pass
+        held, self.held = self.held, None
+        held.close()
+        return False
+
+    def _connect(self) -> Any:
+        assert isinstance(self.storage, RDBStorage)
+        self.held = self.storage.engine.connect()
+        return self.held
+
+    def _open(self) -> Any:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.held = self.path.open("a")
-        fcntl.flock(self.held, fcntl.LOCK_EX)
+        return self.held
 
     def release(self) -> None:
         """Release the lock; do nothing if it is not held."""
@@ -179,9 +210,7 @@ class StudyLock:
 def worker_lock(study_name: str, identity: str) -> Iterator[None]:
     """Mark the worker ``identity`` as alive, by a lock that the system releases if the process dies."""
     path = _worker_lock_file(study_name, identity)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with hold(path):
         try:
             yield
         finally:
@@ -202,20 +231,13 @@ def worker_is_alive(study_name: str, identity: str) -> bool:
     """Whether a worker is alive. One on another host or cache folder always counts as alive: only a heartbeat can tell."""
     if identity.split("/")[0] != _lock_domain():
         return True
-    path = _worker_lock_file(study_name, identity)
-    if not path.exists():
-        return False
-    with path.open("a") as file:
-        return not _lockable(file)
-
-
-def _lockable(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    return is_held(_worker_lock_file(study_name, identity))
 
 
 def _worker_lock_file(study_name: str, identity: str) -> Path:
     return study_folder(study_name) / "alive" / identity.split("/")[1]
+
+
+def dead_worker_locks() -> list[Path]:
+    """Return the files of workers of this machine that have died."""
+    return [path for path in sorted(cache_folder().glob("studies/*/alive/*")) if not is_held(path)]

@@ -141,15 +141,25 @@ def _open(trial: optuna.Trial, handle: StudyHandle, confirmation: Mapping[str, A
 
 
 def _adopt_checkpoint(trial: optuna.Trial, handle: StudyHandle, run: TrackedRun) -> None:
-    """Move the checkpoint of the trial that this one retries to this run, if it is on this machine."""
+    """Move the checkpoint of the trial that this one retries to this run, if it is on this machine, and copy what it covers.
+
+    Points are sent from the checkpoint, but of the refits it has only the last one.
+    """
     origin = trial.user_attrs.get(RETRY_OF)
     if origin is None:
         return
-    previous = next(item for item in all_trials(handle.study) if item.number == origin)
     run.set_tags({"mm.retry_of": f"trial-{origin:04d}"})
-    if RUN in previous.user_attrs and (old := work_folder(previous.user_attrs[RUN])).is_dir():
-        shutil.rmtree(work_folder(run.run_id), ignore_errors=True)
-        old.rename(work_folder(run.run_id))
+    trials = {item.number: item for item in all_trials(handle.study)}
+    while (
+        origin is not None
+    ):  # one that was stopped before it took over the checkpoint has left it with the trial before
+        previous = trials[origin].user_attrs
+        if RUN in previous and (old := work_folder(previous[RUN])).is_dir():
+            run.copy_artifacts(TrackedRun(previous[RUN]))
+            shutil.rmtree(work_folder(run.run_id), ignore_errors=True)
+            old.rename(work_folder(run.run_id))
+            return
+        origin = previous.get(RETRY_OF)
 
 
 def _make_reporter(trial: optuna.Trial, handle: StudyHandle) -> OnPoint:

@@ -125,20 +125,25 @@ def fail_dead_trials(study: Study, parent: TrackedRun, alive: Callable[[str], bo
         The numbers of trials detected by their locks.
     """
     fail_stale_trials(study)
-    is_alive = alive or (lambda identity: worker_is_alive(study.study_name, identity))
     failed = []
-    for trial in all_trials(study):
-        if trial.state != TrialState.RUNNING:
-            continue
-        owner = trial.user_attrs.get(WORKER)
-        if is_alive(owner) if owner is not None else _just_started(trial):
-            continue
+    for trial in dead_trials(study, alive):
         # The run first: if this process dies here too, the trial is still RUNNING, and the next worker does all of it again.
         _fail_run_of_dead(study, trial, parent)
         study.tell(trial.number, state=TrialState.FAIL)
         requeue(study, trial, killed=True)
         failed.append(trial.number)
     return failed
+
+
+def dead_trials(study: Study, alive: Callable[[str], bool] | None = None) -> list[FrozenTrial]:
+    """Return the running trials whose workers, on this machine, have died."""
+    is_alive = alive or (lambda identity: worker_is_alive(study.study_name, identity))
+
+    def is_dead(trial: FrozenTrial) -> bool:
+        owner = trial.user_attrs.get(WORKER)
+        return not (is_alive(owner) if owner is not None else _just_started(trial))
+
+    return [trial for trial in all_trials(study) if trial.state == TrialState.RUNNING and is_dead(trial)]
 
 
 def requeue_or_fail(study: Study, trial: FrozenTrial, parent: TrackedRun) -> None:

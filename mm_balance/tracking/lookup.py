@@ -38,7 +38,7 @@ def open_run(name: str, *, parent: TrackedRun | None = None, tags: Mapping[str, 
     adopted = adopted_run_id()
     if parent is None and adopted is not None:
         run = TrackedRun(adopted)
-        run.rename(name)
+        run.adopt(name)
         return run
     all_tags = resolve_tags({}) | dict(tags or {})  # user, source, git commit, as MLflow itself records them
     if parent is not None:
@@ -156,6 +156,12 @@ def children(run: TrackedRun) -> dict[str, TrackedRun]:
         for item in _nested(run, {})
         if "mm.stage" in item.data.tags
     }
+
+
+def relatives(run: TrackedRun) -> list[str]:
+    """Return the ids of the run that ``run`` is nested in, and of those nested in it."""
+    parent = run.read().data.tags.get(MLFLOW_PARENT_RUN_ID)
+    return [*([] if parent is None else [parent]), *(item.info.run_id for item in _nested(run, {}))]
 
 
 def nested_runs(run: TrackedRun, tags: Mapping[str, str]) -> list[TrackedRun]:

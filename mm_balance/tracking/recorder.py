@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ from mm_balance.types import GapFit
 
 class MlflowRecorder:
     """Save to a local working folder first, then upload; publish one batch of metrics per epoch.
+
+    The working folder keeps the last checkpoint and the one before. Only the last one is uploaded: an upload that a kill cuts off
+    leaves both of them.
 
     Args:
         run: the run to log to.
@@ -66,6 +71,8 @@ class MlflowRecorder:
         self.seconds = 0.0
         self.checkpoint_seconds = 0.0
         self.refit_seconds: list[float] = []
+        self._last_is_whole = False
+        self._published_until = -1
 
     def save(self, state: dict[str, Any]) -> None:
         clocks = {
@@ -86,40 +93,62 @@ class MlflowRecorder:
 
     def publish(self, point: MetricPoint, refit: GapFit | None = None, validation: GapFit | None = None) -> None:
         with self._timed():
-            self.run.log_points([point])
+            if point.step > self._published_until:
+                self.run.log_points([point])
+            else:
+                self.run.send_missing([point])
             if refit is not None:
                 self._publish_refit(refit, validation)
         self.on_point(point)
 
     def load(self, name: str = names.CHECKPOINT_LAST) -> dict[str, Any] | None:
-        """Return the newest readable checkpoint of the run, from the working folder or the artifacts; None = none yet.
+        """Return the newest checkpoint of the run that is whole, from the working folder or the artifacts; None = none yet.
 
-        Both places are tried, because a kill during an upload can leave a truncated file in the artifact store.
+        All places are tried, because a kill during an upload can leave a truncated file in the artifact store. Damage is said.
 
         Raises:
             UserError: there are checkpoints, but none can be read; starting over would log every epoch twice.
         """
-        states, reasons = [], []
+        local, states, reasons = self.work_folder / name, list[dict[str, Any]](), list[str]()
+
+        def read(path: Path, shown: str) -> bool:
+            if not path.is_file():
+                return False
+            try:
+                states.append(read_checkpoint(path))
+            except UserError as error:
+                reasons.append(str(error).replace(str(path), shown))
+                return False
+            return True
+
+        whole = read(local, str(local))
         with tempfile.TemporaryDirectory() as folder:
             uploaded = f"{names.CHECKPOINT_FOLDER}/{name}"
-            paths = [self.work_folder / name]
             if uploaded in self.run.artifact_names(names.CHECKPOINT_FOLDER):
-                paths.append(self.run.fetch(uploaded, Path(folder)))
-            for path in paths:
-                if not path.is_file():
-                    continue
-                try:
-                    states.append(read_checkpoint(path))
-                except UserError as error:
-                    reasons.append(str(error))
+                read(self.run.fetch(uploaded, Path(folder)), f"{uploaded} of run {self.run.run_id}")
+        if name == names.CHECKPOINT_LAST:
+            self._last_is_whole = whole
+            # Not only after damage: a kill may have come between keeping the one before and writing the next.
+            if not whole and (previous := self.work_folder / names.CHECKPOINT_PREVIOUS).is_file():
+                read(previous, str(previous))
         if reasons and not states:
-            raise UserError(f"run {self.run.run_id} cannot be resumed: {'; '.join(reasons)}")
-        return max(states, key=_age) if states else None
+            raise UserError(
+                f"run {self.run.run_id} cannot be resumed: {'; '.join(reasons)}. If there is a backup of one of these files, put it "
+                "back; otherwise repeat the command that began the run, without resume_run"
+            )
+        newest = max(states, key=_age) if states else None
+        if newest is not None and reasons:
+            epoch, batch = _age(newest)
+            place = f"{epoch} epochs" + (f" and {batch} batches" if batch else "")
+            _warn(f"{'; '.join(reasons)}; going on from a whole one, after {place} of the stage")
+        return newest
 
     def reconcile(self, state: dict[str, Any]) -> None:
         """After a kill, send the points and the refit of ``state`` that are missing on the server."""
         points = [MetricPoint(**point) for point in state["points"]]
         self.run.send_missing(points)
+        # Going on from the checkpoint before the last one trains an epoch again that was published.
+        self._published_until = self.run.last_step("train/loss")
         for point in points:
             self.on_point(point)
         if state["refit"] is None:
@@ -138,7 +167,13 @@ class MlflowRecorder:
     def _save(self, state: dict[str, Any], name: str) -> None:
         path = self.work_folder / name
         started = time.perf_counter()
-        write_checkpoint(state, path)
+        if name == names.CHECKPOINT_LAST:
+            # A damaged one must not take the place of the whole one before it.
+            previous = self.work_folder / names.CHECKPOINT_PREVIOUS if self._last_is_whole else None
+            write_checkpoint(state, path, previous=previous)
+            self._last_is_whole = True
+        else:
+            write_checkpoint(state, path)
         self.checkpoint_seconds += time.perf_counter() - started
         if not self.upload:
             return
@@ -170,3 +205,9 @@ class MlflowRecorder:
 def _age(state: dict[str, Any]) -> tuple[int, int]:
     progress = state.get("progress", {"stage_epoch": state.get("epoch", 0), "batch": 0})
     return progress["stage_epoch"], progress["batch"]
+
+
+@cache
+def _warn(line: str) -> None:
+    """Print a warning, once per process: a command reads a checkpoint several times."""
+    print(f"mm-balance: warning: {line}", file=sys.stderr)

@@ -45,6 +45,7 @@ from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import UserError
 from mm_balance.redaction import redact
+from mm_balance.tracking import presence
 from mm_balance.tracking.outage.connection import is_conflict
 from mm_balance.tracking.store import Client, new_client
 from mm_balance.tracking.unwritable import writing
@@ -56,6 +57,7 @@ METRICS_PER_BATCH = 1000
 CONFLICT_ATTEMPTS = 6
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 IMAGE_FOLDER = "images"
+PROCESS_TAG = "mm.process"
 DESCRIPTION_LENGTH = 5000
 
 
@@ -113,8 +115,17 @@ class TrackedRun:
     def create(cls, experiment: str, name: str, tags: Mapping[str, str]) -> TrackedRun:
         """Create a run with ``tags`` in the experiment with this id."""
         client = new_client()
+        own = {PROCESS_TAG: str(presence.this_process())}
         with writing("a new run"):
-            return cls(client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id, client)
+            run = cls(client.create_run(experiment, tags={**tags, **own}, run_name=name).info.run_id, client)
+        presence.enter(run.run_id)
+        return run
+
+    def adopt(self, name: str) -> None:
+        """Take over a run that was made for this process, under another name."""
+        presence.enter(self.run_id)
+        self.rename(name)
+        self._sign()
 
     def read(self) -> Run:
         """Fetch the current state of the run."""
@@ -316,6 +327,26 @@ class TrackedRun:
         """Upload a file into an artifact folder, under its own name."""
         self._send_file(local, folder)
 
+    def copy_artifacts(self, other: TrackedRun) -> None:
+        """Take over the artifacts of another run that this one lacks, pictures with a slider of steps among them."""
+        with tempfile.TemporaryDirectory() as temporary:
+            for folder, paths in other.artifact_tree().items():
+                known = set(self.artifact_names(folder))
+                for path in (path for path in paths if path not in known):
+                    self.log_file(other.fetch(path, Path(temporary)), folder)
+        shown = other.read().data.tags
+        self.set_tags({name: shown[name] for name in (MLFLOW_LOGGED_IMAGES, MLFLOW_LOGGED_ARTIFACTS) if name in shown})
+
+    def artifact_tree(self) -> dict[str, list[str]]:
+        """Return the paths of all files among the artifacts, by folder."""
+        tree, waiting = dict[str, list[str]](), [""]
+        while waiting:
+            folder = waiting.pop()
+            items = self._client.list_artifacts(self.run_id, folder)
+            tree[folder] = [item.path for item in items if not item.is_dir]
+            waiting += [item.path for item in items if item.is_dir]
+        return tree
+
     def log_figure(self, files: Mapping[str, bytes], path: str) -> None:
         """Write a figure rendered in several formats, suffix -> content, as ``path``, whose own suffix is replaced."""
         for suffix, content in files.items():
@@ -450,12 +481,19 @@ class TrackedRun:
     def terminate(self, status: str) -> None:
         """End the run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
         self._send_end(status)
+        presence.leave(self.run_id)
 
     def reopen(self) -> None:
         """Set the run RUNNING again to resume it, and remove the reason of an earlier failure."""
+        presence.enter(self.run_id)
         self._send_info(status="RUNNING")
+        self._sign()
         if "mm.error" in self.read().data.tags:
             self._send_tag_removal("mm.error")
+
+    def _sign(self) -> None:
+        """Say on the run which process works on it, for those on other machines."""
+        self.set_tags({PROCESS_TAG: str(presence.this_process())})
 
     def _send_batch(
         self, *, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()

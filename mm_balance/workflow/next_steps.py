@@ -1,4 +1,4 @@
-"""Commands that answer the next question about a run: test accuracy, another seed, the control."""
+"""Commands that answer the next question about a run: how to go on with it, test accuracy, another seed, the control."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from mm_balance.config import GROUPS, Config, MethodOptions, options, stage_options
+from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.titles import overrides
 
 CONTROL = "concat_unimodal"
@@ -54,6 +55,13 @@ def next_steps(
         report = command_line("report", {"experiment": experiment})
         lines.append(f"- All runs of this experiment in tables and figures: `{report}`")
     return lines
+
+
+def announce(run: TrackedRun, go_on: str) -> None:
+    """Print, before anything can go wrong, which run it is and how to go on with it; and say so on its page until it has results."""
+    print(f"run:  {run.run_id}\nif it is stopped or killed, go on with: {go_on}", flush=True)
+    if not run.description():
+        run.describe(f"Not finished yet. If it was stopped or killed, go on with: `{go_on}`")
 
 
 def command_line(command: str, values: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mm_balance.config import options, reproduction_options, study_options
+from mm_balance.config import options, repair_options, reproduction_options, study_options
 from mm_balance.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def test_readme_names_every_method_once():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_parameters_in_commands_exist(page):
-    known = set(options()) | set(study_options()) | set(reproduction_options())
+    known = {*options(), *study_options(), *reproduction_options(), *repair_options()}
     assert set(PARAMETER.findall(page.read_text("utf-8"))) - {"key"} <= known
 
 

@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from mm_balance.study.handle import find_study
 from tests.helpers.commands import artifacts, call, do, fetch, newest, runs, spelled, steps
+from tests.helpers.faults import everything
 from tests.helpers.processes import (
     LAUNCHER_VARIABLE,
     USED_BY_STUDIES,
@@ -201,7 +202,7 @@ def test_one_signal_leaves_nothing_running_and_the_same_command_goes_on(studies,
 
 def test_a_killed_worker_is_replaced_and_its_trial_taken_over(studies, capsys):
     fates.append(Fate(3, signal.SIGKILL))
-    assert do("study", f"{SHORT} study_name=killed trials=3 adaptive_epochs=4 worker_restarts=2") == 0
+    assert do("study", f"{SHORT} study_name=killed trials=3 adaptive_epochs=4 refit_every=1 worker_restarts=2") == 0
     assert "starting another" in capsys.readouterr().err
     check_taken_over("killed", 3)
 
@@ -213,6 +214,13 @@ def check_taken_over(name, trials):
     assert sorted(statuses) == ["FAILED"] + ["FINISHED"] * trials
     (again,) = [run for run in trials_of(name).values() if "mm.retry_of" in run.data.tags]
     assert again.info.status == "FINISHED"
+    undisturbed = [run for run in trials_of(name).values() if run.info.status == "FINISHED" and run is not again]
+    assert again.data.tags.keys() >= {"mlflow.loggedImages"}
+    for other in undisturbed:
+        assert everything(again) == everything(other)
+        assert {metric: steps(again, metric) for metric in again.data.metrics} == {
+            metric: steps(other, metric) for metric in other.data.metrics
+        }
 
 
 def test_workers_that_keep_dying_end_the_study_and_what_was_found_stays(studies, capsys):
@@ -281,7 +289,7 @@ def test_ctrl_c_under_mlflow_run_leaves_nothing_running_and_the_same_command_goe
 
 @pytest.mark.verify
 def test_a_killed_worker_program_is_replaced_and_its_trial_taken_over(store):
-    words = "preset=quick pruner=none study_name=killed trials=5 adaptive_epochs=5 worker_restarts=2"
+    words = "preset=quick pruner=none study_name=killed trials=5 adaptive_epochs=5 refit_every=1 worker_restarts=2"
     process = Spawned(python_words("study", spelled(words)), store)
     wait_for(lambda: in_training("killed"), process)
     kill_worker_program("killed")

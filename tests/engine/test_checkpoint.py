@@ -1,9 +1,19 @@
 """Checkpoints: atomic, tensors and primitives only, clear errors."""
 
+import io
+import random
+
 import pytest
 import torch
 
-from mm_balance.engine.checkpoint import gap_fit_from_state, gap_fit_to_state, read_checkpoint, write_checkpoint
+from mm_balance.engine import checkpoint
+from mm_balance.engine.checkpoint import (
+    Damaged,
+    gap_fit_from_state,
+    gap_fit_to_state,
+    read_checkpoint,
+    write_checkpoint,
+)
 from mm_balance.engine.predictions import fit_gaps_from_probabilities
 from mm_balance.errors import UserError
 
@@ -67,3 +77,66 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     torch.save({"format": 1, "evil": Evil()}, tmp_path / "evil")
     with pytest.raises(UserError, match="cannot be read"):
         read_checkpoint(tmp_path / "evil")
+
+
+WEIGHTS = {"value": torch.arange(600.0), "names": ["audio", "visual"], "nested": {"epoch": 3}}
+
+
+def test_every_flipped_bit_and_every_cut_is_noticed_and_the_file_is_named(tmp_path):
+    path = tmp_path / "last"
+    write_checkpoint(WEIGHTS, path)
+    whole = path.read_bytes()
+    draw = random.Random(20261130)
+    end = range(8 * (len(whole) - 100), 8 * len(whole), 5)  # of the archive, and the digest
+    for bit in [*draw.sample(range(8 * len(whole)), 300), *end]:
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with pytest.raises(Damaged, match=str(path)):
+            read_checkpoint(path)
+    for kept in [*draw.sample(range(len(whole)), 100), *range(len(whole) - 100, len(whole))]:
+        path.write_bytes(whole[:kept])
+        with pytest.raises(Damaged, match=str(path)):
+            read_checkpoint(path)
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(Damaged):
+        read_checkpoint(path)
+
+
+def test_a_checkpoint_is_an_ordinary_file_of_torch(tmp_path):
+    write_checkpoint(WEIGHTS, tmp_path / "last")
+    assert torch.equal(torch.load(tmp_path / "last", weights_only=True)["value"], WEIGHTS["value"])
+
+
+def test_a_checkpoint_of_an_older_version_is_read_with_a_remark(tmp_path, capsys):
+    checkpoint._say_unchecked.cache_clear()
+    buffer = io.BytesIO()
+    torch.save({"format": 2, **WEIGHTS}, buffer)
+    path = tmp_path / "last"
+    path.write_bytes(buffer.getvalue())
+    assert torch.equal(read_checkpoint(path)["value"], WEIGHTS["value"])
+    assert "has no checksum" in capsys.readouterr().err
+    draw = random.Random(20261130)
+    for _ in range(300):  # whatever a flipped bit does there, it is no traceback
+        changed = bytearray(buffer.getvalue())
+        changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed)
+        try:
+            read_checkpoint(path)
+        except UserError:
+            continue
+    assert capsys.readouterr().err == ""  # said once
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_one_before_is_kept(tmp_path, monkeypatch, links):
+    def refused(*words):
+        raise OSError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr("os.link", refused)
+    for value in (1, 2, 3):
+        write_checkpoint({"value": value}, tmp_path / "last", previous=tmp_path / "previous")
+    assert read_checkpoint(tmp_path / "last")["value"] == 3
+    assert read_checkpoint(tmp_path / "previous")["value"] == 2
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["last", "previous"]

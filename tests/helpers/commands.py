@@ -108,12 +108,15 @@ MEASURED = ("train/samples_per_second", "cost/step_milliseconds", "cost/peak_mem
 """What is of the machine, not of the training, beside ``time/...``."""
 
 
-def series() -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """Every metric of every stage, times and memory left out; a step twice is an error."""
-    found = {}
-    for stage, run in by_stage().items():
-        names = [name for name in run.data.metrics if not name.startswith("time/") and name not in MEASURED]
-        for name, points in values(run, names).items():
-            assert len(points) == len({step for step, _ in points}), f"{stage} {name} has a step twice"
-            found[stage, name] = points
+def series_of(run: Run) -> dict[str, list[tuple[int, float]]]:
+    """Every metric of a run, times and memory left out; a step twice is an error."""
+    names = [name for name in run.data.metrics if not name.startswith("time/") and name not in MEASURED]
+    found = values(run, names)
+    for name, points in found.items():
+        assert len(points) == len({step for step, _ in points}), f"{name} has a step twice"
     return found
+
+
+def series() -> dict[tuple[str, str], list[tuple[int, float]]]:
+    """``series_of`` the newest run of every stage."""
+    return {(stage, name): points for stage, run in by_stage().items() for name, points in series_of(run).items()}

@@ -2,7 +2,10 @@
 
 import pytest
 
-from tests.helpers.commands import call, runs
+from mm_balance.study.handle import find_study
+from mm_balance.tracking import presence
+from tests.helpers.commands import call, runs, spelled
+from tests.helpers.studies import start_without_workers
 
 pytestmark = pytest.mark.usefixtures("signals")
 
@@ -51,3 +54,20 @@ def test_a_worker_without_a_study_is_told_how_to_make_one(store, capsys, words, 
     assert call("worker", words) == 1
     assert told in capsys.readouterr().err
     assert not runs()
+
+
+SMALL = "preset=quick train_fraction=0.05 method=concat search=space space=learning_rate=0.01:0.1:log trials=1"
+
+
+def test_studies_of_one_name_that_begin_at_once_are_one(store):
+    """Of two commands one creates it, and the other joins it; the first to have come ends its run."""
+    both = [start_without_workers(store, "study", spelled(f"{SMALL} study_name=shared")) for _ in range(2)]
+    for process in both:
+        assert process.wait(120) == 0, process.said()
+    (parent,) = runs()
+    assert parent.info.status == "FINISHED"
+    assert find_study("shared", "auto").parent.run_id == parent.info.run_id
+    assert all(f"run:  {parent.info.run_id}\n" in process.said() for process in both)
+    joined = [process.said() for process in both if "both share its trials and its run" in process.said()]
+    assert len(joined) == 1
+    assert presence.marked_runs() == []

@@ -11,9 +11,22 @@ from mlflow.tracking import MlflowClient
 
 from mm_balance.engine import loop
 from mm_balance.engine.evaluate import split_metrics
+from mm_balance.folders import work_folder
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.stage import saved_state
-from tests.helpers.commands import QUICK, config_of, do, newest, runs, steps, values
+from tests.helpers.commands import (
+    QUICK,
+    artifact_folder,
+    artifacts,
+    config_of,
+    do,
+    images,
+    newest,
+    runs,
+    series_of,
+    steps,
+    values,
+)
 
 pytestmark = pytest.mark.usefixtures("signals", "store")
 
@@ -195,6 +208,96 @@ def test_a_checkpoint_that_cannot_be_read_is_an_error_not_a_new_beginning(capsys
     assert do("warmup", f"resume_run={run.info.run_id} warmup_epochs=2") == 1
     assert "cannot be resumed" in capsys.readouterr().err
     assert steps(MlflowClient().get_run(run.info.run_id)) == [1]
+
+
+TRAINED = f"{QUICK} method=concat epochs=4 refit_every=1 selection=best_validation"
+
+
+@pytest.fixture
+def ended_in_epoch_3(monkeypatch):
+    """A run whose process ended at once after it had published three of its four epochs, and the folder of its checkpoints."""
+    plan = loop.plan_epoch
+
+    def planned(stage, progress, clock, stop_requested):
+        if progress.stage_epoch == 3:
+            raise KeyboardInterrupt
+        return plan(stage, progress, clock, stop_requested)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "plan_epoch", planned)
+        assert do("train", TRAINED) == 128 + signal.SIGINT
+    run = newest(stage="train")
+    return run, work_folder(run.info.run_id)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_costs_an_epoch_and_nothing_else(ended_in_epoch_3, capsys):
+    run, folder = ended_in_epoch_3
+    before = values(run)
+    for damaged in (folder / "last", artifact_folder(run) / "checkpoints" / "last"):
+        flip_a_bit(damaged)
+    capsys.readouterr()
+    assert do("train", f"resume_run={run.info.run_id}") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(lines) == 1
+    assert str(folder / "last") in lines[0]
+    assert f"checkpoints/last of run {run.info.run_id}" in lines[0]
+    assert "going on from a whole one, after 2 epochs of the stage" in lines[0]
+
+    resumed = MlflowClient().get_run(run.info.run_id)
+    assert do("train", TRAINED) == 0
+    undisturbed = newest(stage="train")
+    assert undisturbed.info.run_id != run.info.run_id
+    assert series_of(resumed) == series_of(undisturbed)
+    assert {name: points[:3] for name, points in values(resumed).items()} == before  # epoch 3 was there already
+    assert artifacts(resumed, "refits") == artifacts(undisturbed, "refits")
+    assert len(images(resumed)) == len(images(undisturbed))
+    check_validation_is_what_was_logged(run.info.run_id)
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_the_whole_one_before_it(ended_in_epoch_3, monkeypatch):
+    """It is killed again, as it writes the first one after the damage."""
+    run, folder = ended_in_epoch_3
+    for damaged in (folder / "last", artifact_folder(run) / "checkpoints" / "last"):
+        flip_a_bit(damaged)
+    replace = os.replace
+
+    def killed(source, target):
+        if Path(target).name == "last":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        assert do("train", f"resume_run={run.info.run_id}") == 128 + signal.SIGINT
+    assert do("train", f"resume_run={run.info.run_id}") == 0
+    assert steps(run) == [1, 2, 3, 4]
+
+
+def test_where_no_checkpoint_is_whole_one_line_says_what_can_be_done_and_a_whole_copy_is_enough(
+    ended_in_epoch_3, capsys
+):
+    run, folder = ended_in_epoch_3
+    copies = [folder / "last", folder / "previous", artifact_folder(run) / "checkpoints" / "last"]
+    for damaged in copies:
+        flip_a_bit(damaged)
+    capsys.readouterr()
+    assert do("train", f"resume_run={run.info.run_id}") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    for part in (str(folder / "last"), str(folder / "previous"), "checkpoints/last of run", "repeat the command"):
+        assert part in line
+    assert MlflowClient().get_run(run.info.run_id).info.status == run.info.status
+    assert steps(run) == [1, 2, 3]
+
+    flip_a_bit(copies[-1])
+    assert do("train", f"resume_run={run.info.run_id}") == 0
+    assert "going on from a whole one, after 3 epochs of the stage" in capsys.readouterr().err
+    assert steps(run) == [1, 2, 3, 4]
 
 
 def test_the_best_weights_are_those_of_the_best_epoch_whenever_the_process_died(monkeypatch):

@@ -228,7 +228,8 @@ class ServerClient:
         run_id, folder = self._real(run_id), path or ""
 
         def remembered() -> list[FileInfo]:
-            return [FileInfo(item, False, None) for item in self._memory.folder(run_id, folder)]
+            known = self._memory
+            return [FileInfo(item, known.is_folder(run_id, item), None) for item in known.folder(run_id, folder)]
 
         found = self._read(partial(self._client.list_artifacts, run_id, folder), remembered)
         if not self._away:

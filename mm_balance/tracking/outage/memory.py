@@ -172,6 +172,11 @@ class Memory:
             raise Away(f"not all points of {name} of run {run_id} are known")
         return list(known.points.get(name, []))
 
+    def is_folder(self, run_id: str, path: str) -> bool:
+        """Whether something is known in an artifact folder."""
+        known = self.runs.get(run_id)
+        return known is not None and path in known.folders
+
     def folder(self, run_id: str, folder: str) -> list[str]:
         """Return the paths in an artifact folder. Raises Away if not all are known."""
         known = self.runs.get(run_id)

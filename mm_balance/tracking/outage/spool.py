@@ -145,6 +145,19 @@ def has_spools(uri: str) -> bool:
     return any(Spool(path.parent).pending() for path in server_folder(uri).glob(f"*/{OPERATIONS}"))
 
 
+def undelivered() -> dict[Path, tuple[str, int]]:
+    """Return, by its folder, every spool whose process has ended: address of the server, and number of pending operations."""
+    found = {}
+    for path in sorted(spool_folder().glob(f"*/*/{FILES}")):
+        spool = Spool(path.parent)
+        if spool.take():
+            count = len(spool.pending())
+            spool._lock.release()
+            if count:
+                found[spool.folder] = (spool.folder.parent / "server.txt").read_text("utf-8").strip(), count
+    return found
+
+
 def read_ids(uri: str) -> Ids:
     """Return the ids that processes on this machine gave what they created while the server did not answer."""
     try:
