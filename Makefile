@@ -26,8 +26,11 @@ demo: install ## the whole recipe on the embedded data, about 2 minutes on 2 cor
 test: install ## all tests but those of verify, in two processes
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m "not verify" -n 2 --dist loadscope --no-loadscope-reorder --durations=15
 
-verify: install ## the long tests: kills, soaks, PostgreSQL, programs of their own (about 15 minutes on 2 cores)
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m verify --durations=15
+verify: install ## the long tests: kills, outages, soaks, PostgreSQL, programs of their own; writes docs/reliability.md
+	@mkdir -p build && rm -f build/faults.jsonl
+	PATH="$(CURDIR)/$(BIN):$$PATH" MM_BALANCE_FAULT_LOG="$(CURDIR)/build/faults.jsonl" \
+		python -m pytest -q -m verify -n 2 --dist loadscope --durations=15; status=$$?; \
+		$(BIN)/python -m analysis.reliability build/faults.jsonl > docs/reliability.md; exit $$status
 
 test-fast: install ## all tests but the slow ones
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m "not slow and not verify"

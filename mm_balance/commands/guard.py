@@ -81,9 +81,15 @@ def run_guarded(body: Callable[[StopRequest], None]) -> int:
     return 0
 
 
+def one_line(message: str) -> str:
+    """Return a message as one line without credentials; characters that a terminal would obey are spelled out."""
+    line = redact(" ".join(message.split()))
+    return "".join(item if item.isprintable() else item.encode("unicode_escape").decode() for item in line)
+
+
 def _failed(message: str) -> int:
     """Print an error that the user can fix, and return the exit status."""
-    line = redact(" ".join(message.split()))
+    line = one_line(message)
     print(f"mm-balance: error: {line}", file=sys.stderr)
     _fail_adopted(line)
     return 1

@@ -170,3 +170,84 @@ def test_a_trial_taken_over_is_what_it_would_have_been(undisturbed_trials, store
         assert same
         assert {key: found[key] for key in same} == {key: undisturbed_trials[key] for key in same}
         assert not [run for run in runs() if run.info.status == "RUNNING"]
+
+
+TRAINED = f"{QUICK} epochs=2 refit_every=1 worst=0 method=concat_unimodal"
+ALONE = {
+    "warmup": f"{QUICK} warmup_epochs=2",
+    "adaptive": f"{QUICK} adaptive_epochs=2 refit_every=1 worst=0",
+    "train": TRAINED,
+}
+"""Commands that train one stage, with their words."""
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("command", ALONE)
+def test_a_stage_killed_at_a_boundary(store, monkeypatch, command, number):
+    with recorded(f"SIGKILL of {command} at a boundary of an API", SEES):
+        if command == "adaptive":
+            assert do("warmup", f"{QUICK} warmup_epochs=2") == 0
+        reached = count_boundaries(lambda: do(command, ALONE[command]), monkeypatch)
+        whole = by_stage()[command]
+        expected = series_of(whole), everything(whole)
+        before = {run.info.run_id for run in runs()}
+        process = start_dying(
+            store, command, spelled(ALONE[command]), random.Random(SEED + 3000 + number).randrange(reached)
+        )
+        process.wait(120)
+        assert process.returncode in (-signal.SIGKILL, 0), process.said()
+        begun = [run for run in runs() if run.info.run_id not in before and "mm.stage" in run.data.tags]
+        assert do(command, f"resume_run={begun[-1].info.run_id}" if begun else ALONE[command]) == 0
+        again = MlflowClient().get_run(begun[-1].info.run_id) if begun else by_stage()[command]
+        assert (series_of(again), everything(again)) == expected
+        assert again.info.status == "FINISHED"
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("number", range(2))
+@pytest.mark.parametrize("command", ["evaluate", "explore", "report", "prepare"])
+def test_what_trains_nothing_is_simply_repeated(store, monkeypatch, command, number):
+    with recorded(
+        f"SIGKILL of {command} at a boundary of an API", "the same command does it again; -e repair closes the run"
+    ):
+        assert do("train", TRAINED) == 0
+        run_id = by_stage()["train"].info.run_id
+        words = {
+            "evaluate": f"run_id={run_id}",
+            "explore": f"run_id={run_id}",
+            "report": "",
+            "prepare": "dataset=digits",
+        }[command]
+        reached = count_boundaries(lambda: do(command, words), monkeypatch)
+        whole = by_stage()["train" if command == "explore" else command]
+        expected = series_of(whole), everything(whole)
+        process = start_dying(store, command, spelled(words), random.Random(SEED + 4000 + number).randrange(reached))
+        process.wait(120)
+        assert process.returncode in (-signal.SIGKILL, 0), process.said()
+        assert do(command, words) == 0
+        again = by_stage()["train" if command == "explore" else command]
+        assert (series_of(again), everything(again)) == expected
+        assert do("repair") == 0
+        assert not [run for run in runs() if run.info.status == "RUNNING"]
+        trained = MlflowClient().get_run(run_id)
+        assert (trained.info.status, series_of(trained)) == ("FINISHED", series_of(by_stage()["train"]))
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("number", range(3))
+def test_a_study_whose_command_is_killed_goes_on(undisturbed_trials, store, monkeypatch, number):
+    with recorded("SIGKILL of the command of a study", "the same command goes on; its workers end by themselves"):
+        process = start_command(store, "study", spelled(STUDY))
+        wait_for(lambda: len(runs()) > number + 1, process)
+        time.sleep(random.Random(SEED + 5000 + number).uniform(0.0, 2.0))
+        process.kill()
+        process.wait(60)
+        monkeypatch.setattr(USED_BY_STUDIES, start_forked)
+        assert do("study", STUDY) == 0
+        found = trials()
+        assert len(found) == 2
+        same = found.keys() & undisturbed_trials.keys()
+        assert {key: found[key] for key in same} == {key: undisturbed_trials[key] for key in same}
+        assert do("repair") == 0
+        assert not [run for run in runs() if run.info.status == "RUNNING"]

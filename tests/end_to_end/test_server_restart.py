@@ -1,4 +1,4 @@
-"""A real tracking server that is killed while a study or `prepare` works, and started again: everything arrives, once."""
+"""A real tracking server that is killed while a command works, and started again, or that eight share: all arrives, once."""
 
 import contextlib
 import time
@@ -6,8 +6,9 @@ import time
 import pytest
 from mlflow.tracking import MlflowClient
 
+from tests.helpers.faults import recorded
 from tests.helpers.manifests import Folder
-from tests.helpers.processes import Spawned, python_words, wait_for
+from tests.helpers.processes import Spawned, python_words, start_command, wait_for
 from tests.helpers.servers import free_port, tracking_server
 
 pytestmark = pytest.mark.verify
@@ -37,6 +38,12 @@ def test_a_study_outlasts_a_restart(store, monkeypatch, runs):
     def seen():
         return len(database.search_runs(["0"])) >= runs
 
+    sees = "one line when the server stops answering, one when it is back, with the number of entries delivered"
+    with recorded("the server is killed and started again 12 s later, during study", sees):
+        check_study(store, monkeypatch, database, seen)
+
+
+def check_study(store, monkeypatch, database, seen):
     with outage_after(store, seen, "study", STUDY.split(), monkeypatch) as said:
         assert "Traceback" not in said
     found = {run.data.tags["mlflow.runName"]: run for run in database.search_runs(["0"])}
@@ -59,8 +66,44 @@ def test_prepare_outlasts_a_restart(store, monkeypatch, tmp_path):
         return list((store / "cache").rglob("*.jsonl"))
 
     words = ["--dataset", str(manifest), "--workers", "2"]
-    with outage_after(store, seen, "prepare", words, monkeypatch) as said:
-        assert "Traceback" not in said
-    (run,) = MlflowClient(f"sqlite:///{store}/mlflow.db").search_runs(["0"])
-    assert run.info.status == "FINISHED"
-    assert run.data.metrics["data/train"] == 300
+    with recorded("the server is killed and started again 12 s later, during prepare", "one line each, or nothing"):
+        with outage_after(store, seen, "prepare", words, monkeypatch) as said:
+            assert "Traceback" not in said
+        (run,) = MlflowClient(f"sqlite:///{store}/mlflow.db").search_runs(["0"])
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics["data/train"] == 300
+
+
+MAIN = "--preset quick --train_fraction 0.05 --warmup_epochs 2 --adaptive_epochs 3 --refit_every 1 --worst 0"
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_main_outlasts_a_restart(store, monkeypatch, number):
+    database = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    with recorded("the server is killed and started again 12 s later, during main", "one line each"):
+        # As soon as the parent, the warm-up, or the second stage is there.
+        with outage_after(
+            store, lambda: len(database.search_runs(["0"])) > number, "main", MAIN.split(), monkeypatch
+        ) as said:
+            assert "Traceback" not in said
+        found = {run.data.tags["mm.stage"]: run for run in database.search_runs(["0"])}
+        assert set(found) == {"main", "warmup", "adaptive", "evaluate"}
+        assert {run.info.status for run in found.values()} == {"FINISHED"}
+        for stage, steps in (("warmup", [1, 2]), ("adaptive", [3, 4, 5])):
+            points = database.get_metric_history(found[stage].info.run_id, "val/loss")
+            assert [point.step for point in points] == steps
+        assert not list(store.rglob("operations.jsonl"))
+
+
+def test_eight_clients_share_a_server(store, monkeypatch):
+    with recorded("8 commands at once on one server", "nothing"), tracking_server(store) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        words = "--preset quick --train_fraction 0.05 --warmup_epochs 1 --seed".split()
+        processes = [start_command(store, "warmup", [*words, str(seed)]) for seed in range(8)]
+        ended = [process.wait(300) for process in processes]
+        assert ended == [0] * 8, [process.said() for process in processes]
+        found = MlflowClient(f"sqlite:///{store}/mlflow.db").search_runs(["0"])
+        assert {(run.data.tags["mm.seed"], run.info.status) for run in found} == {
+            (str(seed), "FINISHED") for seed in range(8)
+        }
+        assert len(found) == 8

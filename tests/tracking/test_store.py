@@ -1,6 +1,7 @@
 """The database of a new store: made once, whole, whoever else makes it or is killed meanwhile."""
 
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -17,6 +18,7 @@ from mm_balance.tracking import database as database_module
 from mm_balance.tracking.database import database_file, make_database
 from mm_balance.tracking.lookup import open_run
 from mm_balance.tracking.store import new_client
+from tests.helpers.faults import recorded
 from tests.helpers.processes import Forked, environment
 
 AT_ONCE = 4
@@ -64,6 +66,29 @@ def test_processes_that_find_no_store_make_one_and_all_use_it(fresh):
     assert ended == [0] * AT_ONCE, [process.said() for process in processes]
     assert len(MlflowClient().search_runs(["0"])) == AT_ONCE
     assert not list(fresh.parent.glob(".mlflow.db*"))
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("number", range(20))
+def test_eight_processes_that_find_no_store_all_use_one(fresh, number):
+    with recorded("8 processes at once on a fresh SQLite store", "nothing"):
+        moment = time.time() + 1
+        processes = [start(fresh.parent, begin_runs, moment) for _ in range(8)]
+        ended = [process.wait(120) for process in processes]
+        assert ended == [0] * 8, [process.said() for process in processes]
+        assert len(MlflowClient().search_runs(["0"])) == 8
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("number", range(10))
+def test_a_kill_in_the_first_moments_of_a_store_leaves_one_that_works(fresh, number):
+    with recorded("SIGKILL while a fresh SQLite store is made", "nothing: the next command makes it"):
+        process = start(fresh.parent, begin_runs, 0.0)
+        time.sleep(random.Random(20261130 + number).uniform(0.0, 1.5))
+        process.kill()
+        process.wait(60)
+        assert new_client().get_experiment("0").name == "Default"
+        open_run("after it").set_tags({"mm.seed": "0"})
 
 
 def test_a_process_killed_while_it_makes_a_store_leaves_none(fresh):
