@@ -31,7 +31,7 @@ def test_two_hundred_epochs_take_no_more_memory_and_files_than_fifty(store, monk
 
     monkeypatch.setattr(loop, "plan_epoch", watched)
     torch.set_num_threads(1)
-    assert do("train", f"{QUICK} method=gap_mixture epochs={EPOCHS} refit_every=5 worst=0") == 0
+    assert do("train", f"{QUICK} method=concat_unimodal epochs={EPOCHS} refit_every=5 worst=0") == 0
     assert newest(stage="train").info.status == "FINISHED"
     memory, files, threads = zip(*seen, strict=True)
     growth = statistics.median(memory[-20:]) - statistics.median(memory[40:60])
