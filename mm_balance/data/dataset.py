@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from mm_balance.data.augment import VisualTransform, choose_frames
-from mm_balance.errors import UserError
 from mm_balance.types import Batch, InputSpec
 
 STATISTICS_CHUNK = 64
@@ -206,17 +205,10 @@ class MultimodalData:
         """Return the data with a stratified fraction of the training split (at least one sample per class).
 
         The digest does not change: it identifies the data, and the fraction is a separate parameter.
-
-        Raises:
-            UserError: the fraction is less than one sample.
         """
         if fraction >= 1.0:
             return self
         train = self.splits["train"]
-        if round(fraction * len(train)) == 0:
-            raise UserError(
-                f"train_fraction={fraction:g} of {len(train):,} training samples is none; give at least {1 / len(train):.2g}"
-            )
         generator = torch.Generator().manual_seed(seed)
         kept = []
         for label in train.labels.unique():

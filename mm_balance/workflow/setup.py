@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mm_balance.config import AUTO, Config
+from mm_balance.config import AUTO, Config, format_value
 from mm_balance.data import Corruption, DecodeSettings, MultimodalData, load_data
 from mm_balance.errors import UserError
 from mm_balance.folders import cache_folder
@@ -23,6 +23,9 @@ def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> Multi
     """Read and check the data set of ``config``, apply ``train_fraction``, and print what is suspicious about the data.
 
     The clips of a manifest are decoded on first use; ``stop`` interrupts that.
+
+    Raises:
+        UserError: as ``load_data``, or ``train_fraction`` is less than one sample.
     """
     data = load_data(
         config.data.dataset,
@@ -38,7 +41,12 @@ def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> Multi
     )
     for warning in data.warnings:
         print(f"mm-balance: warning: {config.data.dataset}: {warning}", file=sys.stderr)
-    return data.with_train_fraction(config.data.train_fraction, seed=DATA_SEED)
+    fraction, samples = config.data.train_fraction, len(data.splits["train"])
+    if round(fraction * samples) == 0:
+        raise UserError(
+            f"train_fraction={format_value(fraction)} of {samples:,} training samples is none; give at least {1 / samples:.2g}"
+        )
+    return data.with_train_fraction(fraction, seed=DATA_SEED)
 
 
 def corruption_of(config: Config) -> Corruption:
