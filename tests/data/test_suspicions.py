@@ -109,5 +109,5 @@ def test_joiners_of_languages_that_need_them_are_none():
 
 
 def test_a_fraction_that_is_no_sample_is_refused_and_not_taken_for_one_of_each_class():
-    with pytest.raises(UserError, match=r"train_fraction=0\.0000000000001 of 1,000 training samples is none"):
+    with pytest.raises(UserError, match=r"train_fraction=0\.0000000000001 of 3,500 training samples is none"):
         read_data(resolve({"train_fraction": 1e-13}))
