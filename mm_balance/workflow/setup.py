@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -56,12 +57,27 @@ def corruption_of(config: Config) -> Corruption:
 
 
 def decoding(config: Config, stop: Callable[[], bool]) -> DecodeSettings:
-    """Return the location of stores, and how to fill them."""
+    """Return the location of stores, and how to fill them. Raises UserError if ``data_dir`` is something else than a folder."""
+    folder = cache_folder() / "data" if config.data.data_dir == AUTO else Path(config.data.data_dir).expanduser()
+    if not _may_be_folder(folder):
+        raise UserError(f"data_dir={str(folder)[:100]!r} cannot be a folder; give one, which is made if it is missing")
     return DecodeSettings(
-        data_dir=cache_folder() / "data" if config.data.data_dir == AUTO else Path(config.data.data_dir).expanduser(),
+        data_dir=folder,
         workers=None if config.prepare.workers == AUTO else config.prepare.workers,
         stop=stop,
     )
+
+
+def _may_be_folder(path: Path) -> bool:
+    """Whether ``path`` is a folder, or could be made as one."""
+    try:
+        if not os.path.lexists(path):
+            os.stat(path)
+        return path.is_dir()
+    except FileNotFoundError:
+        return next(parent for parent in path.absolute().parents if parent.exists()).is_dir()
+    except (OSError, ValueError):  # below a file, a name that is too long, a NUL character
+        return False
 
 
 def resolve_device(device: str) -> torch.device:

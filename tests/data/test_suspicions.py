@@ -111,3 +111,9 @@ def test_joiners_of_languages_that_need_them_are_none():
 def test_a_fraction_that_is_no_sample_is_refused_and_not_taken_for_one_of_each_class():
     with pytest.raises(UserError, match=r"train_fraction=0\.0000000000001 of 3,500 training samples is none"):
         read_data(resolve({"train_fraction": 1e-13}))
+
+
+@pytest.mark.parametrize("place", ["/etc/passwd", "/etc/passwd/x", "x" * 300, "a\0b"])
+def test_a_folder_of_stores_that_is_none_is_refused_even_where_nothing_is_stored(place):
+    with pytest.raises(UserError, match="data_dir="):
+        read_data(resolve({"data_dir": place}))
