@@ -12,6 +12,7 @@ from mm_balance.tracking.lookup import find_run
 from mm_balance.tracking.outage import client as client_module
 from mm_balance.tracking.store import close_servers
 from tests.helpers.commands import QUICK, do
+from tests.helpers.faults import recorded
 from tests.helpers.flaky import ADDRESS, use_flaky_server
 from tests.helpers.stores import copy_database, use_store
 
@@ -82,6 +83,23 @@ def undisturbed(tmp_path_factory, empty_database):
 
 def test_a_run_on_a_server_is_that_on_a_database(undisturbed, signals):
     assert not differences(undisturbed[0], undisturbed[1])
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("seed", range(8))
+def test_main_and_an_outage_from_any_moment_on(store, monkeypatch, signals, undisturbed, seed):
+    with recorded("the server is away from a random moment of main to its end", "one line; what is pending at the end"):
+        monkeypatch.setattr(client_module, "FINISH_SECONDS", 0.0)
+        weather = use_flaky_server(store, monkeypatch)
+        weather.lost = bool(seed % 2)
+        weather.away = range(random.Random(seed).randrange(20, undisturbed[2]), 10**9)
+        assert do("main", WORDS) == 0
+        weather.away = range(0)
+        assert do("sync") == 0
+        assert not differences(contents(MlflowClient(f"sqlite:///{store}/mlflow.db")), undisturbed[0])
+        assert not list(spool_folder().rglob("operations.jsonl"))
+        close_servers()
+        mlflow.set_tracking_uri(None)
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["refused", "answers lost"])

@@ -25,6 +25,7 @@ from mm_balance.tracking.outage.connection import Away, Requests, means_away
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.tracking.store import close_servers, new_client, sync
 from tests.helpers.commands import QUICK, do
+from tests.helpers.faults import recorded
 from tests.helpers.flaky import use_flaky_server
 from tests.helpers.stores import copy_database, use_store
 
@@ -142,6 +143,34 @@ def test_an_outage_at_any_moment_changes_nothing(weather, database, expected, lo
     assert said.count("answers again") == 1
     assert "SECRETPW" not in said
     assert not left()
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("kind", ["refused", "answers lost", "server errors", "two outages"])
+@pytest.mark.parametrize("seed", range(100, 115))
+def test_outages_of_every_kind_at_many_moments_change_nothing(weather, database, expected, kind, seed):
+    with recorded(
+        f"the server is away from a random request on: {kind}", "one line when it is away, one when it is back"
+    ):
+        weather.lost = kind == "answers lost"
+        weather.code = "INTERNAL_ERROR" if kind == "server errors" else None
+        current_experiment()
+        draw = random.Random(seed)
+        first = draw.randrange(weather.count + 1, expected[1] + 1)
+        weather.away = range(first, first + 4 if kind == "two outages" else 10**9)
+        run = open_run("first")
+        if kind == "two outages":
+            write_everything(run)
+            wait_until_delivered()
+            weather.away = range(weather.count + 1, 10**9)
+            run.set_tags({"mm.seed": "3"})
+        else:
+            write_everything(run)
+        weather.away = range(0)
+        wait_until_delivered()
+        close_servers()
+        assert contents(database) == expected[0]
+        assert not left()
 
 
 def left():
