@@ -144,8 +144,8 @@ def merge_resumed(given: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[st
 
 
 def check_same_data(run: TrackedRun, data: MultimodalData) -> None:
-    """Raise UserError if ``run`` was trained on different data."""
-    if run.read().data.tags.get("mm.data_digest") != data.digest:
+    """Raise UserError if ``run`` was trained on different data; one that was killed before it noted its data was not trained."""
+    if run.read().data.tags.get("mm.data_digest", data.digest) != data.digest:
         raise UserError(
             f"run {run.run_id} was trained on different data: the digest of {data.name} is now {data.digest[:12]}"
         )
