@@ -16,6 +16,7 @@ from mm_balance.engine import loop
 from mm_balance.tracking import presence
 from tests.helpers.commands import QUICK, by_stage, do, runs, series, series_of, spelled, steps
 from tests.helpers.faults import count_boundaries, dying_first, everything, recorded, start_dying, start_fated
+from tests.helpers.manifests import Folder
 from tests.helpers.processes import USED_BY_STUDIES, start_command, start_forked, wait_for
 from tests.helpers.stores import copy_database, use_store
 
@@ -207,7 +208,7 @@ def test_a_stage_killed_at_a_boundary(store, monkeypatch, command, number):
 @pytest.mark.verify
 @pytest.mark.parametrize("number", range(2))
 @pytest.mark.parametrize("command", ["evaluate", "explore", "report", "prepare"])
-def test_what_trains_nothing_is_simply_repeated(store, monkeypatch, command, number):
+def test_what_trains_nothing_is_simply_repeated(store, monkeypatch, tmp_path, command, number):
     with recorded(
         f"SIGKILL of {command} at a boundary of an API", "the same command does it again; -e repair closes the run"
     ):
@@ -216,16 +217,19 @@ def test_what_trains_nothing_is_simply_repeated(store, monkeypatch, command, num
         words = {
             "evaluate": f"run_id={run_id}",
             "explore": f"run_id={run_id}",
-            "report": "",
-            "prepare": "dataset=digits",
+            "report": "split=val",
+            "prepare": "image_size=8 clip_seconds=0.1 workers=1",
         }[command]
-        reached = count_boundaries(lambda: do(command, words), monkeypatch)
+        more = {"dataset": Folder(tmp_path).fill().write()} if command == "prepare" else {}
+        reached = count_boundaries(lambda: do(command, words, **more), monkeypatch)
         whole = by_stage()["train" if command == "explore" else command]
         expected = series_of(whole), everything(whole)
-        process = start_dying(store, command, spelled(words), random.Random(SEED + 4000 + number).randrange(reached))
+        process = start_dying(
+            store, command, spelled(words, **more), random.Random(SEED + 4000 + number).randrange(reached)
+        )
         process.wait(120)
         assert process.returncode in (-signal.SIGKILL, 0), process.said()
-        assert do(command, words) == 0
+        assert do(command, words, **more) == 0
         again = by_stage()["train" if command == "explore" else command]
         assert (series_of(again), everything(again)) == expected
         assert do("repair") == 0
