@@ -368,7 +368,7 @@ class _PresetLoader(yaml.SafeLoader):
 def _read(text: str, where: str) -> dict[str, Any]:
     declared: dict[str, Option] = {**options(), **study_options()}
     try:
-        loaded = yaml.load(text, _PresetLoader) or {}
+        loaded = yaml.load(text, _PresetLoader) or {}  # nosec B506: it derives from SafeLoader
     except yaml.YAMLError as error:
         raise UserError(f"{where} is not YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:
