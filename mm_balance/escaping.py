@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 
 _MARKUP = re.compile(r"[\\`*_~|\[\]]")
+_START = re.compile(r"^(?P<number>\d+)?(?P<mark>(?(number)[.)](?=\s|$)|[#+=-]))")
+"""A heading, an item of a list, a line under a heading."""
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _FORMULA = re.compile(r"(^|[;\t\r\n])(?=[=+\-@\t\r])")
 _NUMBER = re.compile(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?%?")
@@ -24,12 +26,7 @@ def markdown_text(text: str) -> str:
     """
     line = re.sub(r"[&<>]", lambda found: _ENTITIES[found[0]], " ".join(text.split()))
     line = _MARKUP.sub(r"\\\g<0>", line)
-    return re.sub(r"^(#+ |[-+] |\d+(?=[.)] ))", lambda found: _first_escaped(found[0]), line)
-
-
-def _first_escaped(start: str) -> str:
-    """Escape what would begin a heading or an item of a list."""
-    return f"{start}\\" if start[-1].isdigit() else f"\\{start}"
+    return _START.sub(lambda found: f"{found['number'] or ''}\\{found['mark']}", line)
 
 
 def markdown_code(text: str) -> str:

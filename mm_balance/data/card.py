@@ -12,6 +12,8 @@ from mm_balance.escaping import markdown_text
 SPLITS = ("train", "val", "test")
 SHOWN_KINDS = 8
 """Maximum number of sampling rates or image sizes listed."""
+LONGEST_NAME, LONGEST_LINE = 100, 1000
+"""Characters of a label, and of a line about a clip, that are shown."""
 SHOWN_LINES = 50
 """Maximum number of skipped or excluded clips listed."""
 
@@ -93,7 +95,7 @@ def _class_table(samples: Sequence[CardSample]) -> list[str]:
         counts[sample.label][sample.split] += 1
     totals = Counter(sample.split for sample in samples)
     rows = [
-        f"| {markdown_text(label)} | "
+        f"| {markdown_text(_short(label))} | "
         + " | ".join(f"{by_split[split]:,}" for split in SPLITS)
         + f" | {by_split.total():,} |"
         for label, by_split in sorted(counts.items())
@@ -146,6 +148,10 @@ def _lines(title: str, lines: Iterable[str]) -> list[str]:
     items = list(lines)
     if not items:
         return []
-    listed = [f"- {markdown_text(line)}" for line in items[:SHOWN_LINES]]
+    listed = [f"- {markdown_text(_short(line, LONGEST_LINE))}" for line in items[:SHOWN_LINES]]
     more = [f"- and {len(items) - SHOWN_LINES:,} more"] if len(items) > SHOWN_LINES else []
     return ["\n".join([f"## {title} ({len(items):,})\n", *listed, *more, ""])]
+
+
+def _short(text: str, longest: int = LONGEST_NAME) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -93,7 +93,8 @@ def explorer_html(table: pd.DataFrame, media: Mapping[tuple[str, str], Media], t
         text: everything else.
 
     Returns:
-        The page. Every text of the table is escaped, and the page allows no script but its own and no request; it opens without network and in a frame without origin (as MLflow shows it).
+        The page. Every text of the table is escaped, and the page allows no script but its own and no request. It opens without
+        network and in a frame without origin (as MLflow shows it).
     """
     environment = Environment(
         loader=PackageLoader("mm_balance.explorer"),

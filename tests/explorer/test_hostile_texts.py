@@ -85,7 +85,9 @@ def test_what_is_searched_for_is_what_is_shown(browser):
             f"(() => {{ const box = document.querySelector('input[type=search]'); box.value = {word!r}; "
             "box.dispatchEvent(new Event('input')) })()"
         )
-        found = sum(word in a or word in b for a, b in zip(HOSTILE, [HOSTILE[0], *HOSTILE[2:], HOSTILE[1]], strict=True))
+        found = sum(
+            word in a or word in b for a, b in zip(HOSTILE, [HOSTILE[0], *HOSTILE[2:], HOSTILE[1]], strict=True)
+        )
         browser.wait_for(f"/of {found} entries/.test(document.querySelector('.dt-info').textContent)")
     browser.ask(
         "(() => { const box = document.querySelector('input[type=search]'); box.value = ''; box.dispatchEvent(new Event('input')) })()"

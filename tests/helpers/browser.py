@@ -79,7 +79,9 @@ class Browser:
     def requested(self) -> list[str]:
         """What pages have asked the network for since the browser began, answered or not."""
         self.ask("new Promise(done => setTimeout(done, 300))")
-        return [address for address in self._requests if address.partition(":")[0] not in ("file", "data", "blob", "about")]
+        return [
+            address for address in self._requests if address.partition(":")[0] not in ("file", "data", "blob", "about")
+        ]
 
     def press(self, key: str) -> None:
         """Press a key, such as ``ArrowRight``, where the page has its focus."""
