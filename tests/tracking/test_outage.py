@@ -508,3 +508,13 @@ def test_what_is_pending_is_not_set_aside_because_the_password_is_wrong(weather,
     weather.away = range(0)
     assert new_client().delivered_first == 1
     assert database.get_run(run.run_id).data.metrics["val/loss"] == 0.4
+
+
+def test_a_certificate_that_is_not_trusted_is_named_as_the_reason():
+    said = "API request to https://h/api failed with exception HTTPSConnectionPool: [SSL: CERTIFICATE_VERIFY_FAILED] x"
+
+    def ask():
+        raise MlflowException(said)
+
+    with pytest.raises(Away, match="certificate is not trusted; MLFLOW_TRACKING_SERVER_CERT_PATH"):
+        Requests().make(ask, attempts=1)

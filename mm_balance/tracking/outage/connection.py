@@ -189,6 +189,10 @@ def _short(error: BaseException) -> str:
         ("Connection refused", "connection refused"),
         ("Name or service not known", "unknown host"),
         ("Temporary failure in name resolution", "unknown host"),
+        (
+            "CERTIFICATE_VERIFY_FAILED",
+            "its certificate is not trusted; MLFLOW_TRACKING_SERVER_CERT_PATH names one of your own authority",
+        ),
         ("timed out", "no answer in time"),
         ("timeout", "no answer in time"),
         ("Remote end closed connection", "the connection was closed"),
