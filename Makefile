@@ -39,10 +39,12 @@ ui: install ## the MLflow UI on the project's store, http://127.0.0.1:5000
 	@echo "Open http://127.0.0.1:5000/#/experiments/0/runs?workflowType=machine_learning"
 	PATH="$(CURDIR)/$(BIN):$$PATH" mlflow ui
 
-check: install ## lint, format, types
+check: install ## lint, format, types, security
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --severity-level medium --recursive mm_balance entrypoints analysis benchmarks examples tools
+	$(BIN)/python tools/audit.py
 
 format: install ## let ruff format and mend
 	$(BIN)/ruff check --fix .

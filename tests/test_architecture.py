@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mm_balance"
 
 LAYERS = [
-    {"errors", "imports", "names", "seeding", "memory", "redaction", "folders", "stopping", "alive"},
+    {"errors", "imports", "names", "seeding", "memory", "redaction", "folders", "stopping", "alive", "escaping"},
     {"types", "functional"},
     {"config"},
     {"data", "models"},

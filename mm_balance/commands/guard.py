@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mm_balance import stopping
 from mm_balance.errors import REASON_LENGTH, Interrupted, UserError, why_unwritable
+from mm_balance.escaping import markdown_text
 from mm_balance.memory import keep_freed_memory
 from mm_balance.redaction import redact
 
@@ -130,7 +131,8 @@ def _fail_adopted(line: str) -> None:
         if (run := _adopted()) is not None:
             run.set_tags({"mm.error": line[:REASON_LENGTH]})
             known = run.description()
-            run.describe(f"Failed: {line}\n\n{known}" if known else f"Failed: {line}")
+            said = f"Failed: {markdown_text(line)}"
+            run.describe(f"{said}\n\n{known}" if known else said)
             run.terminate("FAILED")
 
 

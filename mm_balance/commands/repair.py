@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mm_balance.commands.command import Command, Request, Stop
 from mm_balance.config import repair_options
+from mm_balance.escaping import markdown_text
 
 
 def run(request: Request, stop: Stop) -> None:
@@ -16,7 +17,7 @@ def run(request: Request, stop: Stop) -> None:
     record = None if adopted_run_id() is None else open_run("repair")
     lines = repair(RepairConfig(**values), stop)
     if record is not None:
-        record.describe("\n".join(f"- {line}" for line in lines))
+        record.describe("\n".join(f"- {markdown_text(line)}" for line in lines))
         record.terminate("FINISHED")
 
 

@@ -356,7 +356,7 @@ def _datasets() -> list[str]:
 
 
 class _PresetLoader(yaml.SafeLoader):
-    """Reads plain values only; a name that is given twice is an error, and not the last one the winner."""
+    """Reads plain values only, as what it derives from; a name that is given twice is an error, and not the last one the winner."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -368,7 +368,7 @@ class _PresetLoader(yaml.SafeLoader):
 def _read(text: str, where: str) -> dict[str, Any]:
     declared: dict[str, Option] = {**options(), **study_options()}
     try:
-        loaded = yaml.load(text, _PresetLoader) or {}
+        loaded = yaml.load(text, _PresetLoader) or {}  # nosec B506
     except yaml.YAMLError as error:
         raise UserError(f"{where} is not YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:

@@ -7,9 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mm_balance.escaping import markdown_text
+
 SPLITS = ("train", "val", "test")
 SHOWN_KINDS = 8
 """Maximum number of sampling rates or image sizes listed."""
+LONGEST_NAME, LONGEST_LINE = 100, 1000
+"""Characters of a label, and of a line about a clip, that are shown."""
 SHOWN_LINES = 50
 """Maximum number of skipped or excluded clips listed."""
 
@@ -60,8 +64,8 @@ def data_card(
         warnings: what is suspicious about the data.
     """
     parts = [
-        f"# {_plain(name)}\n\n{_plain(source)}\n",
-        f"- digest: `{digest}`\n- recipe: {_plain(recipe)}\n",
+        f"# {markdown_text(name)}\n\n{markdown_text(source)}\n",
+        f"- digest: `{digest}`\n- recipe: {markdown_text(recipe)}\n",
         "## Samples\n",
         *_class_table(samples),
         "## Files\n",
@@ -73,7 +77,7 @@ def data_card(
         *_value_counts("stored frames", "frames", samples, lambda sample: sample.frames),
     ]
     if lists:
-        rows = [f"| {_plain(file)} | `{sha256}` |" for file, sha256 in lists.items()]
+        rows = [f"| {markdown_text(file)} | `{sha256}` |" for file, sha256 in lists.items()]
         parts.append("\n".join(["## Lists\n", "| list | SHA-256 |", "|---|---|", *rows, ""]))
     for title, lines in (
         ("Warnings", warnings),
@@ -91,7 +95,9 @@ def _class_table(samples: Sequence[CardSample]) -> list[str]:
         counts[sample.label][sample.split] += 1
     totals = Counter(sample.split for sample in samples)
     rows = [
-        f"| {_plain(label)} | " + " | ".join(f"{by_split[split]:,}" for split in SPLITS) + f" | {by_split.total():,} |"
+        f"| {markdown_text(_short(label))} | "
+        + " | ".join(f"{by_split[split]:,}" for split in SPLITS)
+        + f" | {by_split.total():,} |"
         for label, by_split in sorted(counts.items())
     ]
     rows.append(
@@ -112,7 +118,7 @@ def _durations(samples: Sequence[CardSample]) -> list[str]:
     if not durations:
         return []
     rows = [
-        f"| {_plain(modality)} | {split} | {len(seconds):,} | {min(seconds):.2f} | {statistics.median(seconds):.2f} | "
+        f"| {markdown_text(modality)} | {split} | {len(seconds):,} | {min(seconds):.2f} | {statistics.median(seconds):.2f} | "
         f"{statistics.fmean(seconds):.2f} | {max(seconds):.2f} |"
         for (modality, split), seconds in sorted(
             durations.items(), key=lambda item: (item[0][0], SPLITS.index(item[0][1]))
@@ -134,7 +140,7 @@ def _value_counts(
         ranked = counts.most_common()
         listed = ", ".join(f"{value} ({number:,})" for value, number in ranked[:SHOWN_KINDS])
         more = f" and {len(ranked) - SHOWN_KINDS} more" if len(ranked) > SHOWN_KINDS else ""
-        lines.append(f"- {_plain(modality)}, {title} in {unit} (files): {listed}{more}")
+        lines.append(f"- {markdown_text(modality)}, {title} in {unit} (files): {listed}{more}")
     return ["\n".join([*lines, ""])] if lines else []
 
 
@@ -142,11 +148,10 @@ def _lines(title: str, lines: Iterable[str]) -> list[str]:
     items = list(lines)
     if not items:
         return []
-    listed = [f"- {_plain(line)}" for line in items[:SHOWN_LINES]]
+    listed = [f"- {markdown_text(_short(line, LONGEST_LINE))}" for line in items[:SHOWN_LINES]]
     more = [f"- and {len(items) - SHOWN_LINES:,} more"] if len(items) > SHOWN_LINES else []
     return ["\n".join([f"## {title} ({len(items):,})\n", *listed, *more, ""])]
 
 
-def _plain(text: str) -> str:
-    """Return ``text`` on one line, with pipes escaped for a markdown table."""
-    return " ".join(text.split()).replace("|", "\\|")
+def _short(text: str, longest: int = LONGEST_NAME) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -122,7 +122,7 @@ def load_digits(
             "skipped": 0,
             "corrupted": int((plan.modality != "").sum()),
         },
-        source="Embedded `digits`: MNIST handwriting paired by class with speech synthesized by eSpeak NG (not "
+        source="Embedded digits: MNIST handwriting paired by class with speech synthesized by eSpeak NG (not "
         "recorded together, not recordings).",
     )
 

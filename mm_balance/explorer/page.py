@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -92,7 +93,8 @@ def explorer_html(table: pd.DataFrame, media: Mapping[tuple[str, str], Media], t
         text: everything else.
 
     Returns:
-        The page. Every text of the table is escaped; it opens without network and in a frame without origin (as MLflow shows it).
+        The page. Every text of the table is escaped, and the page allows no script but its own and no request. It opens without
+        network and in a frame without origin (as MLflow shows it).
     """
     environment = Environment(
         loader=PackageLoader("mm_balance.explorer"),
@@ -108,6 +110,7 @@ def explorer_html(table: pd.DataFrame, media: Mapping[tuple[str, str], Media], t
     columns = list(table)
     filters = {name: sorted(map(str, set(table[name]))) for name in _filters(table)}
     return environment.get_template("explorer.html").render(
+        nonce=secrets.token_urlsafe(16),  # only the script that has it runs, whatever else gets into the page
         text=text,
         total=len(table),
         sentences=[*_truth(table), *text.sentences],

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 # Okabe-Ito palette, distinguishable with all common color vision deficiencies.
 BLACK = "#000000"
@@ -76,6 +77,25 @@ def add_caption(figure: Figure, text: str, *, x: float | None = None, top: float
     figure.text(place, 1 - top / height, text, ha=side, va="top", fontsize=8, color=DARK_GRAY)
 
 
+def _as_written(figure: Figure) -> None:
+    """Let texts be drawn as they are: matplotlib would read what stands between two dollars as mathematics, or fail at it.
+
+    The labels of logarithmic axes, which matplotlib writes as powers of ten, are the only mathematics of our figures.
+    """
+    powers = {
+        id(text)
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        if axis.get_scale() == "log"
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        for text in tick.findobj(Text)
+    }
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if id(text) not in powers:
+            text.set_parse_math(False)
+
+
 def render(figure: Figure) -> dict[str, bytes]:
     """Render ``figure`` for screens and for papers: suffix (``.png``, ``.pdf``) -> file content.
 
@@ -92,6 +112,7 @@ def render(figure: Figure) -> dict[str, bytes]:
 
 def save_png(figure: Figure, path: Path | None = None) -> bytes:
     """Render ``figure`` as PNG bytes, and write them to ``path`` if given."""
+    _as_written(figure)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # Characters missing from the font are drawn as boxes; the names are also in the tables.
@@ -110,6 +131,7 @@ def palette(name: str) -> bytes:
 
 def svg_text(figure: Figure) -> str:
     """Return a figure as an SVG element, to be part of an HTML page; equal figures give equal texts."""
+    _as_written(figure)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "mm_balance", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

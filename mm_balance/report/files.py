@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mm_balance import names
+from mm_balance.escaping import markdown_text
 from mm_balance.report.page import Report, report_html, report_markdown
 from mm_balance.report.table import csv_text, latex, markdown
 from mm_balance.tracking.runs import TrackedRun
@@ -37,9 +38,15 @@ def publish_report(report: Report, paths: Iterable[Path], folder: Path, run: Tra
     for path in paths:
         place = path.parent.relative_to(folder).as_posix()
         run.log_file(path, "" if place == "." else place)
-    lines = [*report.warnings, *report.sentences]
+    lines = [markdown_text(line) for line in (*report.warnings, *report.sentences)]
     run.describe(
         "\n".join(
-            [f"**{report.title}**", "", *(f"- {line}" for line in lines), "", f"Artifact: `{names.REPORT_FILE}`."]
+            [
+                f"**{markdown_text(report.title)}**",
+                "",
+                *(f"- {line}" for line in lines),
+                "",
+                f"Artifact: `{names.REPORT_FILE}`.",
+            ]
         )
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from mm_balance.escaping import markdown_text
 from mm_balance.report.table import ReportTable, markdown
 
 
@@ -74,15 +75,16 @@ def report_markdown(report: Report, folder: str) -> str:
         folder: path of the figures, relative to the file.
     """
     lines = [
-        f"# {report.title}",
+        f"# {markdown_text(report.title)}",
         "",
-        ", ".join(f"{name}: {text}" for name, text in report.facts.items()) + ".",
+        markdown_text(", ".join(f"{name}: {text}" for name, text in report.facts.items())) + ".",
         "",
-        *(f"- {sentence}" for sentence in report.sentences),
-        *(f"- **{warning}**" for warning in report.warnings),
+        *(f"- {markdown_text(sentence)}" for sentence in report.sentences),
+        *(f"- **{markdown_text(warning)}**" for warning in report.warnings),
         "",
         *(markdown(table) for table in report.tables),
     ]
     for figure in report.figures:
-        lines += [f"## {figure.title}", "", figure.text, "", f"![{figure.title}]({folder}/{figure.name}.png)", ""]
+        title = markdown_text(figure.title)
+        lines += [f"## {title}", "", markdown_text(figure.text), "", f"![{title}]({folder}/{figure.name}.png)", ""]
     return "\n".join(lines)

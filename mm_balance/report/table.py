@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from mm_balance.escaping import markdown_text, spreadsheet_cell
+
 LEFT, RIGHT = "left", "right"
 MISSING = "missing"
 
@@ -64,9 +66,9 @@ class ReportTable:
 def markdown(table: ReportTable) -> str:
     """Return the table with heading and notes as Markdown."""
     lines = [
-        f"## {table.title}",
+        f"## {_escaped(table.title)}",
         "",
-        _line([column.title for column in table.columns]),
+        _line([_escaped(column.title) for column in table.columns]),
         "|" + "|".join("--:" if column.side == RIGHT else "---" for column in table.columns) + "|",
     ]
     for row in table.rows:
@@ -82,7 +84,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def _escaped(text: str) -> str:
     """Escape what Markdown would read as a cell's border, emphasis or HTML."""
-    return re.sub(r"([|\\*_<>`\[\]])", r"\\\1", text) if not _is_number(text) else text
+    return text if _is_number(text) else markdown_text(text)
 
 
 def _is_number(text: str) -> bool:
@@ -91,8 +93,9 @@ def _is_number(text: str) -> bool:
 
 
 def csv_text(table: ReportTable) -> str:
-    """Return the table's numbers as CSV."""
-    return pd.DataFrame(list(table.numbers)).to_csv(index=False, lineterminator="\n")
+    """Return the table's numbers as CSV; no text in it is a formula to a spreadsheet."""
+    frame = pd.DataFrame(list(table.numbers)).map(spreadsheet_cell).rename(columns=spreadsheet_cell)
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 def latex(table: ReportTable) -> str:
@@ -157,6 +160,12 @@ SPECIAL = {
 
 
 def _latex_text(text: str) -> str:
-    """Escape a text for LaTeX; a minus sign before a number is set as one."""
-    escaped = "".join(SPECIAL.get(character, character) for character in text)
+    """Escape a text for LaTeX, on one line; a minus sign before a number is set as one.
+
+    A bracket or star that begins a row would be an argument of the ``\\\\`` before it.
+    """
+    line = " ".join(text.split())
+    escaped = "".join(SPECIAL.get(character, character) for character in line)
+    if line.startswith(("[", "*")):
+        escaped = "{}" + escaped
     return re.sub(r"(?<![\w.])-(?=[\d.])", "$-$", escaped)

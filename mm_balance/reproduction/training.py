@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from mm_balance.config import Config
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Diverged, Interrupted, UserError, reason
+from mm_balance.escaping import markdown_text
 from mm_balance.methods import find_method
 from mm_balance.redaction import redact
 from mm_balance.reproduction import pool
@@ -159,7 +160,7 @@ def diverged(runs: Iterable[RunRecord]) -> Outcome | None:
 def fail(run: TrackedRun, message: str, *, diverged: bool = False) -> None:
     """End a run as FAILED, with the reason on its page; ``diverged``: repeating it would not help."""
     run.set_tags({ERROR_TAG: message, **({DIVERGED_TAG: "true"} if diverged else {})})
-    run.describe(f"Failed: {message}")
+    run.describe(f"Failed: {markdown_text(message)}")
     run.terminate("FAILED")
 
 

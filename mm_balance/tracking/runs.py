@@ -44,6 +44,7 @@ from mm_balance.config import format_value, options
 from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.errors import UserError
+from mm_balance.escaping import spreadsheet_cell
 from mm_balance.redaction import redact
 from mm_balance.tracking import presence
 from mm_balance.tracking.outage.connection import is_conflict
@@ -353,12 +354,13 @@ class TrackedRun:
             self.log_bytes(content, f"{path.rpartition('.')[0]}{suffix}")
 
     def log_table(self, rows: Sequence[Mapping[str, Any]], path: str) -> None:
-        """Log ``rows`` as ``path`` + ``.csv``, and as ``.json`` in the format that the UI shows as a table."""
+        """Log ``rows`` as ``path`` + ``.csv``, for spreadsheets, and as ``.json`` in the format that the UI shows as a table."""
         self._write_table(rows, path)
 
     def _write_table(self, rows: Sequence[Mapping[str, Any]], path: str) -> None:
         frame = pd.DataFrame(list(rows))
-        self.log_bytes(frame.to_csv(index=False).encode(), f"{path}.csv")
+        cells = frame.map(spreadsheet_cell).rename(columns=spreadsheet_cell)
+        self.log_bytes(cells.to_csv(index=False).encode(), f"{path}.csv")
         self.log_bytes(frame.to_json(orient="split", index=False, double_precision=15).encode(), f"{path}.json")
         shown = json.loads(self.read().data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
         table = {"path": f"{path}.json", "type": "table"}

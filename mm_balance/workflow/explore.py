@@ -22,6 +22,7 @@ from mm_balance.data.recipe import SOUND
 from mm_balance.data.sound import read_sound_file
 from mm_balance.engine.predictions import predict_split
 from mm_balance.errors import UserError
+from mm_balance.escaping import spreadsheet_cell
 from mm_balance.explorer.media import Media, frames_picture, spectrogram_png
 from mm_balance.explorer.page import PageText, explorer_html
 from mm_balance.explorer.parquet import write_samples
@@ -95,7 +96,7 @@ def explore(
         folder = Path(temporary)
         (folder / names.EXPLORER_FILE).write_text(explorer_html(table, media, text), "utf-8")
         write_samples(table, media, folder / names.SAMPLES_FILE, tuple(data.specs))
-        suspects(table).to_csv(folder / names.SUSPECTS_FILE, index=False)
+        suspects(table).map(spreadsheet_cell).to_csv(folder / names.SUSPECTS_FILE, index=False)
         for name in (names.EXPLORER_FILE, names.SAMPLES_FILE, names.SUSPECTS_FILE):
             run.log_file(folder / name, "")
     _link_from_description(run, int(((table["split"] == "train") & (table["doubted"] != "")).sum()))

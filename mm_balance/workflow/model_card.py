@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mm_balance import names
+from mm_balance.escaping import markdown_code, markdown_text
 from mm_balance.serving import ModalityRecipe
 from mm_balance.workflow.stage import StageResult
 
 SHOWN_CLASSES = 30
+LONGEST_NAME = 100
+"""Characters of a class name that are shown."""
 
 
 def model_card(
@@ -24,7 +27,7 @@ def model_card(
         accuracy: validation accuracies as text.
     """
     data, stage = result.stage.data, result.stage
-    named = [f"`{name}`" for name in data.classes[:SHOWN_CLASSES]]
+    named = [markdown_code(name[:LONGEST_NAME]) for name in data.classes[:SHOWN_CLASSES]]
     more = f" and {len(data.classes) - SHOWN_CLASSES} more" if len(data.classes) > SHOWN_CLASSES else ""
     branches = stage.method.sees_others()
     columns = ", ".join(f"`{name}`" for name in recipes)
@@ -33,12 +36,12 @@ def model_card(
     )
     return "\n".join(
         [
-            f"**{what}**: one of {len(data.classes)} classes from {columns}, trained on `{data.name}`.",
+            f"**{what}**: one of {len(data.classes)} classes from {columns}, trained on {markdown_code(data.name)}.",
             f"Validation accuracy after epoch {result.epoch}: {accuracy}. Nothing was chosen on test data.",
             "",
             f"- Classes: {', '.join(named)}{more}.",
-            f"- Data: {data.source} Sizes: {', '.join(f'{name} {size}' for name, size in data.counts.items())}.",
-            f"- Recipe: {data.recipe}.",
+            f"- Data: {markdown_text(data.source)} Sizes: {', '.join(f'{name} {size}' for name, size in data.counts.items())}.",
+            f"- Recipe: {markdown_text(data.recipe)}.",
             f"- Method: `{stage.method.name}`, {stage.method.citation}. Seed {stage.seed}. Run `{result.run.run_id}`.",
             *(
                 ["- Its branches see each other: an answer of one modality also depends on the others."]

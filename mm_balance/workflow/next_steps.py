@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from mm_balance.config import GROUPS, Config, MethodOptions, options, stage_options
+from mm_balance.escaping import markdown_code
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.titles import overrides
 
@@ -35,25 +36,25 @@ def next_steps(
         experiment: name of its experiment; None = say nothing of a report.
     """
     if command == "warmup":
-        return [f"- The second stage: `{command_line('adaptive', {'warmup_run': run_id})}`"]
+        return [f"- The second stage: {markdown_code(command_line('adaptive', {'warmup_run': run_id}))}"]
     lines = []
     if command != "main":
         lines.append(
-            f"- Test accuracy, when nothing is left to choose: `{command_line('evaluate', {'run_id': run_id})}`"
+            f"- Test accuracy, when nothing is left to choose: {markdown_code(command_line('evaluate', {'run_id': run_id}))}"
         )
     same = _to_repeat(command, config)
     start = {} if from_scratch or warmup_run is None else {"warmup_run": warmup_run}
     for what, settings in remedies:
-        lines.append(f"- {what}: `{command_line(command, {**start, **same, **settings})}`")
+        lines.append(f"- {what}: {markdown_code(command_line(command, {**start, **same, **settings}))}")
     if from_scratch:
         another = command_line(command, {**same, "seed": str(config.run.seed + 1)})
-        lines.append(f"- Luck or effect? More seeds: `{another}`")
+        lines.append(f"- Luck or effect? More seeds: {markdown_code(another)}")
         if config.method.method != CONTROL:
             control = command_line(command, {**_without_method(same), "method": CONTROL})
-            lines.append(f"- Better than unimodal losses alone? The control: `{control}`")
+            lines.append(f"- Better than unimodal losses alone? The control: {markdown_code(control)}")
     if experiment is not None:
         report = command_line("report", {"experiment": experiment})
-        lines.append(f"- All runs of this experiment in tables and figures: `{report}`")
+        lines.append(f"- All runs of this experiment in tables and figures: {markdown_code(report)}")
     return lines
 
 

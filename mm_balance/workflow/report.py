@@ -11,6 +11,7 @@ from mm_balance.config import format_value
 from mm_balance.config.parameters import PAPER
 from mm_balance.data import MultimodalData
 from mm_balance.engine.recorder import MetricPoint
+from mm_balance.escaping import markdown_code, markdown_text
 from mm_balance.figures import Figure, mixture_density, mixture_evolution, render, unimodal_accuracy
 from mm_balance.serving import modality_recipes
 from mm_balance.tracking.lookup import experiment_name, find_run, page_link
@@ -115,13 +116,13 @@ def describe_data(data: MultimodalData) -> str:
     """Return the Markdown description of a run that prepared data."""
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
     lines = [
-        f"**{data.name}** prepared: {sizes}; {len(data.classes)} classes, {len(data.skipped)} skipped, "
+        f"**{markdown_text(data.name)}** prepared: {sizes}; {len(data.classes)} classes, {len(data.skipped)} skipped, "
         f"{len(data.excluded)} excluded by the data set's own recipe.",
         "",
-        f"Recipe: {data.recipe}.",
+        f"Recipe: {markdown_text(data.recipe)}.",
         "",
-        *(f"- {note}" for note in data.notes),
-        *(f"- Warning: {warning}." for warning in data.warnings),
+        *(f"- {markdown_text(note)}" for note in data.notes),
+        *(f"- Warning: {markdown_text(warning)}." for warning in data.warnings),
         "",
         f"Artifacts: `{names.DATA_FOLDER}/{names.CARD_FILE}`, `{names.DATA_FOLDER}/{names.SHEET_FILE}`.",
     ]
@@ -149,9 +150,7 @@ def describe_stage(
     page = page or result.run
     selection = plan.config.selection.selection if plan.select_best else "last"
     source = "" if plan.stage == "warmup" else f" Source of the method: {method.citation}."
-    trained = (
-        f"**{headline(result)}** on `{stage.data.name}`, seed {stage.seed}, {result.progress.epoch} epochs.{source}"
-    )
+    trained = f"**{headline(result)}** on {markdown_code(stage.data.name)}, seed {stage.seed}, {result.progress.epoch} epochs.{source}"
     leads, last = who_leads(result, test), _last_refit(result)
     # MLflow shows about four lines until one clicks: the results and who is ahead must be among them.
     lines = [
@@ -160,7 +159,7 @@ def describe_stage(
         f"Validation is that of epoch {result.epoch} (`selection={selection}`).",
         "",
         *gap_findings(last, result.progress.gap_fit, _shown_names(result), plan.mixture),
-        *(f"**Warning:** {warning}." for warning in stage.data.warnings),
+        *(f"**Warning:** {markdown_text(warning)}." for warning in stage.data.warnings),
     ]
     if shown := [*artifact_links(page), *links]:
         lines += ["", f"See {', '.join(shown)}."]
@@ -341,7 +340,7 @@ def notes(result: StageResult) -> list[str]:
         f"means {lead} is ahead. It is a difference of probabilities, not of accuracies.",
         *([] if result.progress.gap_fit is None else [source_note(result.progress.gap_fit.source)]),
         *result.stage.method.notes(),
-        f"Data: {data.source} Sizes: {', '.join(f'{name} {size}' for name, size in data.counts.items())}.",
+        f"Data: {markdown_text(data.source)} Sizes: {', '.join(f'{name} {size}' for name, size in data.counts.items())}.",
     ]
     truth = [point for point in result.progress.points if "truth/auc_gap_abs" in point.metrics]
     if truth:

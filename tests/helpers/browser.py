@@ -40,9 +40,11 @@ class Browser:
         self._read = b""
         self._count = 0
         self._session: str | None = None
+        self._requests: list[str] = []
         targets = self._send("Target.getTargets")["targetInfos"]
         page = next(item["targetId"] for item in targets if item["type"] == "page")
         self._session = self._send("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+        self._send("Network.enable")
         self._send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def __enter__(self) -> Browser:
@@ -74,6 +76,13 @@ class Browser:
             time.sleep(0.1)
         raise AssertionError(f"never on the page: {expression}\n{self.ask('document.body?.innerText')}")
 
+    def requested(self) -> list[str]:
+        """What pages have asked the network for since the browser began, answered or not."""
+        self.ask("new Promise(done => setTimeout(done, 300))")
+        return [
+            address for address in self._requests if address.partition(":")[0] not in ("file", "data", "blob", "about")
+        ]
+
     def press(self, key: str) -> None:
         """Press a key, such as ``ArrowRight``, where the page has its focus."""
         for kind in ("keyDown", "keyUp"):
@@ -97,6 +106,8 @@ class Browser:
         self._commands.write(json.dumps(message).encode() + b"\0")
         while True:
             answer = json.loads(self._receive())
+            if answer.get("method") == "Network.requestWillBeSent":
+                self._requests.append(answer["params"]["request"]["url"])
             if answer.get("id") == self._count:
                 assert "error" not in answer, (method, answer["error"])
                 return answer["result"]

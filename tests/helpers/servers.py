@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,13 +21,18 @@ def free_port() -> int:
 
 
 @contextmanager
-def tracking_server(store: Path, port: int | None = None) -> Iterator[str]:
-    """The address of a tracking server that has the database of ``store`` and proxies artifacts to its folder ``served``."""
+def tracking_server(
+    store: Path, port: int | None = None, options: Sequence[str] = (), variables: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """The address of a tracking server that has the database of ``store`` and proxies artifacts to its folder ``served``.
+
+    ``options`` and ``variables`` (of its environment) are further ones.
+    """
     port = port or free_port()
     process = subprocess.Popen(
         ["mlflow", "server", "--port", str(port), "--workers", "1", "--backend-store-uri",
-         f"sqlite:///{store}/mlflow.db", "--artifacts-destination", str(store / "served")],
-        env=environment(store) | {"MLFLOW_TRACKING_URI": "", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+         f"sqlite:///{store}/mlflow.db", "--artifacts-destination", str(store / "served"), *options],
+        env=environment(store) | {"MLFLOW_TRACKING_URI": "", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | dict(variables or {}),
         cwd=store, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:

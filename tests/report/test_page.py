@@ -28,4 +28,4 @@ def test_the_page_needs_no_other_file_and_escapes_every_text():
 def test_markdown_links_the_figures_in_their_folder():
     text = report_markdown(report(), "figures")
     assert "](figures/differences.png)" in text
-    assert "| **\\</td\\>\\<script\\>" in text
+    assert "| **&lt;/td&gt;&lt;script&gt;" in text

@@ -136,8 +136,8 @@ def simple_table(text="a|b", strong=False):
 
 def test_markdown_cells_cannot_break_the_table_or_become_markup():
     lines = markdown(simple_table("a|b <script> *x* _y_")).splitlines()
-    assert lines[4] == r"| a\|b \<script\> \*x\* \_y\_ | -1.5 ± 0.2 | abc |"
-    assert lines[-1] == r"- note\_1 \<b\>"
+    assert lines[4] == r"| a\|b &lt;script&gt; \*x\* \_y\_ | -1.5 ± 0.2 | abc |"
+    assert lines[-1] == r"- note\_1 &lt;b&gt;"
 
 
 def test_latex_escapes_every_special_character_and_leaves_run_ids_out():

@@ -9,7 +9,9 @@ import time
 
 import mlflow
 import pytest
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, UNAUTHENTICATED
 from mlflow.tracking import MlflowClient
 
 from mm_balance import stopping
@@ -21,7 +23,7 @@ from mm_balance.testing import tiny_data as make_tiny_data
 from mm_balance.tracking import store as store_module
 from mm_balance.tracking.lookup import children, current_experiment, find_run, find_warmup, open_run
 from mm_balance.tracking.outage import client as client_module
-from mm_balance.tracking.outage.connection import Away, Requests, means_away
+from mm_balance.tracking.outage.connection import Away, Closed, Requests, means_away
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.tracking.store import close_servers, new_client, sync
 from tests.helpers.commands import QUICK, do
@@ -476,3 +478,72 @@ def test_a_run_that_another_living_process_has_still_to_deliver_is_waited_for(we
     close_servers()
     with pytest.raises(MlflowException, match="not found"):  # at once: nobody could still bring it
         worker.get_run("0" * 32)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (UNAUTHENTICATED, "does not let you in: it wants a user name and a password.*MLFLOW_TRACKING_USERNAME"),
+        (PERMISSION_DENIED, r"this user may not do what this step needs.*\(403\); set MLFLOW_EXPERIMENT_NAME"),
+    ],
+)
+def test_a_server_that_lets_nobody_in_is_said_in_one_line_at_the_start(weather, code, said, capsys):
+    weather.code, weather.away = code, range(1, 10**9)
+    with pytest.raises(UserError, match=said):
+        new_client()
+
+
+def test_a_password_that_is_changed_while_a_run_trains_loses_nothing(weather, database, capsys):
+    run = open_run("first")
+    weather.code = UNAUTHENTICATED
+    with weather.outage():
+        run.log_points([MetricPoint(1, 1000, {"val/loss": 0.5})])
+        assert "it wants a user name and a password, or does not know yours" in capsys.readouterr().err
+    wait_until_delivered()
+    assert database.get_run(run.run_id).data.metrics["val/loss"] == 0.5
+
+
+def test_what_this_user_may_not_do_is_no_outage(weather):
+    run = open_run("first")
+    weather.code = PERMISSION_DENIED
+    with weather.outage(), pytest.raises(UserError, match="this user may not do"):
+        run.log_points([MetricPoint(1, 1000, {"val/loss": 0.5})])
+
+
+def test_a_host_name_that_the_server_does_not_accept_is_named_as_the_reason():
+    said = "API request to endpoint /api failed with error code 403 != 200. Response body: 'Invalid Host header - possible'"
+
+    def ask():
+        raise MlflowException(said, error_code=PERMISSION_DENIED)
+
+    with pytest.raises(Closed, match="--allowed-hosts"):
+        Requests().make(ask)
+
+
+def test_what_is_pending_is_not_set_aside_because_the_password_is_wrong(weather, database):
+    run = open_run("first")
+    with weather.outage():
+        run.log_points([MetricPoint(1, 1000, {"val/loss": 0.5})])
+        close_servers()
+    client = new_client()
+    assert client.delivered_first == 1
+    with weather.outage():
+        client.log_batch(run.run_id, [Metric("val/loss", 0.4, 2000, 2)])
+        close_servers()
+    weather.code = UNAUTHENTICATED
+    weather.away = range(weather.count + 2, 10**9)  # the first question is answered
+    with pytest.raises(UserError, match="the rest is kept"):
+        new_client()
+    weather.away = range(0)
+    assert new_client().delivered_first == 1
+    assert database.get_run(run.run_id).data.metrics["val/loss"] == 0.4
+
+
+def test_a_certificate_that_is_not_trusted_is_named_as_the_reason():
+    said = "API request to https://h/api failed with exception HTTPSConnectionPool: [SSL: CERTIFICATE_VERIFY_FAILED] x"
+
+    def ask():
+        raise MlflowException(said)
+
+    with pytest.raises(Away, match="certificate is not trusted; MLFLOW_TRACKING_SERVER_CERT_PATH"):
+        Requests().make(ask, attempts=1)

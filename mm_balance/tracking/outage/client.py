@@ -30,7 +30,15 @@ from mm_balance import stopping
 from mm_balance.errors import Interrupted, UserError, reason
 from mm_balance.redaction import redact
 from mm_balance.tracking.outage import connection
-from mm_balance.tracking.outage.connection import Away, Requests, is_conflict, limit_requests, means_away
+from mm_balance.tracking.outage.connection import (
+    Away,
+    Closed,
+    Requests,
+    is_conflict,
+    limit_requests,
+    means_away,
+    why_closed,
+)
 from mm_balance.tracking.outage.memory import Memory
 from mm_balance.tracking.outage.operations import Ids, Operation, input_values, metric_values, perform, replaced
 from mm_balance.tracking.outage.spool import Spool, add_ids, has_spools, left_spools, read_ids
@@ -81,7 +89,15 @@ class ServerClient:
         self._back = threading.Event()
         self._probe()
         self._ids |= read_ids(uri)
-        self.delivered_first = deliver_left(uri, self._client, self._ids)
+        try:
+            self.delivered_first = deliver_left(uri, self._client, self._ids)
+        except Exception as error:
+            if not means_away(error) and not why_closed(error):
+                raise
+            raise UserError(
+                f"the tracking server {self.shown} stopped answering while it was given what was pending ({reason(error)}); the rest "
+                "is kept, try again"
+            ) from error
 
     # Writing ---------------------------------------------------------------------------------------------------------------------
 
@@ -329,6 +345,8 @@ class ServerClient:
         patience = PATIENCE_SECONDS if stopping.LAUNCHER_VARIABLE in os.environ else 0.0
         try:
             self._requests.make(self._ask_whether_there, seconds=connection.PROBE_SECONDS, attempts=1)
+        except Closed as error:
+            raise UserError(f"the tracking server {self.shown} does not let you in: {error}") from None
         except Away as error:
             if not patience:
                 raise UserError(
@@ -505,7 +523,7 @@ def deliver(spool: Spool, operation: Operation, client: MlflowClient, ids: Ids) 
                 if not is_conflict(error) or attempt == CONFLICT_ATTEMPTS - 1:
                     raise
     except Exception as error:
-        if means_away(error):
+        if means_away(error) or why_closed(error):
             raise
         spool.refuse(operation, reason(error, with_type=True))
         _say(

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mm_balance import stopping
+from mm_balance.errors import UserError
 
 T = TypeVar("T")
 
@@ -39,6 +40,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 class Away(Exception):
     """The server does not answer, or answers that it cannot."""
+
+
+class Closed(Away):
+    """The server answers, but does not let this user, or this address of it, in. What is logged meanwhile waits, as in an outage."""
 
 
 def limit_requests() -> None:
@@ -67,6 +72,25 @@ def means_away(error: BaseException) -> bool:
     if any(words in text for words in _NO_ANSWER):
         return True
     return error.error_code in _CODES and not is_conflict(error)
+
+
+def why_closed(error: BaseException) -> str:
+    """Return why the server lets nobody in this way, and what to do; empty = for this it is not."""
+    if "Invalid Host header" in str(error):
+        return "it does not accept this name of itself; use one of its --allowed-hosts in MLFLOW_TRACKING_URI, or add this one there"
+    if _status(error) == 401:
+        return (
+            "it wants a user name and a password, or does not know yours; set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
+    return ""
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the HTTP status of an answer that is an error; None = it is none."""
+    if isinstance(error, requests.HTTPError):
+        return None if error.response is None else error.response.status_code
+    return error.get_http_status_code() if isinstance(error, MlflowException) else None
 
 
 def is_conflict(error: MlflowException) -> bool:
@@ -101,7 +125,8 @@ class Requests:
             attempts: how often it is made if the server is away.
 
         Raises:
-            Away: there is no answer in time, or before a stop that is requested meanwhile.
+            Away: there is no answer in time, or before a stop that is requested meanwhile; ``Closed`` if nobody is let in this way.
+            UserError: the user may not do this.
             Exception: whatever else ``ask`` raises.
         """
         for attempt in range(attempts):
@@ -111,7 +136,16 @@ class Requests:
             try:
                 return self._wait(ask, seconds)
             except Exception as error:
-                if isinstance(error, Away) or not means_away(error):
+                if isinstance(error, Away):
+                    raise
+                if why := why_closed(error):
+                    raise Closed(why) from error
+                if _status(error) == 403:
+                    raise UserError(
+                        "this user may not do what this step needs on the tracking server (403); set MLFLOW_EXPERIMENT_NAME to an "
+                        "experiment that you may change, or a new one, or ask whose it is"
+                    ) from error
+                if not means_away(error):
                     raise
                 last = error
             if time.monotonic() - began > QUICK_SECONDS:
@@ -155,6 +189,10 @@ def _short(error: BaseException) -> str:
         ("Connection refused", "connection refused"),
         ("Name or service not known", "unknown host"),
         ("Temporary failure in name resolution", "unknown host"),
+        (
+            "CERTIFICATE_VERIFY_FAILED",
+            "its certificate is not trusted; MLFLOW_TRACKING_SERVER_CERT_PATH names one of your own authority",
+        ),
         ("timed out", "no answer in time"),
         ("timeout", "no answer in time"),
         ("Remote end closed connection", "the connection was closed"),
