@@ -68,7 +68,7 @@ def kill_at(store, words, boundary):
     assert process.returncode in (-signal.SIGKILL, 0), process.said()
 
 
-@pytest.mark.parametrize("share", [0.45, 0.8])
+@pytest.mark.parametrize("share", [pytest.param(0.45, marks=pytest.mark.verify), 0.8])
 def test_main_killed_at_a_boundary(undisturbed, store, share):
     kill_at(store, MAIN, int(share * undisturbed[2]) + random.Random(f"{SEED} {share}").randrange(10))
     go_on_and_check(undisturbed, store)

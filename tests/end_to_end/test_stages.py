@@ -131,7 +131,7 @@ def unbroken(tmp_path_factory, empty_database):
     ("stage", "step", "number"),
     [
         pytest.param("warmup", 1, signal.SIGKILL, marks=pytest.mark.verify),
-        ("adaptive", 4, signal.SIGKILL),
+        pytest.param("adaptive", 4, signal.SIGKILL, marks=pytest.mark.verify),
         ("adaptive", 3, signal.SIGTERM),
     ],
 )
