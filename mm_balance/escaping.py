@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"[-+]?[\d.,]+(?:[eE][-+]?\d+)?%?")
 def markdown_text(text: str) -> str:
     """Return ``text`` so that Markdown shows it as it is, on one line: no link, picture, emphasis, table border or HTML in it is one.
 
-    ``<`` becomes an entity, not ``\\<``, which not every renderer of Markdown takes for an escape (that of MLflow's pages does not).
+    ``<`` becomes an entity, not ``\\<``: whatever a renderer takes for an escape, it is no tag.
 
     Example:
         >>> print(markdown_text("<b>[a|b](javascript:x)</b>"))
