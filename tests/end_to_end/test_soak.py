@@ -41,8 +41,8 @@ def test_two_hundred_epochs_take_no_more_memory_and_files_than_fifty(store, monk
         f"open files {files[50]} to {files[-1]}, threads {threads[50]} to {threads[-1]}",
     )  # fmt: skip
     assert growth < 60
-    assert files[-1] <= files[50] + 10  # MLflow's pool of connections grows to 15; one file per refit would be 30
-    assert threads[-1] <= threads[50] + 2
+    assert files[-1] <= files[50] + 2
+    assert threads[-1] <= threads[50] + 10  # pools of MLflow and others grow to their bound; one per refit would be 30
     work = Path(os.environ["MM_BALANCE_CACHE"]) / "runs"
     assert not list(work.glob("*/*"))
 
