@@ -84,6 +84,7 @@ def test_what_was_trained_must_be_what_was_asked_for(trained):
         campaign.train_row(TASK, None, SETTINGS, train, test=False)
 
 
+@pytest.mark.verify
 @pytest.mark.slow
 def test_rows_are_used_again_only_where_settings_and_code_are_the_same(store, monkeypatch):
     """The same command twice trains once; another learning rate, another option or changed code train anew."""

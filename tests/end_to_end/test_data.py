@@ -135,6 +135,7 @@ def test_videos_with_sound_train_through_a_manifest(store, launch, capsys):
     assert do("warmup", f"{words} on_error=skip", dataset=manifest) == 0
 
 
+@pytest.mark.verify
 def test_media_on_another_disk_are_used_if_that_is_allowed_and_the_run_says_so(store, tmp_path, capsys):
     folder = Folder(tmp_path).fill()
     (tmp_path / "disk").mkdir()

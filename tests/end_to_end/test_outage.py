@@ -102,7 +102,7 @@ def test_main_and_an_outage_from_any_moment_on(store, monkeypatch, signals, undi
         mlflow.set_tracking_uri(None)
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["refused", "answers lost"])
+@pytest.mark.parametrize("lost", [False, pytest.param(True, marks=pytest.mark.verify)], ids=["refused", "answers lost"])
 def test_an_outage_that_outlasts_the_command_loses_nothing(store, monkeypatch, signals, undisturbed, lost, capsys):
     monkeypatch.setattr(client_module, "FINISH_SECONDS", 0.0)
     weather = use_flaky_server(store, monkeypatch)

@@ -189,7 +189,11 @@ def test_no_page_takes_a_label_for_more_than_text(ui, browser, trap):
     browser.wait_for("document.documentElement.dataset.ready === 'yes'")
     browser.ask("document.querySelector('#samples tbody tr').click()")
     browser.wait_for(f"document.body.innerText.includes('{trap.label}')")
+    browser.ask(f"document.body.insertAdjacentHTML('beforeend', '{trap.label}')")  # the page's policy allows no request
+    browser.wait_for("document.images[document.images.length - 1].complete")
     assert trap.asked == []
+    browser.open(page(ui, found["main"]))
+    browser.wait_for("document.body.innerText.includes('On validation')")
     browser.ask(f"document.body.insertAdjacentHTML('beforeend', '{trap.label}')")  # what the trap is there for
     browser.wait_for("document.images[document.images.length - 1].complete")
     assert trap.asked == ["/picture"]

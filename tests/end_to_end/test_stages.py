@@ -132,7 +132,7 @@ def unbroken(tmp_path_factory, empty_database):
     [
         pytest.param("warmup", 1, signal.SIGKILL, marks=pytest.mark.verify),
         pytest.param("adaptive", 4, signal.SIGKILL, marks=pytest.mark.verify),
-        ("adaptive", 3, signal.SIGTERM),
+        pytest.param("adaptive", 3, signal.SIGTERM, marks=pytest.mark.verify),
     ],
 )
 def test_killed_and_resumed_is_the_same_to_the_last_bit(

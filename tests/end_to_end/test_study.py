@@ -223,6 +223,7 @@ def check_taken_over(name, trials):
         }
 
 
+@pytest.mark.verify
 def test_workers_that_keep_dying_end_the_study_and_what_was_found_stays(studies, capsys):
     fates.append(Fate(4, signal.SIGKILL))  # in the second trial
     assert do("study", f"{SHORT} study_name=dying trials=50 worker_restarts=0 workers=1") == 1

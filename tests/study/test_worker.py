@@ -190,6 +190,7 @@ def test_the_configured_trial_is_never_pruned(new_desk, origin):
     assert (started.number, started.values) == (6, [0.1]) if origin else started is None
 
 
+@pytest.mark.verify
 def test_all_trials_begin_from_the_study_s_own_warm_up_whatever_else_is_trained_meanwhile(store):
     data = read_data(resolve({"preset": "quick", "train_fraction": 0.05}))
     filled = apply_preset({"method": "gap_mixture", "preset": "quick", "train_fraction": 0.05})

@@ -142,6 +142,7 @@ def test_a_gpu_that_cannot_be_measured_is_told(run, monkeypatch, capsys):
     assert measured(run)
 
 
+@pytest.mark.verify
 @pytest.mark.slow
 def test_the_runs_that_train_have_them_and_a_resumed_one_may_stop_having_them(store, signals):
     assert do("main", f"{QUICK} system_metrics=true") == 0

@@ -152,6 +152,7 @@ def test_a_kept_optimizer_state_trains_with_the_configured_settings():
     assert (group["momentum"], group["weight_decay"]) == (0.5, 0.01)
 
 
+@pytest.mark.verify
 def test_the_method_says_what_it_trained_with():
     """`train method=gap_mixture` by its options, `adaptive` by parameters: one road to tags, headline and parameters."""
     assert do("warmup", QUICK) == 0

@@ -85,6 +85,7 @@ def test_a_warm_up_that_grew_is_the_longer_warm_up_and_no_other():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.verify
 def test_a_warm_up_that_grew_serves_the_settings_that_it_has_now_and_not_those_it_had():
     assert do("warmup", QUICK) == 0
     run = newest(stage="warmup")
@@ -127,6 +128,7 @@ def test_a_run_that_grew_is_not_taken_for_one_that_was_planned_so():
     assert grown.data.tags["mm.settings"] != planned.data.tags["mm.settings"]
 
 
+@pytest.mark.verify
 def test_main_grows_both_stages_and_keeps_what_it_replaces():
     assert do("main", f"{QUICK} warmup_epochs=1 adaptive_epochs=1") == 0
     run = newest(stage="main")
