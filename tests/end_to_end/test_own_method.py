@@ -9,6 +9,7 @@ from tests.helpers.processes import ROOT, start_command
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.verify
 @pytest.mark.parametrize("forked", [True, pytest.param(False, marks=pytest.mark.verify)])
 def test_a_method_of_the_current_folder_is_trained_continued_and_evaluated(store, forked):
     here, elsewhere = store / "here", store / "elsewhere"

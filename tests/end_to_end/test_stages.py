@@ -200,6 +200,7 @@ def server(store, monkeypatch):
         yield address
 
 
+@pytest.mark.verify
 def test_the_whole_recipe_on_an_http_tracking_server(server, store, launch):
     done = launch("main", f"{QUICK} refit_every=1")
     assert done.status == 0, done.errors[-3000:]

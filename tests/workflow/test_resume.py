@@ -98,6 +98,7 @@ def test_a_warm_up_that_grew_serves_the_settings_that_it_has_now_and_not_those_i
     assert newest(stage="adaptive").data.tags["mm.warmup_run"] == other.info.run_id
 
 
+@pytest.mark.verify
 def test_grown_and_stopped_the_printed_line_reaches_the_grown_end(stop_in_epoch, capsys):
     assert do("train", f"{QUICK} method=concat epochs=2 refit_every=2") == 0
     run = newest(stage="train")
