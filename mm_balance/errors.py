@@ -10,6 +10,7 @@ import errno
 from mm_balance.redaction import redact
 
 REASON_LENGTH = 500
+MAKE_ROOM = "make room, or check the permissions"
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
@@ -33,6 +34,12 @@ class Interrupted(Exception):
     """Work was stopped on request, with its state saved."""
 
 
+def one_line(message: str) -> str:
+    """Return a message as one line without credentials; characters that a terminal would obey are spelled out."""
+    line = redact(" ".join(message.split()))
+    return "".join(item if item.isprintable() else item.encode("unicode_escape").decode() for item in line)
+
+
 def reason(error: BaseException, *, with_type: bool = False) -> str:
     """Return an error as one line of at most 500 characters, without credentials, for tags and tables.
 
@@ -40,7 +47,7 @@ def reason(error: BaseException, *, with_type: bool = False) -> str:
         error: the error.
         with_type: whether the line begins with the error's type; it does so, too, if the error has no text.
     """
-    text = redact(" ".join(str(error).split()))
+    text = one_line(str(error))
     name = type(error).__name__
     return (f"{name}: {text}" if with_type else text or name)[:REASON_LENGTH]
 

@@ -49,7 +49,7 @@ def verdict(status: int, report: str, complaint: str) -> tuple[int, list[str]]:
     vulnerable = [item for item in packages if item.get("vulns")]
     unknown = [item["name"] for item in packages if "skip_reason" in item]
     if vulnerable:
-        return 1, [f"VULNERABLE: {_told(item)}" for item in vulnerable]
+        return 1, [f"VULNERABLE: {_described(item)}" for item in vulnerable]
     if status != 0:
         return 1, [f"pip-audit failed with exit status {status}"]
     if len(unknown) == len(packages):
@@ -60,7 +60,7 @@ def verdict(status: int, report: str, complaint: str) -> tuple[int, list[str]]:
     return 0, [f"{len(packages) - len(unknown)} packages without known vulnerabilities{left}"]
 
 
-def _told(item: dict) -> str:
+def _described(item: dict) -> str:
     found = [
         f"{one['id']} ({'repaired in ' + ', '.join(one['fix_versions']) if one.get('fix_versions') else 'no repair yet'})"
         for one in item["vulns"]

@@ -9,7 +9,7 @@ from mm_balance.config import options, restore
 def run(request: Request, stop: Stop) -> None:
     """Evaluate the logged model of ``run_id`` on ``split``, as a run of its own."""
     values = COMMAND.complete(request.given)
-    from mm_balance.commands.training import check_same_data, fail_run, print_result
+    from mm_balance.commands.training import check_same_data, failing, print_result
     from mm_balance.tracking.lookup import existing_run, open_run
     from mm_balance.workflow.report import accuracies
     from mm_balance.workflow.runs import run_evaluation
@@ -21,11 +21,8 @@ def run(request: Request, stop: Stop) -> None:
     data = read_data(config, stop)
     check_same_data(source, data)
     evaluation = open_run(f"evaluate {split} of {source.read().info.run_name}")
-    try:
+    with failing(evaluation):
         metrics = run_evaluation(source, split, data, evaluation, values["device"], probe=values["probe"])
-    except BaseException as error:
-        fail_run(evaluation, error)
-        raise
     branches = evaluation.read().data.tags.get("mm.unimodal") == "branches"
     line = accuracies(metrics, split, tuple(data.specs), branches=branches)
     print_result(evaluation, line, f"{split} accuracy")

@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 from mm_balance import stopping
-from mm_balance.errors import REASON_LENGTH, Interrupted, UserError, why_unwritable
+from mm_balance.errors import MAKE_ROOM, REASON_LENGTH, Interrupted, UserError, one_line, why_unwritable
 from mm_balance.escaping import markdown_text
 from mm_balance.memory import keep_freed_memory
 from mm_balance.redaction import redact
@@ -69,7 +69,7 @@ def run_guarded(body: Callable[[StopRequest], None]) -> int:
     except OSError as error:
         if not (why := why_unwritable(error)):
             raise
-        return _failed(f"a file cannot be written ({why}); make room, or check the permissions")
+        return _failed(f"a file cannot be written ({why}); {MAKE_ROOM}")
     except Interrupted:
         _end_adopted("KILLED")
         return 128 + (stop.signal or signal.SIGTERM)
@@ -80,12 +80,6 @@ def run_guarded(body: Callable[[StopRequest], None]) -> int:
     finally:
         _close_servers()
     return 0
-
-
-def one_line(message: str) -> str:
-    """Return a message as one line without credentials; characters that a terminal would obey are spelled out."""
-    line = redact(" ".join(message.split()))
-    return "".join(item if item.isprintable() else item.encode("unicode_escape").decode() for item in line)
 
 
 def _failed(message: str) -> int:

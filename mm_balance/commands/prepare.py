@@ -20,7 +20,7 @@ def run(request: Request, stop: Stop) -> None:
     raw = not name.endswith(".csv")
     if raw and source is None:
         raise UserError(f"source is missing; give the folder of the raw download of {name}")
-    from mm_balance.commands.training import fail_run
+    from mm_balance.commands.training import failing
     from mm_balance.data import prepare_raw
     from mm_balance.tracking.lookup import open_run, run_link
     from mm_balance.workflow.card import log_data
@@ -41,16 +41,13 @@ def run(request: Request, stop: Stop) -> None:
     data = read_data(config, stop)
     prepared = open_run(f"prepare {data.name}")
     values = config.values()
-    try:
+    with failing(prepared):
         prepared.set_tags({"mm.stage": "prepare", "mm.dataset": data.name, "mm.data_digest": data.digest})
         prepared.log_config({name: values[name] for name in PARAMETERS})
         log_data(prepared, data, "prepared")
         counts = data.counts | {"duplicates": data.duplicates}
         prepared.log_metrics({f"data/{count}": value for count, value in counts.items()}, 0)
         prepared.describe(describe_data(data))
-    except BaseException as error:
-        fail_run(prepared, error)
-        raise
     prepared.terminate("FINISHED")
     sizes = ", ".join(f"{split} {len(samples):,}" for split, samples in data.splits.items())
     print(

@@ -14,7 +14,7 @@ def run(request: Request, stop: Stop) -> None:
     """Write the report of experiments, and log it as a run of its own."""
     values = COMMAND.complete(request.given)
     from mm_balance import names
-    from mm_balance.commands.training import fail_run
+    from mm_balance.commands.training import failing
     from mm_balance.report.files import publish_report, write_report
     from mm_balance.report.make import ReportRequest, make_report
     from mm_balance.tracking.lookup import current_experiment_name, open_run, run_link
@@ -31,13 +31,9 @@ def run(request: Request, stop: Stop) -> None:
         raise Interrupted
     record = open_run(f"report of {', '.join(experiments)}", tags={"mm.stage": "report"})
     record.set_tags({"mm.stage": "report"})
-    try:
-        with TemporaryDirectory() as temporary:
-            folder = Path(temporary if values["out"] is None else values["out"]).expanduser()
-            publish_report(report, write_report(report, folder), folder, record)
-    except BaseException as error:
-        fail_run(record, error)
-        raise
+    with failing(record), TemporaryDirectory() as temporary:
+        folder = Path(temporary if values["out"] is None else values["out"]).expanduser()
+        publish_report(report, write_report(report, folder), folder, record)
     record.terminate("FINISHED")
     for line in (*report.warnings, *report.sentences):
         print(f"- {line}")

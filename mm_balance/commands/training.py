@@ -82,7 +82,8 @@ def open_training(
         # A checkpoint records the warm-up that its run started from.
         warmup = choose_warmup(config, data) if state is None else None
         run = resumed or open_run(run_title(command.name, config, data.name))
-        alone.enter_context(alone_on(run.run_id))
+        if resumed is None:
+            alone.enter_context(alone_on(run.run_id))
         line = command_line(command.name, {"resume_run": run.run_id})
         if resumed is not None:
             resumed.reopen()
@@ -165,6 +166,16 @@ def fail_run(run: TrackedRun, error: BaseException) -> None:
         end_run(run, "FAILED")
 
 
+@contextmanager
+def failing(run: TrackedRun) -> Iterator[None]:
+    """End ``run`` as FAILED if the body raises an error."""
+    try:
+        yield
+    except BaseException as error:
+        fail_run(run, error)
+        raise
+
+
 def add_explorer(training: Training[Any], config: Config, stop: Stop) -> None:
     """Log the explorer on a finished run; if that fails, say so: the run itself is complete."""
     from mm_balance.workflow.explore import explore
@@ -174,7 +185,7 @@ def add_explorer(training: Training[Any], config: Config, stop: Stop) -> None:
     try:
         explore(training.run, training.data, config, worst=config.explore.worst, stop=stop)
     except (UserError, OSError) as error:
-        again = f"mlflow run . --env-manager local -e explore -P run_id={training.run.run_id}"
+        again = command_line("explore", {"run_id": training.run.run_id})
         print(f"mm-balance: {names.EXPLORER_FILE} was not written: {error}; make it with: {again}", file=sys.stderr)
 
 

@@ -49,7 +49,7 @@ def parse_value(option: Option, text: str) -> Any:
         return None
     if not text:
         raise UserError(f"{option.name} is empty; {_allowed(option)}")
-    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    shown = _shortened(text)
     if option.type is str:
         if option.choices and text not in option.choices:
             raise UserError(
@@ -69,6 +69,10 @@ def parse_value(option: Option, text: str) -> Any:
         bound = "" if option.maximum is not None or value != value else f" (at most {largest:.10g})"
         raise UserError(f"{option.name}={shown} is out of range; {_allowed(option)}{bound}")
     return value
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def format_value(value: Any) -> str:
@@ -327,7 +331,7 @@ def read_preset(preset: str, *, of_dataset: bool = False) -> dict[str, Any]:
     if of_dataset:
         name = MANIFEST if preset.endswith(".csv") else preset
         if name not in (*_datasets(), MANIFEST) or preset == MANIFEST:
-            shown = preset if len(preset) <= SHOWN else f"{preset[:SHOWN]}..."
+            shown = _shortened(preset)
             raise UserError(
                 f"dataset={shown} is not known; give {', '.join(_datasets())} or the path of a manifest.csv"
                 f"{did_you_mean(shown, _datasets())}"
@@ -345,7 +349,7 @@ def read_preset(preset: str, *, of_dataset: bool = False) -> dict[str, Any]:
         raise UserError(f"preset={preset}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except (OSError, ValueError) as error:  # a folder, a name that is too long, a NUL character
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(f"preset={preset[:SHOWN]}: cannot be read ({why})") from None
+        raise UserError(f"preset={_shortened(preset)}: cannot be read ({why})") from None
     return _read(text, preset)
 
 

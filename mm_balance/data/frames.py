@@ -24,12 +24,12 @@ from mm_balance.data.memory import memory_errors_named
 from mm_balance.data.sound import (
     VIDEO_EXTENSIONS,
     check_length,
-    one_line,
     open_container,
     set_up_decoder,
     stated_seconds,
     tracks_of,
 )
+from mm_balance.errors import reason
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg")
 PICTURE_PIXELS = 110_000_000
@@ -174,7 +174,7 @@ class _Frames:
         except MemoryError:
             raise
         except (av.FFmpegError, ValueError) as error:
-            self.broken = one_line(error)
+            self.broken = reason(error)
 
 
 def _upright(frame: Any) -> Image.Image:
@@ -184,7 +184,7 @@ def _upright(frame: Any) -> Image.Image:
     except MemoryError:
         raise
     except (av.FFmpegError, ValueError) as error:
-        raise DecodeError(f"a frame cannot be converted to a picture ({one_line(error)})") from error
+        raise DecodeError(f"a frame cannot be converted to a picture ({reason(error)})") from error
     quarter_turns = round((frame.rotation or 0) / 90) % 4 if hasattr(frame, "rotation") else 0
     return image.rotate(90 * quarter_turns, expand=True) if quarter_turns else image
 
@@ -218,7 +218,7 @@ def open_image(content: bytes) -> Image.Image:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # a copy would cost as much as decoding
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise DecodeError(f"cannot be decoded as PNG or JPEG ({one_line(error)})") from error
+        raise DecodeError(f"cannot be decoded as PNG or JPEG ({reason(error)})") from error
     if image.mode.startswith("I"):  # convert() would clip 16-bit values at 255
         image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")

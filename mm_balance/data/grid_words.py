@@ -36,7 +36,6 @@ from mm_balance.data.readers.grid import (
 )
 from mm_balance.data.sound import (
     RESAMPLER_MARGIN,
-    one_line,
     open_container,
     read_sound_file,
     resample,
@@ -44,7 +43,7 @@ from mm_balance.data.sound import (
     tracks_of,
 )
 from mm_balance.data.workers import Rescue, results
-from mm_balance.errors import UserError
+from mm_balance.errors import UserError, reason
 
 FRAMES_PER_SECOND = 25
 UNITS_PER_FRAME = UNITS_PER_SECOND // FRAMES_PER_SECOND
@@ -180,7 +179,7 @@ def _words(sentences: Sequence[Sentence], slot: str) -> tuple[list[Word], list[s
         except BadSentence as error:
             failures.append(f"sentence {sentence.id!r}: {error}")
         except (DecodeError, OSError, UnicodeDecodeError) as error:
-            failures.append(f"sentence {sentence.id!r}: {sentence.alignment.name} cannot be read ({one_line(error)})")
+            failures.append(f"sentence {sentence.id!r}: {sentence.alignment.name} cannot be read ({reason(error)})")
     return words, failures
 
 

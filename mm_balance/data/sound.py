@@ -19,7 +19,7 @@ from mm_balance.data.containers import check_complete
 from mm_balance.data.features import AudioRecipe
 from mm_balance.data.files import DecodeError, open_regular
 from mm_balance.data.memory import memory_errors_named
-from mm_balance.errors import UserError
+from mm_balance.errors import UserError, reason
 
 SOUND_EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")
 VIDEO_EXTENSIONS = (".mp4", ".mpg", ".mpeg", ".avi", ".mkv", ".mov", ".webm", ".flv")
@@ -184,7 +184,7 @@ def _read_sound(file: BinaryIO, seconds: float) -> tuple[np.ndarray, SoundFacts]
             while len(channels := sound.read(block, dtype="float32", always_2d=True)):
                 beginning.add(channels[:, 0] if count == 1 else channels.mean(axis=1))
     except (soundfile.SoundFileError, RuntimeError, OverflowError, TypeError) as error:
-        raise DecodeError(f"cannot be decoded as sound ({one_line(error)})") from error
+        raise DecodeError(f"cannot be decoded as sound ({reason(error)})") from error
     if beginning.samples == 0:
         raise DecodeError("the sound has no samples")
     if beginning.samples < declared != UNKNOWN_SAMPLES:
@@ -223,7 +223,7 @@ def open_container(path: Path) -> Any:
     except (PermissionError, MemoryError):
         raise
     except (av.FFmpegError, ValueError) as error:
-        raise DecodeError(f"cannot be opened as video ({one_line(error)})") from error
+        raise DecodeError(f"cannot be opened as video ({reason(error)})") from error
 
 
 def set_up_decoder(stream: Any) -> None:
@@ -293,7 +293,7 @@ def _read_track(path: Path, seconds: float) -> tuple[np.ndarray, SoundFacts]:
         except MemoryError:
             raise
         except (av.FFmpegError, ValueError) as error:
-            broken = one_line(error)
+            broken = reason(error)
         if beginning is not None:
             _add_parts(beginning, parts)
         if beginning is None or beginning.samples == 0:
@@ -353,8 +353,3 @@ def fit_length(audio: np.ndarray, samples: int, how: str = "tile") -> np.ndarray
 
 def _audible(audio: np.ndarray) -> bool:
     return bool(audio.max() >= SILENCE or audio.min() <= -SILENCE)
-
-
-def one_line(error: Any) -> str:
-    """Return an exception's message without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__

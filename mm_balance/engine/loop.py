@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from mm_balance.engine.cost import Stopwatch, peak_memory_bytes, reset_peak_memo
 from mm_balance.engine.evaluate import split_metrics
 from mm_balance.engine.gap_sources import FOLDS, SeenProbabilities, loss_of_copies
 from mm_balance.engine.inspector import EngineInspector
-from mm_balance.engine.not_finite import BufferGuard, LossWatch, explain, first_not_finite, looks_at_once
+from mm_balance.engine.not_finite import LossGuard, first_not_finite
 from mm_balance.engine.predictions import (
     fit_gaps,
     fit_gaps_from_probabilities,
@@ -293,52 +294,30 @@ def _train_epoch(
     plan = progress.plan
     samples = len(stage.data.splits["train"] if plan.samples is None else plan.samples)
     batches = loader.batches(samples)
-    watch_losses, skips = LossWatch(progress.batch), stage.optimizer_step.skip_not_finite
-    guard, at_once = BufferGuard(stage.model), skips or looks_at_once(stage.device)
-
-    def check_losses() -> None:
-        """Raise Diverged if a loss since the last check is not finite."""
-        if skips or (number := watch_losses.first_not_finite()) is None:
-            return
-        again = loader.epoch(clock.epoch, stage.device, start_batch=number, samples=plan.samples, present=plan.present)
-        raise Diverged(
-            f"the training loss is no longer finite in epoch {clock.epoch + 1}, batch {number + 1} of {batches}: "
-            f"{explain(next(again), stage.data.splits['train'])}: lower learning_rate (now {learning_rate:g}) or the loss weights; "
-            "the last good state is in the checkpoint"
-        )
-
-    for batch in loader.epoch(
-        clock.epoch, stage.device, start_batch=progress.batch, samples=plan.samples, present=plan.present
-    ):
+    epoch_from = partial(loader.epoch, clock.epoch, stage.device, samples=plan.samples, present=plan.present)
+    losses = LossGuard(
+        stage, clock.epoch, range(progress.batch, batches), learning_rate, partial(bar.write, file=sys.stderr),
+        replay=lambda number: next(epoch_from(start_batch=number)),
+    )  # fmt: skip
+    for batch in epoch_from(start_batch=progress.batch):
         now = replace(clock, batch=progress.batch, batches=batches)
-        if skips:
-            guard.save()
-            skipped = stage.optimizer_step.skipped
+        losses.before_update()
         loss_output = stage.method.update(stage.model, batch, stage.optimizer_step, now)
-        if skips and (stage.optimizer_step.skipped > skipped or not bool(loss_output.total.isfinite())):
-            guard.restore()
-            progress.left_out += len(batch.labels)
-            bar.write(
-                f"mm-balance: warning: epoch {clock.epoch + 1}, batch {progress.batch + 1} of {batches}: "
-                f"{explain(batch, stage.data.splits['train'])}; the batch is left out (on_nan=skip)",
-                file=sys.stderr,
-            )
-        else:
-            watch_losses.add(loss_output.total)
-            if at_once:
-                check_losses()
+        if losses.accept(batch, loss_output.total):
             _accumulate(progress.sums, loss_output.total, loss_output.parts, len(batch.labels))
             if progress.seen is not None:
                 progress.seen.record(loss_output.output, batch)
+        else:
+            progress.left_out += len(batch.labels)
         progress.batch += 1
         bar.update()
         if stop_requested():
-            check_losses()
+            losses.check()  # a state after a loss that is not finite must not be saved
             progress.seconds += time.perf_counter() - started
             progress.training_seconds += watch.lap()
             recorder.save(capture(stage, progress))
             raise Interrupted
-    check_losses()
+    losses.check()
     if progress.left_out == samples:
         raise Diverged(
             f"no batch of epoch {clock.epoch + 1} has a finite loss: lower learning_rate (now {learning_rate:g}), or look at the "
@@ -361,7 +340,7 @@ def _train_epoch(
             f"{name} of the network is no longer finite after epoch {clock.epoch + 1}, although the training loss is: lower "
             f"learning_rate (now {learning_rate:g}) or give precision=float32; the state before this epoch is in the checkpoint"
         )
-    if skips:
+    if stage.optimizer_step.skip_not_finite:
         means["train/samples_left_out"] = float(progress.left_out)
     return means | {
         "train/samples_per_second": samples / seconds,

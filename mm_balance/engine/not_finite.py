@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mm_balance.data import Split
+from mm_balance.errors import Diverged
 from mm_balance.types import Batch
+
+if TYPE_CHECKING:
+    from mm_balance.engine.loop import Stage
 
 SHOWN = 8
 """Samples named of a batch."""
@@ -19,26 +24,82 @@ def looks_at_once(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-class LossWatch:
-    """The losses of an epoch's batches.
+class LossGuard:
+    """Looks at the losses of an epoch: one that is not finite ends training, or its batch is left out (``on_nan``).
 
     Args:
-        first_batch: number of the first batch that is added.
+        stage: the stage, whose optimizer step says which.
+        epoch: epochs finished before, over both stages.
+        batches: numbers of the batches that are still to come in the epoch.
+        learning_rate: the epoch's, for the advice.
+        say: prints a line.
+        replay: number of a batch of the epoch -> the batch, once more.
     """
 
-    def __init__(self, first_batch: int) -> None:
-        self._first_batch = first_batch
+    def __init__(
+        self,
+        stage: Stage,
+        epoch: int,
+        batches: range,
+        learning_rate: float,
+        say: Callable[[str], object],
+        *,
+        replay: Callable[[int], Batch],
+    ) -> None:
+        self._stage, self._epoch, self._batches = stage, epoch, batches
+        self._learning_rate, self._say, self._replay = learning_rate, say, replay
+        self._next = batches.start
+        self._buffers: dict[str, Tensor] = {}
+        self._skipped = 0
         self._finite: list[Tensor] = []
 
-    def add(self, loss: Tensor) -> None:
-        """Note the loss of the next batch, a scalar. No host sync."""
-        self._finite.append(loss.detach().isfinite())
+    def before_update(self) -> None:
+        """Keep what a batch that is left out would spoil: the running statistics of the network."""
+        if self._stage.optimizer_step.skip_not_finite:
+            self._buffers = {name: value.clone() for name, value in self._stage.model.named_buffers()}
+            self._skipped = self._stage.optimizer_step.skipped
 
-    def first_not_finite(self) -> int | None:
-        """Return the number of the first batch since the last call whose loss is not finite; None = all are finite. One host sync."""
+    def accept(self, batch: Batch, loss: Tensor) -> bool:
+        """Return whether the next batch, with this scalar loss, counts; if not, what it did to running statistics is taken back.
+
+        On CUDA, where looking would wait for the device, a batch counts until ``check``, unless such batches are left out.
+
+        Raises:
+            Diverged: the loss is not finite.
+        """
+        number, self._next = self._next, self._next + 1
+        step = self._stage.optimizer_step
+        if step.skip_not_finite:
+            if step.skipped == self._skipped and bool(loss.isfinite()):
+                return True
+            with torch.no_grad():
+                for name, value in self._stage.model.named_buffers():
+                    value.copy_(self._buffers[name])
+            self._say(f"mm-balance: warning: {self._found(number, batch)}; the batch is left out (on_nan=skip)")
+            return False
+        if not looks_at_once(self._stage.device):
+            self._finite.append(loss.detach().isfinite())
+        elif not bool(loss.isfinite()):
+            raise self._diverged(number, batch)
+        return True
+
+    def check(self) -> None:
+        """Look at the losses that have not been looked at. One host sync. Raises Diverged if one is not finite."""
         finite = torch.stack(self._finite).tolist() if self._finite else []
-        first, self._first_batch, self._finite = self._first_batch, self._first_batch + len(finite), []
-        return None if all(finite) else first + finite.index(False)
+        first, self._finite = self._next - len(finite), []
+        if not all(finite):
+            number = first + finite.index(False)
+            raise self._diverged(number, self._replay(number))
+
+    def _found(self, number: int, batch: Batch) -> str:
+        place = f"epoch {self._epoch + 1}, batch {number + 1} of {self._batches.stop}"
+        return f"{place}: {explain(batch, self._stage.data.splits['train'])}"
+
+    def _diverged(self, number: int, batch: Batch) -> Diverged:
+        return Diverged(
+            f"the training loss is no longer finite in {self._found(number, batch)}: lower learning_rate (now "
+            f"{self._learning_rate:g}) or the loss weights; the last good state is in the checkpoint"
+        )
 
 
 def explain(batch: Batch, split: Split) -> str:
@@ -57,24 +118,6 @@ def first_not_finite(network: nn.Module) -> str | None:
     weights = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
     finite = torch.stack([value.isfinite().all() for value in weights.values()]).tolist()
     return next((name for name, is_finite in zip(weights, finite, strict=True) if not is_finite), None)
-
-
-class BufferGuard:
-    """The running statistics of a network, to take back what a batch that is left out has done to them."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
-        self._saved: dict[str, Tensor] = {}
-
-    def save(self) -> None:
-        """Keep the present values."""
-        self._saved = {name: value.clone() for name, value in self._network.named_buffers()}
-
-    def restore(self) -> None:
-        """Take the kept values back."""
-        with torch.no_grad():
-            for name, value in self._network.named_buffers():
-                value.copy_(self._saved[name])
 
 
 def _listed(samples: Sequence[str]) -> str:

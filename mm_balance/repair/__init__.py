@@ -1,4 +1,4 @@
-"""What killed processes leave behind: found, told, and closed. What lives, or may live elsewhere, is left alone.
+"""What killed processes leave behind: found, named, and closed. What lives, or may live elsewhere, is left alone.
 
 ``finding``  something found: a sentence, and what closes it
 ``runs``     runs that are RUNNING, and whose process is dead

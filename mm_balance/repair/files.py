@@ -13,11 +13,11 @@ from mm_balance.repair.finding import Finding
 from mm_balance.study.storage import dead_worker_locks
 from mm_balance.tracking import presence
 from mm_balance.tracking.lookup import find_run
+from mm_balance.tracking.outage.client import SYNC
 from mm_balance.tracking.outage.spool import undelivered
 
 QUIET_SECONDS = 600.0
 """A temporary file that was changed within this time may be one that a process of another machine is writing."""
-SYNC = "mlflow run . --env-manager local -e sync"
 
 
 def half_written_files() -> list[Finding]:

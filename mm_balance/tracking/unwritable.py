@@ -9,7 +9,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from mm_balance.errors import Unwritable, why_unwritable
+from mm_balance.errors import MAKE_ROOM, Unwritable, why_unwritable
 from mm_balance.redaction import redact
 
 _DATABASE_REASONS = (
@@ -33,12 +33,11 @@ def writing(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if not (why := why_unwritable(error)):
+    except (OSError, MlflowException, SQLAlchemyError) as error:
+        why, place = why_unwritable(error), ""
+        if not why:
+            why = next((words for words in _DATABASE_REASONS if words in str(error)), "")
+            place = f" to {redact(mlflow.get_tracking_uri())}"
+        if not why:
             raise
-        raise Unwritable(f"{what} cannot be written ({why}); make room, or check the permissions") from error
-    except (MlflowException, SQLAlchemyError) as error:
-        if not (why := next((words for words in _DATABASE_REASONS if words in str(error)), "")):
-            raise
-        store = redact(mlflow.get_tracking_uri())
-        raise Unwritable(f"{what} cannot be written to {store} ({why}); make room, or check the permissions") from error
+        raise Unwritable(f"{what} cannot be written{place} ({why}); {MAKE_ROOM}") from error

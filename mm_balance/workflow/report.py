@@ -159,7 +159,7 @@ def describe_stage(
         f"Validation is that of epoch {result.epoch} (`selection={selection}`).",
         "",
         *gap_findings(last, result.progress.gap_fit, _shown_names(result), plan.mixture),
-        *(f"**Warning:** {markdown_text(warning)}." for warning in stage.data.warnings),
+        *(f"- **Warning:** {markdown_text(warning)}." for warning in stage.data.warnings),
     ]
     if shown := [*artifact_links(page), *links]:
         lines += ["", f"See {', '.join(shown)}."]

@@ -10,12 +10,11 @@ import string
 import pytest
 
 from mm_balance.commands import COMMANDS
-from mm_balance.commands.guard import one_line
 from mm_balance.config import format_value, options, resolve, restore, study_options
 from mm_balance.config.resolve import parse_method_options, parse_value, read_preset
 from mm_balance.config.search import parse_space
 from mm_balance.engine.checkpoint import read_checkpoint, write_checkpoint
-from mm_balance.errors import UserError
+from mm_balance.errors import UserError, one_line
 from mm_balance.methods import METHODS
 from mm_balance.methods.options import declared_options
 from mm_balance.study.settings import parse_objectives

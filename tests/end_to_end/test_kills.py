@@ -9,7 +9,6 @@ import signal
 import time
 
 import pytest
-import torch
 from mlflow.tracking import MlflowClient
 
 from mm_balance.engine import loop
@@ -18,7 +17,7 @@ from tests.helpers.commands import QUICK, by_stage, do, runs, series, series_of,
 from tests.helpers.faults import count_boundaries, dying_first, everything, recorded, start_dying, start_fated
 from tests.helpers.manifests import Folder
 from tests.helpers.processes import USED_BY_STUDIES, start_command, start_forked, wait_for
-from tests.helpers.stores import copy_database, use_store
+from tests.helpers.stores import store_of_a_fixture
 
 pytestmark = pytest.mark.slow
 MAIN = f"{QUICK} warmup_epochs=1 adaptive_epochs=2 refit_every=1 worst=0"
@@ -29,16 +28,9 @@ SEES = "the id of the run and the line that goes on with it, printed when it beg
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, empty_database):
     """Series and artifacts of a run that nobody killed, and the number of boundaries that it reached."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    copy_database(empty_database, folder)
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.MonkeyPatch.context() as patch:
-        use_store(folder, patch)
-        torch.set_num_threads(1)
+    with store_of_a_fixture(tmp_path_factory.mktemp("undisturbed"), empty_database) as patch:
         reached = count_boundaries(lambda: do("main", MAIN), patch)
         found = series(), kept(), reached
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-        signal.signal(number, handler)
     return found
 
 
@@ -144,17 +136,10 @@ def trials():
 
 @pytest.fixture(scope="module")
 def undisturbed_trials(tmp_path_factory, empty_database):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    copy_database(empty_database, folder)
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.MonkeyPatch.context() as patch:
-        use_store(folder, patch)
+    with store_of_a_fixture(tmp_path_factory.mktemp("undisturbed"), empty_database) as patch:
         patch.setattr(USED_BY_STUDIES, start_forked)
-        torch.set_num_threads(1)
         assert do("study", STUDY) == 0
         found = trials()
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-        signal.signal(number, handler)
     return found
 
 

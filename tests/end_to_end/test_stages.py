@@ -30,7 +30,7 @@ from tests.helpers.commands import (
 from tests.helpers.models import check_model, check_model_elsewhere
 from tests.helpers.processes import mlflow_run, start_command, wait_for
 from tests.helpers.servers import tracking_server
-from tests.helpers.stores import copy_database, use_store
+from tests.helpers.stores import store_of_a_fixture
 
 pytestmark = pytest.mark.slow
 SHORT = "preset=quick device=cpu"
@@ -113,16 +113,9 @@ EPOCHS = f"{SHORT} warmup_epochs=2 adaptive_epochs=4"
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory, empty_database):
     """The series of a run that nobody killed."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    copy_database(empty_database, folder)
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.MonkeyPatch.context() as patch:
-        use_store(folder, patch)
-        torch.set_num_threads(1)
+    with store_of_a_fixture(tmp_path_factory.mktemp("unbroken"), empty_database):
         assert do("main", EPOCHS) == 0
         found = series()
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-        signal.signal(number, handler)
     return found
 
 

@@ -46,7 +46,7 @@ def test_a_stop_does_not_save_a_state_that_is_not_finite(monkeypatch):
     stage.learning_rate = lambda clock: 1e30
     recorder = ListRecorder()
     # As on CUDA, where the loss is not looked at after every batch.
-    monkeypatch.setattr("mm_balance.engine.loop.looks_at_once", lambda device: False)
+    monkeypatch.setattr("mm_balance.engine.not_finite.looks_at_once", lambda device: False)
     calls = iter([False, False, True])
     with pytest.raises(Diverged, match="batch 2 of 5"):
         run(stage, recorder, stop=lambda: next(calls))

@@ -1,11 +1,14 @@
 """Tracking stores in a folder of a test's own."""
 
 import shutil
+import signal
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import mlflow
+import pytest
+import torch
 
 
 def copy_database(source: Path, folder: Path) -> None:
@@ -27,3 +30,19 @@ def use_store(folder: Path, patch) -> None:
         patch.delenv(name, raising=False)
     patch.chdir(folder)
     mlflow.set_tracking_uri(uri)
+
+
+@contextmanager
+def store_of_a_fixture(folder: Path, empty_database: Path):
+    """Commands in the block use a new store in ``folder``, and one thread as tests do; after it, signals are handled as before.
+
+    The block is given what it may patch with.
+    """
+    copy_database(empty_database, folder)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.MonkeyPatch.context() as patch:
+        use_store(folder, patch)
+        torch.set_num_threads(1)
+        yield patch
+    for number, handler in before.items():
+        signal.signal(number, handler)
