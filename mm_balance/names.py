@@ -172,7 +172,7 @@ TAGS = {
     "mm.stage": "entry point or stage of the run",
     "mm.method": "method in METHODS",
     "mm.dataset": "data set",
-    "mm.data_warnings": "what is suspicious about the data: content in two splits, labels that look alike",
+    "mm.data_warnings": "number of warnings about the data, and the beginning of the first (all are on the page and in `data.json`)",
     "mm.changed": "what was set otherwise than by the data set's preset, in words (the run's name may shorten it)",
     "mm.data_digest": "SHA-256 of data, split and recipe",
     "mm.fingerprint": "fingerprint of the warm-up that the run is or started from: equal fingerprint = interchangeable warm-up",

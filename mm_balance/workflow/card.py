@@ -21,7 +21,8 @@ from mm_balance.figures import Figure, SheetSample, contact_sheet, save_png
 from mm_balance.tracking.runs import TrackedRun
 
 SHEET_SAMPLES = 12
-TAG_LENGTH = 2000
+TAG_LENGTH = 60
+"""Characters of a tag: the page of a run hides the name of a tag that is much longer."""
 CORRUPTED = "(corrupted: ...): this modality, or the label, was broken on purpose, to check what finds it (parameter corruption)."
 """Note on a contact sheet that shows such a sample."""
 
@@ -41,7 +42,8 @@ def log_data(run: TrackedRun, data: MultimodalData, context: str) -> None:
     """
     run.log_dataset(data, context)
     if data.warnings:
-        run.set_tags({"mm.data_warnings": "; ".join(data.warnings)[:TAG_LENGTH]})
+        first = data.warnings[0][:TAG_LENGTH]
+        run.set_tags({"mm.data_warnings": f"{len(data.warnings)}: {first}..."})
     if context == "evaluation":
         return
     if data.card is None:
