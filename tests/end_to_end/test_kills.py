@@ -240,3 +240,37 @@ def test_a_study_whose_command_is_killed_goes_on(undisturbed_trials, store, monk
         assert {key: found[key] for key in same} == {key: undisturbed_trials[key] for key in same}
         assert do("repair") == 0
         assert not [run for run in runs() if run.info.status == "RUNNING"]
+
+
+TABLES = "preset=quick seeds=1 workers=2 device=cpu"
+
+
+def rows_of_tables():
+    """What every row of the tables has, by what it is."""
+    found = [run for run in runs() if "mm.job" in run.data.tags and run.info.status == "FINISHED"]
+    assert len({run.data.tags["mm.job"] for run in found}) == len(found), "a row is there twice"
+    return {run.data.tags["mm.job"]: (series_of(run), everything(run)) for run in found}
+
+
+@pytest.fixture(scope="module")
+def undisturbed_tables(tmp_path_factory, empty_database):
+    with store_of_a_fixture(tmp_path_factory.mktemp("undisturbed"), empty_database):
+        assert do("reproduce", TABLES) == 0
+        found = rows_of_tables()
+    assert found
+    return found
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("number", range(2))
+def test_tables_whose_command_is_killed_go_on(undisturbed_tables, store, number):
+    with recorded("SIGKILL of reproduce at a random second", "the same command trains what is missing"):
+        process = start_command(store, "reproduce", spelled(TABLES))
+        wait_for(runs, process)
+        time.sleep(random.Random(SEED + 6000 + number).uniform(0.0, 15.0))
+        process.kill()
+        process.wait(60)
+        assert do("reproduce", TABLES) == 0
+        assert rows_of_tables() == undisturbed_tables
+        assert do("repair") == 0
+        assert not [run for run in runs() if run.info.status == "RUNNING"]

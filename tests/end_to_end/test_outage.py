@@ -1,6 +1,7 @@
 """The whole recipe while the tracking server is away from some moment on: the same run in the end, to the last bit."""
 
 import random
+import signal
 
 import mlflow
 import pytest
@@ -12,7 +13,7 @@ from mm_balance.tracking.lookup import find_run
 from mm_balance.tracking.outage import client as client_module
 from mm_balance.tracking.store import close_servers
 from tests.helpers.commands import QUICK, do
-from tests.helpers.faults import recorded
+from tests.helpers.faults import recorded, start_sync_dying
 from tests.helpers.flaky import ADDRESS, use_flaky_server
 from tests.helpers.stores import copy_database, use_store
 
@@ -95,6 +96,27 @@ def test_main_and_an_outage_from_any_moment_on(store, monkeypatch, signals, undi
         weather.away = range(random.Random(seed).randrange(20, undisturbed[2]), 10**9)
         assert do("main", WORDS) == 0
         weather.away = range(0)
+        assert do("sync") == 0
+        assert not differences(contents(MlflowClient(f"sqlite:///{store}/mlflow.db")), undisturbed[0])
+        assert not list(spool_folder().rglob("operations.jsonl"))
+        close_servers()
+        mlflow.set_tracking_uri(None)
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("number", range(6))
+def test_a_delivery_killed_at_any_request_is_continued_by_the_next(store, monkeypatch, signals, undisturbed, number):
+    with recorded("SIGKILL of sync at a request", "the same command delivers the rest"):
+        draw = random.Random(20261200 + number)
+        monkeypatch.setattr(client_module, "FINISH_SECONDS", 0.0)
+        weather = use_flaky_server(store, monkeypatch)
+        weather.away = range(draw.randrange(20, undisturbed[2] // 2), 10**9)
+        assert do("main", WORDS) == 0
+        weather.away = range(0)
+        pending = sum(file.read_text().count("\n") for file in spool_folder().rglob("operations.jsonl"))
+        process = start_sync_dying(store, draw.randrange(1, pending), answered=bool(number % 2))
+        process.wait(120)
+        assert process.returncode == -signal.SIGKILL, process.said()
         assert do("sync") == 0
         assert not differences(contents(MlflowClient(f"sqlite:///{store}/mlflow.db")), undisturbed[0])
         assert not list(spool_folder().rglob("operations.jsonl"))

@@ -100,6 +100,13 @@ def start_dying(store: Path, entry_point: str, words: Sequence[str], boundary: i
     return Forked(_call_dying, (entry_point, list(words), boundary), environment(store), store, log)
 
 
+def start_sync_dying(store: Path, request: int, *, answered: bool) -> Forked:
+    """`sync` to the server of ``helpers.flaky``, in a forked process that is killed before or after a request to it."""
+    return Forked(
+        _sync_dying, (str(store), request, answered), environment(store), store, store / f"sync-{request}.log"
+    )
+
+
 def start_fated(store: Path, entry_point: str, words: Sequence[str], epoch: int, *, killed: bool = True) -> Forked:
     """An entry point in a forked process that is killed, or waits for ever, as it begins an epoch."""
     log = store / f"{entry_point}-{time.monotonic_ns()}.log"
@@ -116,6 +123,17 @@ def _call_fated(entry_point: str, words: list[str], epoch: int, killed: bool) ->
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     in_epoch(epoch, (lambda: os.kill(os.getpid(), signal.SIGKILL)) if killed else wait, setattr)
     return call(entry_point, words)
+
+
+def _sync_dying(store: str, request: int, answered: bool) -> int:
+    import pytest
+
+    from tests.helpers.flaky import use_flaky_server
+
+    with pytest.MonkeyPatch.context() as patch:
+        weather = use_flaky_server(store, patch)
+        setattr(weather, "killed_after" if answered else "killed_before", request)
+        return call("sync", [])
 
 
 def dying_first(entry: str, boundary: int) -> Callable[..., Forked]:

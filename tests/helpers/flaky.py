@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from contextlib import contextmanager
 
@@ -22,7 +24,8 @@ class Weather:
         count: number of requests so far.
         away: the first and the last request that fail; by default none.
         lost: whether failing requests have their effect, and only their answer is lost.
-        slow: set while requests hang until it is cleared.
+        hangs: set while requests hang until ``released`` is set.
+        killed_before, killed_after: number of the request before or after which this process is killed.
     """
 
     def __init__(self):
@@ -32,6 +35,7 @@ class Weather:
         self.hangs = threading.Event()
         self.released = threading.Event()
         self.code = None
+        self.killed_before = self.killed_after = 0
 
     def fail(self):
         if self.code is not None:
@@ -60,13 +64,18 @@ class FlakyClient:
         def request(*words, **more):
             weather = self._weather
             weather.count += 1
+            if weather.count == weather.killed_before:
+                os.kill(os.getpid(), signal.SIGKILL)
             if weather.hangs.is_set():
                 weather.released.wait(30)
             if weather.count in weather.away:
                 if weather.lost:
                     method(*words, **more)
                 weather.fail()
-            return method(*words, **more)
+            answer = method(*words, **more)
+            if weather.count == weather.killed_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return answer
 
         return request
 
