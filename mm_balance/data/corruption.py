@@ -17,9 +17,9 @@ from torch import Tensor
 from mm_balance.config import InputConfig
 from mm_balance.data.dataset import MultimodalData, Replacement
 from mm_balance.data.features import AUDIO_RECIPES
-from mm_balance.data.recipe import IMAGE, SOUND
 from mm_balance.data.sound import z_score
 from mm_balance.errors import UserError
+from mm_balance.input_kinds import IMAGE, SOUND
 
 ALL = "all"
 LABEL = "label"

@@ -18,9 +18,10 @@ from mm_balance.data.frames import color_moments, read_frames
 from mm_balance.data.growing_array import RowWriter, row_shapes
 from mm_balance.data.journal import Clip, frames_of
 from mm_balance.data.memory import NotEnoughMemory, limited_memory, memory_errors_named
-from mm_balance.data.recipe import SOUND, Recipe
+from mm_balance.data.recipe import Recipe
 from mm_balance.data.sound import audio_features
 from mm_balance.data.workers import Rescue, now_at
+from mm_balance.input_kinds import SOUND
 
 WRITERS_FILE = "writers"
 """Lock file that every process writing rows holds in shared mode."""

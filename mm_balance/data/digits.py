@@ -26,9 +26,9 @@ from mm_balance.data.dataset import MultimodalData, Split, channel_statistics
 from mm_balance.data.files import DecodeError
 from mm_balance.data.frames import read_gray_image
 from mm_balance.data.logmel import log_mel
-from mm_balance.data.recipe import IMAGE, SOUND
 from mm_balance.data.sound import read_sound
 from mm_balance.errors import UserError
+from mm_balance.input_kinds import IMAGE, SOUND
 from mm_balance.types import InputSpec
 
 VERSION = "digits-1"

@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mm_balance.data.features import AUDIO_RECIPES
-from mm_balance.data.recipe import SOUND, Recipe
+from mm_balance.data.recipe import Recipe
 from mm_balance.errors import UserError
+from mm_balance.input_kinds import SOUND
 
 
 def row_shapes(recipe: Recipe, kinds: Mapping[str, str]) -> dict[str, tuple[tuple[int, ...], str]]:

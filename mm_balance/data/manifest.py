@@ -20,10 +20,10 @@ import torch
 from mm_balance.data.files import DecodeError, open_regular, why_not_regular
 from mm_balance.data.frames import IMAGE_EXTENSIONS
 from mm_balance.data.journal import Clip, identify
-from mm_balance.data.recipe import IMAGE, SOUND
 from mm_balance.data.sound import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
 from mm_balance.data.suspicions import hidden_character, labels_alike
 from mm_balance.errors import UserError
+from mm_balance.input_kinds import IMAGE, SOUND
 
 SPLITS = ("train", "val", "test")
 REQUIRED = ("sample", "split", "label")

@@ -33,10 +33,11 @@ from mm_balance.data.manifest import (
     split_off_validation,
 )
 from mm_balance.data.readers import check_protocol, grid, read_raw, write_manifest
-from mm_balance.data.recipe import IMAGE, SOUND, stored_recipe
+from mm_balance.data.recipe import stored_recipe
 from mm_balance.data.store import FACTS, Store, build_store, open_store
 from mm_balance.data.suspicions import contradicting_labels, duplicates_across_splits
 from mm_balance.errors import UserError
+from mm_balance.input_kinds import IMAGE, SOUND
 from mm_balance.types import InputSpec
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]

@@ -9,13 +9,11 @@ from dataclasses import asdict, dataclass
 
 from mm_balance.config import InputConfig
 from mm_balance.errors import UserError
+from mm_balance.input_kinds import IMAGE, SOUND
 
 VERSION = "files-2"
 CROP_MARGIN = 8 / 7
 """Frames to be cropped are stored larger by this factor: 256 pixels for 224, the usual pair."""
-
-SOUND, IMAGE = "sound", "image"
-"""Kinds of modalities: the values of ``InputSpec.kind``."""
 
 
 @dataclass(frozen=True)

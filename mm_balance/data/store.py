@@ -34,9 +34,10 @@ from tqdm import tqdm
 from mm_balance.data.decoding import RESCUE, WRITERS_FILE, Task, decode_chunk
 from mm_balance.data.growing_array import check_disk_space, row_shapes, write_header
 from mm_balance.data.journal import VERSION, Clip, Failure, Journal
-from mm_balance.data.recipe import SOUND, Recipe
+from mm_balance.data.recipe import Recipe
 from mm_balance.data.workers import results
 from mm_balance.errors import UserError
+from mm_balance.input_kinds import SOUND
 
 STORE_FILE, TABLE_FILE = "store.json", "samples.parquet"
 LOCK_FILE = "lock"

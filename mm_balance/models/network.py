@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mm_balance.errors import UserError
+from mm_balance.input_kinds import IMAGE, INPUT_KINDS, SEQUENCE, VIDEO
 from mm_balance.models.encoders import build_encoder
 from mm_balance.models.head_spec import HeadSpec
 from mm_balance.models.interaction import build_interaction
@@ -66,9 +67,10 @@ class MultimodalNetwork(nn.Module):
         self.passes = PassCounter()
         self.exact_unimodal = self.fusion.exact_unimodal
         for name, spec in specs.items():
+            trailing = (1,) * (-1 - INPUT_KINDS[spec.kind].channels)
             # Not in the state dict: the description already stores them.
-            self.register_buffer(f"mean_{name}", torch.tensor(spec.mean).view(-1, 1, 1), persistent=False)
-            self.register_buffer(f"std_{name}", torch.tensor(spec.std).view(-1, 1, 1), persistent=False)
+            self.register_buffer(f"mean_{name}", torch.tensor(spec.mean).view(-1, *trailing), persistent=False)
+            self.register_buffer(f"std_{name}", torch.tensor(spec.std).view(-1, *trailing), persistent=False)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
         """Compute logits and features of a batch.
@@ -204,7 +206,11 @@ class MultimodalNetwork(nn.Module):
     def _normalize(self, modality: str, value: Tensor) -> Tensor:
         mean, std = self._mean(modality), self.get_buffer(f"std_{modality}")
         if value.dtype != torch.uint8:
-            return (value.to(mean.dtype) - mean) / std
+            normalized = (value.to(mean.dtype) - mean) / std
+            if self.specs[modality].kind == SEQUENCE:
+                # Padding stays zero, by which encoders know it.
+                normalized = normalized.masked_fill((value == 0).all(dim=-1, keepdim=True), 0.0)
+            return normalized
         scale, shift = 1 / (255 * std), -mean / std
         if value.device.type == "cpu" and value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last):
             # On a CPU, broadcasting a scale and shift per channel over channels-last data is slow; over whole rows it is fast.
@@ -235,10 +241,16 @@ def _check_spec(name: str, spec: InputSpec) -> None:
     # torch stores submodules by name, so dots and names of its own attributes are not allowed.
     if not name or "." in name or name == "fused" or hasattr(nn.ModuleDict(), name):
         raise UserError(f"{name!r} is not a valid modality name: rename it")
-    if len(spec.shape) not in (3, 4):
-        raise ValueError(f"modality {name!r}: shape must be ([frames,] channels, height, width), got {spec.shape}")
-    if not len(spec.mean) == len(spec.std) == spec.shape[-3]:
-        raise ValueError(f"modality {name!r}: mean and std need one value for each of {spec.shape[-3]} channels")
+    if spec.kind not in INPUT_KINDS:
+        raise ValueError(f"modality {name!r}: kind {spec.kind!r} is not one of {', '.join(INPUT_KINDS)}")
+    kind = INPUT_KINDS[VIDEO if spec.kind == IMAGE and len(spec.shape) == 4 else spec.kind]
+    if len(spec.shape) != len(kind.dimensions) or min(spec.shape) < 1:
+        raise ValueError(f"modality {name!r}: the shape of a {spec.kind} is {kind.shape_text()}, got {spec.shape}")
+    channels = spec.shape[kind.channels]
+    if not len(spec.mean) == len(spec.std) == channels:
+        raise ValueError(
+            f"modality {name!r}: mean and std need one value for each of {channels} {kind.dimensions[kind.channels]}"
+        )
     if not all(value > 0 for value in spec.std):
         raise ValueError(f"modality {name!r}: std must be above zero, got {spec.std}")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mm_balance.data.recipe import SOUND
 from mm_balance.data.sound import SoundFacts
+from mm_balance.input_kinds import SOUND
 from mm_balance.serving.recipes import ModalityRecipe, Range, levels
 from mm_balance.types import InputSpec
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mm_balance.data.digits import RATE as DIGITS_RATE
-from mm_balance.data.recipe import SOUND
+from mm_balance.input_kinds import SOUND
 from mm_balance.serving.recipes import ARRAYS, DIGITS, ModalityRecipe
 
 RATE = 16_000

@@ -25,7 +25,6 @@ from mm_balance.data.features import AUDIO_RECIPES
 from mm_balance.data.files import DecodeError
 from mm_balance.data.frames import IMAGE_EXTENSIONS, open_image, read_frames, read_picture
 from mm_balance.data.logmel import log_mel
-from mm_balance.data.recipe import SOUND
 from mm_balance.data.sound import (
     RESAMPLER_MARGIN,
     SOUND_EXTENSIONS,
@@ -34,6 +33,7 @@ from mm_balance.data.sound import (
     read_sound_file,
     resample,
 )
+from mm_balance.input_kinds import SOUND
 from mm_balance.serving.checks import warnings_of_sound
 from mm_balance.serving.recipes import ARRAYS, DIGITS, ModalityRecipe
 

@@ -16,8 +16,9 @@ from mm_balance.data import MultimodalData, Split
 from mm_balance.data.augment import VisualTransform
 from mm_balance.data.digits import CANVAS, CLIP, LOUDNESS
 from mm_balance.data.digits import RATE as DIGITS_RATE
-from mm_balance.data.recipe import SOUND, Recipe, stored_recipe
+from mm_balance.data.recipe import Recipe, stored_recipe
 from mm_balance.data.store import open_store
+from mm_balance.input_kinds import SOUND
 from mm_balance.types import InputSpec
 
 FILES, DIGITS, ARRAYS = "files", "digits", "arrays"

@@ -18,7 +18,6 @@ from mm_balance.data.digits import RATE as DIGITS_RATE
 from mm_balance.data.digits import digits_sounds
 from mm_balance.data.files import DecodeError
 from mm_balance.data.opus import MOST_SECONDS, opus
-from mm_balance.data.recipe import SOUND
 from mm_balance.data.sound import read_sound_file
 from mm_balance.engine.predictions import predict_split
 from mm_balance.errors import UserError
@@ -38,6 +37,7 @@ from mm_balance.explorer.samples import (
     suspects,
 )
 from mm_balance.figures import component_flow, svg_text
+from mm_balance.input_kinds import SOUND
 from mm_balance.methods import build_method
 from mm_balance.tracking.lookup import page_link
 from mm_balance.tracking.model import load_network
