@@ -5,7 +5,9 @@ Every other exception is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import difflib
 import errno
+from collections.abc import Sequence
 
 from mm_balance.redaction import redact
 
@@ -57,3 +59,9 @@ def why_unwritable(error: BaseException) -> str:
     if not isinstance(error, OSError) or error.errno not in _UNWRITABLE:
         return ""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+
+
+def did_you_mean(text: str, known: Sequence[str]) -> str:
+    """Return `` (did you mean x?)`` if a known word is close, else an empty string."""
+    close = difflib.get_close_matches(text, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -26,6 +26,7 @@ from mm_balance.engine import loop
 from mm_balance.engine.recorder import ListRecorder
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import Interrupted, UserError
+from mm_balance.input_kinds import IMAGE, INPUT_KINDS, SEQUENCE, VECTOR
 from mm_balance.methods import Method, option_lines, parse_options
 from mm_balance.methods.options import complete, declared_options
 from mm_balance.models import MultimodalNetwork
@@ -33,12 +34,19 @@ from mm_balance.seeding import seed_everything
 from mm_balance.types import Batch, InputSpec, LossOutput
 
 CPU = torch.device("cpu")
+TINY_STEPS = 5
+"""Steps of the sequences of ``tiny_data``."""
 FIRST_EPOCH = 2
 """Epochs assumed finished before a tiny stage starts."""
 
 
 def tiny_data(
-    modalities: Sequence[str] = ("audio", "visual"), classes: int = 3, train: int = 40, seed: int = 0, size: int = 8
+    modalities: Sequence[str] = ("audio", "visual"),
+    classes: int = 3,
+    train: int = 40,
+    seed: int = 0,
+    size: int = 8,
+    kind: str = IMAGE,
 ) -> MultimodalData:
     """Generate noisy samples whose class is visible in every modality, most clearly in the first; trains in milliseconds.
 
@@ -47,16 +55,19 @@ def tiny_data(
         classes: number of classes.
         train: number of training samples.
         seed: seed of the noise.
-        size: height and width in pixels. Below 16 the last convolutions see single pixels, for which oneDNN leaves bfloat16
-            weight gradients unset (torch 2.14, CPU): use 16 for half precision.
+        kind: ``image``, ``vector`` or ``sequence``.
+        size: height and width in pixels, or features of a vector or a step. Below 16 the last convolutions see
+            single pixels, for which oneDNN leaves bfloat16 weight gradients unset (torch 2.14, CPU): use 16 for half precision.
     """
     generator = torch.Generator().manual_seed(seed)
+    shape = {IMAGE: (1, size, size), VECTOR: (size,), SEQUENCE: (TINY_STEPS, size)}[kind]
+    channels = shape[INPUT_KINDS[kind].channels]
 
     def split(name: str, samples: int) -> Split:
         labels = torch.arange(samples) % classes
         inputs = {
-            modality: torch.randn(samples, 1, size, size, generator=generator)
-            + labels.view(-1, 1, 1, 1) * (1.0 - 0.4 * position)
+            modality: torch.randn(samples, *shape, generator=generator)
+            + labels.view(-1, *(1 for _ in shape)) * (1.0 - 0.4 * position)
             for position, modality in enumerate(modalities)
         }
         corrupted = [modalities[index % 2] if name == "train" and index % 5 == 0 else "" for index in range(samples)]
@@ -66,7 +77,7 @@ def tiny_data(
     return MultimodalData(
         name="tiny",
         classes=tuple(str(index) for index in range(classes)),
-        specs={name: InputSpec("image", (1, size, size), (0.8,), (1.2,)) for name in modalities},
+        specs={name: InputSpec(kind, shape, (0.8,) * channels, (1.2,) * channels) for name in modalities},
         splits=splits,
         digest="0" * 64,
         recipe="none",
@@ -87,10 +98,13 @@ def tiny_stage(
     fusion: str | None = None,
     precision: str = "float32",
     skip_not_finite: bool = False,
+    encoder: str = "resnet_narrow",
+    frozen: Sequence[str] = (),
 ) -> loop.Stage:
     """Build a stage of ``method`` on ``tiny_data`` with seed 0 and a learning rate that decays from 0.05 to 0.
 
-    ``settings`` maps option names to values; ``fusion`` None = the first one that the method supports.
+    ``settings`` maps option names to values; ``fusion`` None = the first one that the method supports; ``frozen`` = modalities whose
+    encoder is not trained.
     """
     data = (data or tiny_data()).with_held_out(method.held_out, seed=0)
     seed_everything(0)
@@ -98,10 +112,12 @@ def tiny_stage(
     model = MultimodalNetwork(
         data.specs,
         len(data.classes),
-        encoder="resnet_narrow",
+        encoder=encoder,
         fusion=chosen.head(method.fusions[0] if fusion is None else fusion),
         interaction=chosen.interaction,
     )
+
+    model.freeze(frozen)
 
     def optimizer_step(network: nn.Module) -> EngineOptimizerStep:
         built = build_optimizer(optimizer, network.parameters(), learning_rate=0.05, momentum=0.9, weight_decay=1e-4)
@@ -398,6 +414,36 @@ class MethodConformance:
         stage = self.stage(names)
         _, batches = planned(stage)
         assert torch.isfinite(update(stage, batches[0]).total)
+
+    def test_vectors_sequences_and_frozen_encoders_train_or_are_refused_in_one_line(self) -> None:
+        for kind, encoder, frozen in (
+            (VECTOR, "mlp", ()),
+            (SEQUENCE, "transformer", ()),
+            (VECTOR, "mlp", ("visual",)),
+            (VECTOR, "mlp", ("audio", "visual")),
+        ):
+
+            def make(kind: str = kind, encoder: str = encoder, frozen: Sequence[str] = frozen) -> loop.Stage:
+                data = tiny_data(kind=kind)
+                return tiny_stage(self.method, self.settings, data=data, encoder=encoder, frozen=frozen)
+
+            if self.method.interaction != "none":
+                assert self.method.interaction in _user_error(make)
+                continue
+            stage = make()
+            progress, batches = planned(stage)
+            before = copy.deepcopy(stage.model.state_dict())
+            assert torch.isfinite(update(stage, batches[0], 0).total)
+            assert not not_finite(stage)
+            moved = differing(before, stage.model.state_dict())
+            assert moved
+            assert not [name for name in moved if name.startswith(tuple(f"encoders.{item}." for item in frozen))]
+            state = copy.deepcopy(loop.capture(stage, progress))
+            expected = update(stage, batches[1], 1).total
+            other = make()
+            loop.restore(other, state)
+            other.model.train()
+            assert torch.equal(update(other, batches[1], 1).total, expected)
 
     def test_the_stated_cost_is_what_is_spent(self) -> None:
         stage = self.stage()

@@ -22,11 +22,11 @@ class InputSpec:
     """Input format of one modality for an encoder.
 
     Attributes:
-        kind: key of ``INPUT_KINDS``: ``sound`` (a spectrogram), ``image``, ``video``, ``vector`` or ``sequence`` (of vectors). A video
-            may also be called an image.
+        kind: key of ``INPUT_KINDS``: ``sound`` (a spectrogram), ``image``, ``video``, ``vector`` or ``sequence`` (of vectors). A
+            video may also be called an image.
         shape: shape of one sample: ``(channels, height, width)``, of a sound ``(channels, frequencies, time steps)``, of a video
-            ``(frames, channels, height, width)``, of a vector ``(features,)``, of a sequence ``(steps, features)``, in which steps that
-            are all zero are padding.
+            ``(frames, channels, height, width)``, of a vector ``(features,)``, of a sequence ``(steps, features)``, in which steps
+            that are all zero are padding.
         mean: mean of the training split, in the units of the stored values (0-1 for uint8 images): one per channel, or one per
             feature of a vector or sequence.
         std: per-channel standard deviation, same units.

@@ -12,6 +12,7 @@ from mm_balance.config.parameters import (
     stage_options,
     warmup_parameters,
 )
+from mm_balance.config.per_modality import by_modality, chosen_modalities, scales_by_modality
 from mm_balance.config.repair import RepairConfig, repair_options
 from mm_balance.config.reproduction import ReproductionConfig, reproduction_options
 from mm_balance.config.resolve import (
@@ -45,6 +46,8 @@ __all__ = [
     "ReproductionConfig",
     "StudyConfig",
     "apply_preset",
+    "by_modality",
+    "chosen_modalities",
     "declared_dimension",
     "declared_in",
     "format_value",
@@ -58,6 +61,7 @@ __all__ = [
     "reproduction_options",
     "resolve",
     "restore",
+    "scales_by_modality",
     "search_space",
     "stage_options",
     "study_options",

@@ -185,10 +185,26 @@ class ModelConfig:
 
     encoder: str = param(
         AUTO,
-        "encoder architecture; each modality has its own encoder",
-        choices=("resnet18", "resnet_narrow"),
+        "encoder of all modalities, or `audio:NAME,visual:NAME`: `resnet18`, `resnet_narrow`, `mlp`, `transformer`, "
+        "`temporal_convolution`, `torchvision/NAME`, `timm/NAME`, `transformers/FOLDER`, an installed plug-in, or your own, "
+        "`package.module:build`",
         source=f"{PAPER}, Sec. 4.2: ResNet-18 from scratch",
         network_input=True,
+    )
+    encoder_weights: str | None = param(
+        NONE,
+        "pretrained weights to begin with, for all modalities or `audio:FILE,visual:none`: a file of safetensors or of torch's "
+        "`weights_only` kind, `download`, or `none` (random)",
+        reference=True,
+    )
+    encoder_freeze: str | None = param(
+        NONE,
+        "modalities whose encoder is not trained: `all`, or their names; it stays in evaluation mode",
+        network_input=True,
+    )
+    encoder_learning_rate_scale: str = param(
+        "1.0",
+        "factor of the learning rate of the encoders, at least 0: one for all, or `audio:0.1,visual:1.0`; the head has none",
     )
     fusion: str = param(
         "concat",

@@ -6,7 +6,6 @@ MLflow checks neither types, choices nor names, so everything is checked here. A
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 import re
 import sys
@@ -18,10 +17,12 @@ from typing import Any, NoReturn
 
 import yaml
 
+from mm_balance.config.encoders import absolute_folder, absolute_weights, check_encoders
 from mm_balance.config.option import AUTO, NONE, MethodOptions, Option, declared_in
 from mm_balance.config.parameters import GROUPS, Config, options
+from mm_balance.config.per_modality import by_modality, changed_values, chosen_modalities, scales_by_modality
 from mm_balance.config.study import study_options
-from mm_balance.errors import UserError
+from mm_balance.errors import UserError, did_you_mean
 
 PRESETS = resources.files("mm_balance") / "presets"
 QUICK, MANIFEST = "quick", "manifest"
@@ -212,12 +213,6 @@ def _allowed(option: Option) -> str:
     return f"give {allowed}"
 
 
-def did_you_mean(text: str, known: Sequence[str]) -> str:
-    """Return `` (did you mean x?)`` if a known word is close, else an empty string."""
-    close = difflib.get_close_matches(text, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
 def resolve(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Config:
     """Return the complete configuration: given values, then the preset, then declared defaults.
 
@@ -276,6 +271,10 @@ def validate(values: Mapping[str, Any]) -> Config:
     if values["dataset"].endswith(".csv"):
         # Absolute, because a run may be continued or evaluated from another folder.
         values["dataset"] = str(Path(values["dataset"]).expanduser().resolve())
+    modalities = values["modalities"].split(",")
+    values["encoder"] = changed_values(values["encoder"], modalities, absolute_folder)
+    if values["encoder_weights"] is not None:
+        values["encoder_weights"] = changed_values(values["encoder_weights"], modalities, absolute_weights)
     config = Config.of(values)
     missing = [name for name, value in config.values().items() if value == AUTO and not declared[name].machine]
     if missing:
@@ -411,5 +410,10 @@ def _check(config: Config) -> None:
         raise UserError(
             f"modalities={config.data.modalities} does not name two or more different columns; write them like audio,visual"
         )
+    check_encoders(config.model.encoder, names)
+    if config.model.encoder_weights is not None:
+        by_modality("encoder_weights", config.model.encoder_weights, names)
+    chosen_modalities("encoder_freeze", config.model.encoder_freeze, names)
+    scales_by_modality("encoder_learning_rate_scale", config.model.encoder_learning_rate_scale, names)
     if run.precision == "float16" and run.device == "cpu":
         raise UserError("precision=float16 needs a CUDA device; use float32 or bfloat16 on cpu")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mm_balance.config.option import Option
-from mm_balance.config.resolve import did_you_mean, format_value, parse_value
-from mm_balance.errors import UserError
+from mm_balance.config.resolve import format_value, parse_value
+from mm_balance.errors import UserError, did_you_mean
 
 SEARCHES: dict[str, tuple[str, ...]] = {
     "anneal": ("anneal",),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mm_balance.data import BatchLoader, MultimodalData
 from mm_balance.engine.not_finite import first_not_finite
@@ -50,7 +50,7 @@ class EngineInspector:
     device: torch.device
     batch_size: int
     seed: int
-    new_optimizer_step: Callable[[nn.Module], EngineOptimizerStep]
+    new_optimizer_step: Callable[[MultimodalNetwork], EngineOptimizerStep]
     learning_rate: Callable[[Clock], float]
     clock: Clock
     stop_requested: Callable[[], bool]
@@ -78,8 +78,7 @@ class EngineInspector:
         with _preserved_random_state():
             network = copy.deepcopy(self.model)
             if fresh:
-                description = self.model.describe()
-                network.load_state_dict(MultimodalNetwork.from_description(description).state_dict())
+                network.load_state_dict(self.model.fresh().state_dict())
             optimizer_step = self.new_optimizer_step(network)
             loader = BatchLoader(self.data.splits["train"], self.batch_size, seed=self.seed)
             network.train()

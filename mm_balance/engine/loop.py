@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from mm_balance.data import BatchLoader, MultimodalData
@@ -66,7 +66,7 @@ class Stage:
     mixture: str
     learning_rate: Callable[[Clock], float]
     title: str
-    new_optimizer_step: Callable[[nn.Module], EngineOptimizerStep]
+    new_optimizer_step: Callable[[MultimodalNetwork], EngineOptimizerStep]
     gap_source: str = "refit"
     keep_seen: bool = False
     record: dict[str, Any] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,15 +10,31 @@ import torch
 from torch import Tensor, nn
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SCALE = "learning_rate_scale"
+"""Key of a parameter group: factor of the learning rate."""
 
 
 def build_optimizer(
-    kind: str, parameters: Iterator[nn.Parameter], *, learning_rate: float, momentum: float, weight_decay: float
+    kind: str,
+    parameters: Iterable[nn.Parameter] | Mapping[float, Iterable[nn.Parameter]],
+    *,
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """Build ``sgd`` (with momentum) or ``adam`` (torch's defaults, L2 penalty in the gradient)."""
+    """Build ``sgd`` (with momentum) or ``adam`` (torch's defaults, L2 penalty in the gradient).
+
+    ``parameters``: all, or factor of the learning rate -> those that have it.
+    """
+    groups: Any = parameters
+    if isinstance(parameters, Mapping):
+        groups = [
+            {"params": list(members), "lr": learning_rate * scale, SCALE: scale}
+            for scale, members in parameters.items()
+        ]
     if kind == "sgd":
-        return torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
-    return torch.optim.Adam(parameters, lr=learning_rate, weight_decay=weight_decay)
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
+    return torch.optim.Adam(groups, lr=learning_rate, weight_decay=weight_decay)
 
 
 class EngineOptimizerStep:
@@ -55,7 +71,7 @@ class EngineOptimizerStep:
 
     def set_learning_rate(self, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get(SCALE, 1.0)
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -67,6 +83,8 @@ class EngineOptimizerStep:
 
     def gradients(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
         """Compute gradients of one loss, still scaled; zero for parameters it does not depend on. The graph is kept."""
+        if not parameters:  # those of frozen encoders
+            return []
         gradients = torch.autograd.grad(
             self._scaler.scale(loss), list(parameters), retain_graph=True, allow_unused=True, materialize_grads=True
         )

@@ -31,11 +31,13 @@ def pareto_gradients(joint: Sequence[Tensor], own: Sequence[Tensor], gamma: floa
     result is rescaled to be at least as long as the plain sum, then multiplied by gamma.
 
     Args:
-        joint: gradients of the joint loss, one tensor per parameter.
+        joint: gradients of the joint loss, one tensor per parameter; none = there is nothing to combine.
         own: gradients of the modality's own loss.
         gamma: scale of the result.
         scope: unit in which lengths are compared: ``tensor`` (the official code) or ``encoder``.
     """
+    if not joint:  # an encoder that is not trained
+        return []
     flat_joint, flat_own = (torch.cat([value.flatten() for value in side]).double() for side in (joint, own))
     weight = torch.where(flat_joint @ flat_own > 0, 0.5, min_norm_weight(flat_joint, flat_own)).to(joint[0].dtype)
     combined = [2 * weight * one + 2 * (1 - weight) * other for one, other in zip(joint, own, strict=True)]

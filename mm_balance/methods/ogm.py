@@ -20,6 +20,8 @@ from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
 from mm_balance.types import Batch, Clock, LossOutput
 
+MATRIX = 2
+"""Dimensions of a matrix."""
 OFFICIAL = "OGM-GE_CVPR2022@343dc1d"
 
 
@@ -34,7 +36,7 @@ class OgmOptions:
     end_epoch: int = option(50, "last stage epoch with modulation", minimum=0, source=OFFICIAL)
     min_dim: int = option(
         4,
-        "leave gradients with fewer dimensions unchanged: 4 = convolutions only, 2 for transformers",
+        "leave gradients with fewer dimensions unchanged: 4 = convolutions only, 2 if most weights are elsewhere (ours)",
         minimum=1,
         source=OFFICIAL,
     )
@@ -70,9 +72,16 @@ class OgmGe(Ogm):
 
 
 def damp_encoders(model: MultimodalNetwork, coefficients: dict[str, Tensor], *, min_dim: int, noise: bool) -> None:
-    """Scale encoder gradients in place and add noise (even where the coefficient is 1)."""
+    """Scale encoder gradients in place and add noise (even where the coefficient is 1).
+
+    The official code knows convolutional encoders only, and leaves gradients with fewer than ``min_dim`` dimensions as they are. An
+    encoder with less than half of its weights in the others, as a transformer, would hardly be damped: of it, all matrices are.
+    """
     for modality, coefficient in coefficients.items():
-        for gradient in encoder_gradients(model, modality):
-            if gradient.dim() >= min_dim:
+        gradients = list(encoder_gradients(model, modality))
+        large = sum(gradient.numel() for gradient in gradients if gradient.dim() >= min_dim)
+        least = min_dim if 2 * large >= sum(gradient.numel() for gradient in gradients) else min(min_dim, MATRIX)
+        for gradient in gradients:
+            if gradient.dim() >= least:
                 draws = torch.randn_like(gradient) if noise else None
                 gradient.copy_(modulated_gradient(gradient, coefficient, draws))

@@ -6,13 +6,13 @@ A method's module is imported on first use.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
-from mm_balance.config.resolve import did_you_mean
 from mm_balance.errors import UserError
 from mm_balance.imports import import_class, import_path
 from mm_balance.methods.options import complete
+from mm_balance.plugins import Plugins
 
 if TYPE_CHECKING:
     from mm_balance.methods.base import Method
@@ -52,8 +52,8 @@ BUILT_IN = {
 }
 """The methods of this package: one line each, name and import path."""
 
-PLUGIN_GROUP = "mm_balance.methods"
-"""Entry-point group for methods of installed packages: name = import path."""
+PLUGINS = Plugins("method", "mm_balance.methods", BUILT_IN, "package.module:Class")
+"""Methods of installed packages."""
 
 
 class MethodRegistry(MutableMapping[str, "type[Method]"]):
@@ -104,39 +104,24 @@ def find_method(name: str) -> type[Method]:
     """
     if ":" in name:
         return _import_outside(name, f"method={name}")
-    offered = plugins(name)
-    owners = [f"{item.value} of the installed package {item.dist.name if item.dist else '?'}" for item in offered]
-    if name in BUILT_IN:
-        owners.insert(0, f"{BUILT_IN[name]} of MM-Balance")
-    if len(owners) > 1:
-        raise UserError(
-            f"method={name} is ambiguous: {' and '.join(owners)}; uninstall one, or give method=package.module:Class"
-        )
-    if name in METHODS:
-        return METHODS[name]
-    if not offered:
-        check_method_name(name)
-    return _import_outside(f"{offered[0].module}:{offered[0].attr}", f"method={name}")
+    outside = PLUGINS.outside(name, also=list(METHODS))
+    return METHODS[name] if outside is None else _import_outside(outside.path, f"method={name}")
 
 
 def check_method_name(name: str) -> None:
     """Raise UserError if no method has that name; nothing is imported."""
-    known = method_names()
-    if ":" not in name and name not in known:
-        raise UserError(
-            f"method={name} is not known{did_you_mean(name, known)}; give one of {', '.join(known)}, "
-            "or your own class as package.module:Class"
-        )
+    if ":" not in name and name not in method_names():
+        raise PLUGINS.unknown(name, also=list(METHODS))
 
 
 def plugins(name: str | None = None) -> list[EntryPoint]:
     """Return the entry points of methods in installed packages; with ``name``, only those of that name. Nothing is imported."""
-    return [item for item in entry_points(group=PLUGIN_GROUP) if name in (None, item.name)]
+    return PLUGINS.offered(name)
 
 
 def method_names() -> list[str]:
     """Return the names of all methods: ``METHODS``, then plug-ins."""
-    return list(dict.fromkeys([*METHODS, *sorted(item.name for item in plugins())]))
+    return PLUGINS.names(also=list(METHODS))
 
 
 def build_method(name: str, settings: Mapping[str, Any], modalities: Sequence[str], train_samples: int) -> Method:

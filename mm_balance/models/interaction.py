@@ -127,10 +127,20 @@ def _per_sample(frames: Tensor, batch: int) -> Tensor:
     return frames if len(frames) == batch else frames.unflatten(0, (batch, -1)).mean(dim=1)
 
 
-def build_interaction(name: str, encoders: Mapping[str, Encoder]) -> Interaction | None:
-    """Build the interaction ``name``, ``none`` or ``mmtm``. Raises UserError for any other name."""
+def build_interaction(name: str, encoders: Mapping[str, nn.Module]) -> Interaction | None:
+    """Build the interaction ``name``, ``none`` or ``mmtm``.
+
+    Raises:
+        UserError: any other name, or encoders without stages, or with different numbers of them.
+    """
     if name == "none":
         return None
     if name != "mmtm":
         raise UserError(f"interaction={name} is not known; give none or mmtm")
-    return Interaction(encoders)
+    staged = {name: item for name, item in encoders.items() if isinstance(item, Encoder) and item.stage_widths}
+    if len(staged) < len(encoders) or len({len(item.stage_widths) for item in staged.values()}) > 1:
+        raise UserError(
+            f"interaction={name} connects encoders between their stages, of which all need the same number; give resnet18 or "
+            "resnet_narrow for every modality"
+        )
+    return Interaction(staged)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mm_balance.config.encoders import OPTIONAL_LIBRARIES
 from mm_balance.errors import UserError
 from mm_balance.input_kinds import IMAGE, INPUT_KINDS, SEQUENCE, VIDEO
-from mm_balance.models.encoders import build_encoder
+from mm_balance.models.encoders import EncoderSpec, LoadedWeights, choose_encoders, load_weights
 from mm_balance.models.head_spec import HeadSpec
 from mm_balance.models.interaction import build_interaction
 from mm_balance.models.passes import PassCounter
@@ -25,19 +26,21 @@ class MultimodalNetwork(nn.Module):
         specs: modality -> input spec. The order of the mapping is the order of the modalities; the first one is the
             leading modality of the gap.
         classes: number of classes.
-        encoder: key of ``ENCODERS``, the same for every modality.
+        encoder: value of the parameter ``encoder``, or modality -> ``EncoderSpec``.
         fusion: the head: key of ``FUSIONS``, or a ``HeadSpec``.
         interaction: ``none``, or ``mmtm``: what connects the encoders between their stages.
 
     Attributes:
         modalities: names in order.
         widths: modality -> features per sample.
+        encoder_specs: modality -> spec that its encoder was built from.
+        frozen: modalities whose encoder is not trained, see ``freeze``.
         head: spec that ``fusion`` was built from.
         passes: counter of samples through the encoders.
         exact_unimodal: whether fused logits are exactly the sum of the unimodal ones (see ``Fusion``).
 
     Raises:
-        UserError: unknown encoder or fusion, invalid modality name, or modalities that the fusion does not support.
+        UserError: unknown encoder or fusion, one that does not suit the inputs, or an invalid modality name.
         ValueError: inconsistent spec.
     """
 
@@ -46,7 +49,7 @@ class MultimodalNetwork(nn.Module):
         specs: Mapping[str, InputSpec],
         classes: int,
         *,
-        encoder: str,
+        encoder: str | Mapping[str, EncoderSpec],
         fusion: str | HeadSpec,
         interaction: str = "none",
     ) -> None:
@@ -55,11 +58,14 @@ class MultimodalNetwork(nn.Module):
             _check_spec(name, spec)
         self.specs = dict(specs)
         self.classes = classes
-        self.encoder = encoder
         self.modalities = tuple(specs)
-        encoders = {name: build_encoder(encoder, spec) for name, spec in specs.items()}
+        self.encoder_specs = choose_encoders(encoder, specs) if isinstance(encoder, str) else dict(encoder)
+        built = {name: self.encoder_specs[name].build(spec) for name, spec in specs.items()}
+        encoders = {name: module for name, (module, _) in built.items()}
         self.encoders = nn.ModuleDict(encoders)
-        self.widths = {name: module.width for name, module in encoders.items()}
+        self.widths = {name: features for name, (_, features) in built.items()}
+        self.frozen: tuple[str, ...] = ()
+        self._pretrained: dict[str, dict[str, Tensor]] = {}
         self.head = HeadSpec.of_fusion(fusion) if isinstance(fusion, str) else fusion
         self.fusion = self.head.build(self.widths, classes)
         self.interaction = build_interaction(interaction, encoders)
@@ -69,8 +75,12 @@ class MultimodalNetwork(nn.Module):
         for name, spec in specs.items():
             trailing = (1,) * (-1 - INPUT_KINDS[spec.kind].channels)
             # Not in the state dict: the description already stores them.
-            self.register_buffer(f"mean_{name}", torch.tensor(spec.mean).view(-1, *trailing), persistent=False)
-            self.register_buffer(f"std_{name}", torch.tensor(spec.std).view(-1, *trailing), persistent=False)
+            self.register_buffer(
+                f"mean_{name}", torch.tensor(spec.mean, dtype=torch.float32).view(-1, *trailing), persistent=False
+            )
+            self.register_buffer(
+                f"std_{name}", torch.tensor(spec.std, dtype=torch.float32).view(-1, *trailing), persistent=False
+            )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
         """Compute logits and features of a batch.
@@ -85,6 +95,36 @@ class MultimodalNetwork(nn.Module):
             ValueError: a modality is missing or has the wrong shape, type or batch size.
         """
         return self.fuse(self.encode(inputs))
+
+    def load_pretrained(self, modality: str, source: str) -> LoadedWeights:
+        """Load pretrained weights into the encoder of ``modality``, see ``load_weights``. Raises UserError."""
+        encoder = self.encoders[modality]
+        loaded = load_weights(encoder, self.encoder_specs[modality], source)
+        self._pretrained[modality] = {name: value.clone() for name, value in encoder.state_dict().items()}
+        return loaded
+
+    def fresh(self) -> MultimodalNetwork:
+        """Return the network as before training: new weights, pretrained ones where it had them, the same frozen encoders."""
+        network = MultimodalNetwork.from_description(self.describe())
+        for name, weights in self._pretrained.items():
+            network.encoders[name].load_state_dict(weights)
+        network._pretrained = self._pretrained
+        network.freeze(self.frozen)
+        return network
+
+    def freeze(self, modalities: Sequence[str]) -> None:
+        """Train the encoders of these modalities no longer: no gradients, and in evaluation mode (dropout, batch statistics)."""
+        self.frozen = tuple(modalities)
+        for name in modalities:
+            self.encoders[name].requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> MultimodalNetwork:
+        """Set training mode, for all but the frozen encoders."""
+        super().train(mode)
+        for name in self.frozen:
+            self.encoders[name].eval()
+        return self
 
     def encode(
         self,
@@ -151,8 +191,8 @@ class MultimodalNetwork(nn.Module):
         return [name for name in own if name not in loaded]
 
     def encoder_parameters(self, modality: str) -> Iterator[nn.Parameter]:
-        """Return all parameters of the encoder of ``modality``."""
-        return self.encoders[modality].parameters()
+        """Return all trained parameters of the encoder of ``modality``; none of a frozen one."""
+        return (parameter for parameter in self.encoders[modality].parameters() if parameter.requires_grad)
 
     def head_parameters(self, modality: str) -> Iterator[nn.Parameter]:
         """Return the parameters of the fusion that belong to ``modality`` alone; may be empty."""
@@ -161,9 +201,27 @@ class MultimodalNetwork(nn.Module):
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         """Return the parameters of the fusion shared between modalities (concat: the bias).
 
-        Encoder, head and shared parameters partition all parameters.
+        Encoder, head and shared parameters partition all trained parameters.
         """
         return self.fusion.shared_parameters()
+
+    def learning_rate_groups(self, scales: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
+        """Return factor of the learning rate -> trained parameters with it: 1 for the head, ``scales`` by modality for encoders."""
+        factors = {id(item): scales[name] for name in self.modalities for item in self.encoders[name].parameters()}
+        groups: dict[float, list[nn.Parameter]] = {}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                groups.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+        return groups
+
+    def encoder_modules(self) -> list[str]:
+        """Return the names of the modules that the encoders' functions are from."""
+        return list(dict.fromkeys(spec.builder.partition(":")[0] for spec in self.encoder_specs.values()))
+
+    def libraries(self) -> list[str]:
+        """Return the optional libraries that the encoders come from."""
+        names = (spec.name.partition("/") for spec in self.encoder_specs.values())
+        return list(dict.fromkeys(library for library, slash, _ in names if slash and library in OPTIONAL_LIBRARIES))
 
     def describe(self) -> dict[str, Any]:
         """Return a JSON-ready description from which ``from_description`` builds the same network with new weights.
@@ -171,12 +229,12 @@ class MultimodalNetwork(nn.Module):
         The specs are a list, so that the order of the modalities survives JSON with sorted keys.
 
         Raises:
-            UserError: the head's class cannot be imported.
+            UserError: the class of the head, or an encoder, cannot be imported.
         """
         return {
             "specs": [{"modality": name, **_plain(spec)} for name, spec in self.specs.items()],
             "classes": self.classes,
-            "encoder": self.encoder,
+            "encoders": {name: spec.describe() for name, spec in self.encoder_specs.items()},
             "fusion": self.head.describe(),
             "interaction": self._interaction_name,
         }
@@ -186,16 +244,20 @@ class MultimodalNetwork(nn.Module):
         """Build a new network from the result of ``describe``.
 
         Raises:
-            UserError: the head's class cannot be imported, or is not a head.
+            UserError: the class of the head, or an encoder, cannot be imported; the message says what to install.
         """
         specs = {
             item["modality"]: InputSpec(item["kind"], tuple(item["shape"]), tuple(item["mean"]), tuple(item["std"]))
             for item in description["specs"]
         }
+        # Models logged before encoders could differ have one name for all.
+        encoders = (
+            description["encoders"] if "encoders" in description else dict.fromkeys(specs, description["encoder"])
+        )
         return cls(
             specs,
             description["classes"],
-            encoder=description["encoder"],
+            encoder={name: EncoderSpec.from_description(encoders[name]) for name in specs},
             fusion=HeadSpec.from_description(description["fusion"]),
             interaction=description["interaction"],
         )

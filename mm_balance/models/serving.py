@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from mm_balance.errors import UserError, one_line
 from mm_balance.models.network import MultimodalNetwork
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -45,10 +46,23 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:
-        """Load a model written by ``save_model``."""
+        """Load a model written by ``save_model``.
+
+        Raises:
+            UserError: something that it needs is not installed, or the code of an encoder or head has changed since.
+        """
         description = json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))
         model = MultimodalNetwork.from_description(description["network"])
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        try:
+            model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        except RuntimeError as error:
+            outside = (
+                ", ".join(name for name in model.encoder_modules() if not name.startswith("mm_balance.")) or "none"
+            )
+            raise UserError(
+                f"the weights do not fit the network that is built here ({one_line(str(error))[:200]}): the code of its encoders from "
+                f"outside ({outside}) or of its head is another than when it was logged; load it in a new process"
+            ) from error
         # As in training: a different memory format selects different kernels, and sums differ in their last bits.
         return cls(model.to(memory_format=torch.channels_last), tuple(description["classes"]))
 

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from mm_balance.config import AUTO, Config, ReproductionConfig, resolve
-from mm_balance.config.resolve import did_you_mean
 from mm_balance.data import MultimodalData
-from mm_balance.errors import Interrupted, UserError
+from mm_balance.errors import Interrupted, UserError, did_you_mean
 from mm_balance.folders import cache_folder
 from mm_balance.reproduction import pool
 from mm_balance.reproduction.estimate import Estimate, Speed, measure, settings_key

@@ -74,7 +74,7 @@ def task_of(job: Job, data: MultimodalData) -> Task:
         job: the job.
         data: the data of the preset, without what a row changes in them; the identity covers that by the row's settings.
     """
-    by = circumstances(job.config.run.device)
+    by = circumstances(job.config)
     values = {
         "data": [data.digest, data.splits["train"].samples_digest],
         "settings": job.warmup_key if job.is_warmup else dict(job.settings),

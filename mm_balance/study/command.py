@@ -58,7 +58,13 @@ from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.card import log_data
 from mm_balance.workflow.next_steps import announce
 from mm_balance.workflow.plans import method_options
-from mm_balance.workflow.provenance import FollowedWarmup, recorded_parameters, stage_tags, warmup_settings
+from mm_balance.workflow.provenance import (
+    FollowedWarmup,
+    recorded_parameters,
+    stage_tags,
+    training_code,
+    warmup_settings,
+)
 from mm_balance.workflow.setup import read_data, resolve_device
 from mm_balance.workflow.warmups import choose_warmup, find_matching_warmup
 
@@ -181,7 +187,9 @@ def _begin(launch: _Launch) -> StudyHandle:
     parent = open_run(f"study {name}")
     method = find_method(config.method.method)(method_options(config), tuple(data.specs), 0)
     with _ending(parent):
-        parent.set_tags(stage_tags(data, "study", config.run.seed, method) | {"mm.study": name})
+        parent.set_tags(
+            stage_tags(data, "study", config.run.seed, method, training_code(type(method), config)) | {"mm.study": name}
+        )
         announce(parent, SAME_COMMAND)
         handle = _create(parent, launch)
         if handle.parent.run_id != parent.run_id:  # on another machine, by a storage that has no locks

@@ -170,7 +170,7 @@ def new_settings(
     dimensions, fixed = search_space(names, study.space, known, configured, given, excluded)
     settings = Settings(
         version=mm_balance.__version__,
-        code=training_code(find_method(values["method"])),
+        code=training_code(find_method(values["method"]), validate(filled)),
         values=values,
         dimensions=dimensions,
         objectives=parse_objectives(study.objective),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 import shutil
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import mm_balance
 from mm_balance import names
 from mm_balance.data import MultimodalData
 from mm_balance.errors import UserError
-from mm_balance.imports import outside_sources, python_files
+from mm_balance.imports import outside_sources, python_files, sources_of_modules
 from mm_balance.models.fusion import Fusion
 from mm_balance.models.network import MultimodalNetwork
 from mm_balance.serving import ModalityRecipe, modality_recipes, save_served_model
@@ -49,7 +50,7 @@ def log_model(
     """Log ``model`` to ``run`` and return its URI, ``models:/...``.
 
     The package source is stored with the model (without the embedded data), so that it loads where MM-Balance is not installed.
-    The same holds for the source of a head from outside the package.
+    The same holds for the sources of a head and of encoders from outside the package.
 
     Args:
         run: the run to log to.
@@ -67,7 +68,8 @@ def log_model(
         code = Path(temporary) / "code"
         package = Path(mm_balance.__file__).parent
         shutil.copytree(package, code / package.name, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
-        for source in outside_sources(model.head.head, Fusion):
+        outside = [*outside_sources(model.head.head, Fusion), *sources_of_modules(model.encoder_modules())]
+        for source in dict.fromkeys(outside):
             for path in python_files(source):
                 copy = code / path.relative_to(source.parent)
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,7 @@ def log_model(
             "code_path": code,
             "signature": signature(tuple(data.specs)),
             "example": input_example(recipes),
-            "requirements": requirements(recipes),
+            "requirements": requirements(recipes, model.libraries()),
             "card": card,
             # MLflow would load the model in this process and predict the example, which takes as long as everything else.
             "validate_serving_input": False,
@@ -157,10 +159,15 @@ def signature(modalities: tuple[str, ...]) -> ModelSignature:
     return ModelSignature(inputs=Schema(list(inputs)), outputs=Schema(list(outputs)))
 
 
-def requirements(recipes: Mapping[str, ModalityRecipe]) -> list[str]:
-    """Return what must be installed to predict, in the versions that are installed now."""
+def requirements(recipes: Mapping[str, ModalityRecipe], libraries: Sequence[str] = ()) -> list[str]:
+    """Return what must be installed to predict, in the versions that are installed now.
+
+    Args:
+        recipes: modality -> how its inputs are made.
+        libraries: optional libraries that the encoders come from.
+    """
     resamplers = {recipe.decoding.resampler for recipe in recipes.values() if recipe.decoding is not None}
-    packages = [*REQUIREMENTS, *(["resampy"] if "kaiser_best" in resamplers else [])]
+    packages = [*REQUIREMENTS, *(["resampy"] if "kaiser_best" in resamplers else []), *libraries]
     return [f"{package}=={version(package).split('+')[0]}" for package in packages]
 
 
@@ -180,8 +187,12 @@ def load_network(run: TrackedRun) -> tuple[MultimodalNetwork, int]:
     if latest is None:
         raise UserError(f"run {run.run_id} has no model; give a finished run of warmup, adaptive, train or main")
     uri, step = latest
+    before = list(sys.path)
     try:
         loaded = mlflow.pyfunc.load_model(run.model_place(uri))
     except (MlflowException, OSError) as error:
         raise UserError(f"the model of run {run.run_id} cannot be loaded: {str(error).splitlines()[0]}") from error
+    finally:
+        # MLflow puts the model's copy of the code first. What is imported after this should be the user's own, which may be newer.
+        sys.path[:] = [*before, *(path for path in sys.path if path not in before)]
     return loaded.get_raw_model(), step

@@ -24,11 +24,12 @@ from mm_balance.config import (
     warmup_parameters,
 )
 from mm_balance.data import MultimodalData
-from mm_balance.imports import outside_sources, python_files
+from mm_balance.imports import import_function, outside_sources, python_files, sources_of_modules
 from mm_balance.methods import Method, find_method
 from mm_balance.tracking.environment import git_state
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.plans import StagePlan
+from mm_balance.workflow.pretrained import encoders_of, weight_digests
 from mm_balance.workflow.setup import HELD_OUT_SEED, resolve_device
 
 TRAINING_SOURCES = (
@@ -37,7 +38,8 @@ TRAINING_SOURCES = (
 """Files and folders of the package that determine the trained weights."""
 
 Circumstances = dict[str, str | int]
-"""``code``: digest of the training code; ``device``: ``cpu`` or ``cuda``; ``threads``: CPU threads, which affect sums; 0 on CUDA."""
+"""``code``: digest of the training code; ``device``: ``cpu`` or ``cuda``; ``threads``: CPU threads, which affect sums, 0 on CUDA;
+``weights``: digest of pretrained weights, if there are any."""
 
 
 @cache
@@ -47,12 +49,19 @@ def code_digest() -> str:
     return _digest_of_sources(root, _training_sources(root))
 
 
-def training_code(method: type[Method]) -> str:
-    """Return ``code_digest``, combined with the sources of the package (or module) of a method outside this package.
+def training_code(method: type[Method] | None, config: Config) -> str:
+    """Return ``code_digest``, combined with the sources of the packages (or modules) of methods and encoders outside this package.
 
     Further imports of those sources are not included.
+
+    Args:
+        method: the method; None = any of this package.
+        config: names the encoders.
     """
-    outside = [_outside_digest(source) for source in outside_sources(method, Method)]
+    sources = () if method is None else outside_sources(method, Method)
+    builders = [import_function(spec.builder, f"encoder={spec.name}") for spec in encoders_of(config).values()]
+    sources += sources_of_modules(builder.__module__ for builder in builders)
+    outside = [_outside_digest(source) for source in dict.fromkeys(sources)]
     return hashlib.sha256(" ".join([code_digest(), *outside]).encode()).hexdigest() if outside else code_digest()
 
 
@@ -75,11 +84,16 @@ def _training_sources(root: Path) -> Iterator[Path]:
         yield from (root / name).rglob("*.py") if (root / name).is_dir() else (root / name,)
 
 
-def circumstances(device: str, method: type[Method] | None = None) -> Circumstances:
-    """Return what this process trains ``method`` (None: any of this package) with, on ``device`` (the parameter's value)."""
-    kind = resolve_device(device).type
-    code = code_digest() if method is None else training_code(method)
-    return {"code": code, "device": kind, "threads": torch.get_num_threads() if kind == "cpu" else 0}
+def circumstances(config: Config, method: type[Method] | None = None) -> Circumstances:
+    """Return what this process trains ``method`` (None: any of this package) with, as ``config`` says."""
+    kind = resolve_device(config.run.device).type
+    weights = weight_digests(config)
+    return {
+        "code": training_code(method, config),
+        "device": kind,
+        "threads": torch.get_num_threads() if kind == "cpu" else 0,
+        **({"weights": " ".join(f"{name}:{digest}" for name, digest in weights.items())} if weights else {}),
+    }
 
 
 def recorded_parameters(config: Config, stage: str) -> dict[str, Any]:
@@ -112,7 +126,7 @@ def fingerprint(config: Config, data: MultimodalData) -> str:
     Equal fingerprint = interchangeable. It covers data with the training samples in their order, model, optimizer and warm-up
     parameters, seed, precision, training code, kind of device, threads of a CPU.
     """
-    return _fingerprint(config.values(), data, [circumstances(config.run.device)])
+    return _fingerprint(config.values(), data, [circumstances(config)])
 
 
 def _fingerprint(values: Mapping[str, Any], data: MultimodalData, trained_by: Sequence[Circumstances]) -> str:
@@ -168,7 +182,7 @@ class Provenance:
         record = recorded_parameters(plan.config, plan.stage)
         if warmup is not None:
             record |= warmup_settings(warmup) | {"warmup_run": warmup.run_id}
-        trained_by = circumstances(plan.config.run.device, type(method))
+        trained_by = circumstances(plan.config, type(method))
         return cls(plan.stage, record, asdict(method.options), [trained_by], [], warmup, method.name)
 
     def continued(self, plan: StagePlan, method: Method, epoch: int) -> Provenance:
@@ -227,7 +241,7 @@ class Provenance:
         """Return the tags by which runs are found and compared: all except those that describe the outcome."""
         warmup_fingerprint = self.fingerprint(data)
         return {
-            **stage_tags(data, stage, self.config["seed"], method),
+            **stage_tags(data, stage, self.config["seed"], method, str(self.trained_by[-1]["code"])),
             "mm.settings": self.settings_digest(data),
             **({"mm.fingerprint": warmup_fingerprint} if warmup_fingerprint else {}),
             **({"mm.warmup_run": self.warmup.run_id} if self.warmup else {}),
@@ -268,7 +282,7 @@ def expected_settings(plan: StagePlan, data: MultimodalData, *, after_warmup: bo
     return Provenance.new(plan, method, warmup).settings_digest(trained_on)
 
 
-def stage_tags(data: MultimodalData, stage: str, seed: int, method: Method) -> dict[str, str]:
+def stage_tags(data: MultimodalData, stage: str, seed: int, method: Method, code: str) -> dict[str, str]:
     """Return the tags of any training run: stage, data, seed, code, and those of the method."""
     git = git_state()
     return {
@@ -278,7 +292,7 @@ def stage_tags(data: MultimodalData, stage: str, seed: int, method: Method) -> d
         "mm.data_digest": data.digest,
         "mm.seed": str(seed),
         "mm.version": mm_balance.__version__,
-        "mm.code": training_code(type(method)),
+        "mm.code": code,
         "mm.git_dirty": str(git["dirty"]),
         **({"mlflow.source.git.commit": git["commit"]} if git["commit"] else {}),
         **({"mm.unimodal": "branches"} if method.sees_others() else {}),
@@ -288,7 +302,7 @@ def stage_tags(data: MultimodalData, stage: str, seed: int, method: Method) -> d
 
 def mixed_circumstances(trained_by: Sequence[Circumstances]) -> str:
     """Return in what the processes that trained one run differ, as in ``code, threads``."""
-    return ", ".join(name for name in trained_by[0] if len({item[name] for item in trained_by}) > 1)
+    return ", ".join(name for name in trained_by[0] if len({item.get(name) for item in trained_by}) > 1)
 
 
 def _samples_of(data: MultimodalData) -> dict[str, str]:

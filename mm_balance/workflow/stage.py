@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from mm_balance import names
+from mm_balance.config import chosen_modalities, scales_by_modality
 from mm_balance.data import MultimodalData
 from mm_balance.engine import loop
 from mm_balance.engine.checkpoint import gap_fit_from_state, validation_fit_from_state
@@ -30,6 +30,7 @@ from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import Clock, GapFit
 from mm_balance.workflow.card import log_data
 from mm_balance.workflow.plans import StagePlan
+from mm_balance.workflow.pretrained import load_pretrained
 from mm_balance.workflow.provenance import FollowedWarmup, Provenance
 from mm_balance.workflow.setup import HELD_OUT_SEED, resolve_device
 
@@ -128,21 +129,26 @@ def build_stage(plan: StagePlan, data: MultimodalData, *, title: str) -> loop.St
     set_numerics(device, deterministic=run.deterministic)
     data = data.with_held_out(find_method(plan.method).held_out, seed=HELD_OUT_SEED)
     method = find_method(plan.method)(plan.options, tuple(data.specs), len(data.splits["train"])).to(device)
+    network, modalities = plan.config.model, tuple(data.specs)
     model = MultimodalNetwork(
         data.specs,
         len(data.classes),
-        encoder=plan.config.model.encoder,
-        fusion=method.head(plan.config.model.fusion),
+        encoder=network.encoder,
+        fusion=method.head(network.fusion),
         interaction=method.interaction,
     )
+    if loaded := load_pretrained(model, plan.config):
+        print(f"mm-balance: pretrained weights: {loaded}")
+    model.freeze(chosen_modalities("encoder_freeze", network.encoder_freeze, modalities))
+    scales = scales_by_modality("encoder_learning_rate_scale", network.encoder_learning_rate_scale, modalities)
     model.describe()  # report a head that cannot be imported on loading now, not after training
     # Channels last suits tensor cores and is 5 to 20 % faster on CPUs, too.
     model = model.to(device).to(memory_format=torch.channels_last)
 
-    def optimizer_step(network: nn.Module) -> EngineOptimizerStep:
+    def optimizer_step(trained: MultimodalNetwork) -> EngineOptimizerStep:
         optimizer = build_optimizer(
             optimization.optimizer,
-            network.parameters(),
+            trained.parameters() if set(scales.values()) == {1.0} else trained.learning_rate_groups(scales),
             learning_rate=plan.learning_rate,
             momentum=optimization.momentum,
             weight_decay=optimization.weight_decay,

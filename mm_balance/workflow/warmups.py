@@ -33,7 +33,7 @@ def choose_warmup(config: Config, data: MultimodalData) -> TrackedRun:
     if given is None:
         match = find_matching_warmup(config, data)
         if match is None:
-            threads = circumstances(config.run.device)["threads"]
+            threads = circumstances(config)["threads"]
             environment = f", this code and {threads} CPU thread(s)" if threads else " and this code"
             raise UserError(
                 f"no finished warm-up run with these settings{environment}; train one with: {warmup_line(config)}"

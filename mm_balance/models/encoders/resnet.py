@@ -1,4 +1,4 @@
-"""Encoders: samples of one modality -> features. No pretrained weights.
+"""Residual networks for sounds, images and videos.
 
 Initialization as in the official code of OGM-GE, PMR and MLA: convolutions Kaiming normal (fan-out), batch normalization 1 / 0.
 """
@@ -11,36 +11,22 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, resnet18
 
-from mm_balance.errors import UserError
+from mm_balance.models.encoders.base import PICTURES, Encoder, average_over_frames
 from mm_balance.types import InputSpec
 
 NARROW_WIDTHS = (8, 16, 32, 64)
 
 
-class Encoder(nn.Module):
-    """Base of all encoders.
-
-    Attributes:
-        width: features per sample.
-        stage_widths: channels of the feature maps after each stage.
-    """
-
-    width: int
-    stage_widths: tuple[int, ...]
-
-    def parts(self) -> list[Callable[[Tensor], Tensor]]:
-        """Return the stages in order; the last part turns feature maps into features. Their composition equals ``forward``."""
-        raise NotImplementedError
-
-
 class ResNet18(Encoder):
     """torchvision's ResNet-18 without its classifier; the 7x7 stem takes the modality's channels."""
 
-    def __init__(self, channels: int) -> None:
+    kinds = PICTURES
+
+    def __init__(self, spec: InputSpec) -> None:
         super().__init__()
-        self.width = 512
+        self.features = 512
         self.backbone = resnet18(weights=None)
-        self.backbone.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        self.backbone.conv1 = nn.Conv2d(spec.shape[-3], 64, kernel_size=7, stride=2, padding=3, bias=False)
         self.backbone.fc = nn.Identity()
         self.stage_widths = (64, 128, 256, 512)
         initialize(self.backbone)
@@ -63,12 +49,14 @@ class ResNetNarrow(Encoder):
     much (it costs the visual branch of ``digits`` 10 points).
     """
 
-    def __init__(self, channels: int) -> None:
+    kinds = PICTURES
+
+    def __init__(self, spec: InputSpec) -> None:
         super().__init__()
-        self.width = NARROW_WIDTHS[-1]
+        self.features = NARROW_WIDTHS[-1]
         stem = NARROW_WIDTHS[0]
         layers: list[nn.Module] = [
-            nn.Conv2d(channels, stem, kernel_size=3, stride=2, padding=1, bias=False),
+            nn.Conv2d(spec.shape[-3], stem, kernel_size=3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(stem),
             nn.ReLU(inplace=True),
         ]
@@ -121,42 +109,3 @@ def initialize(module: nn.Module) -> None:
         elif isinstance(layer, nn.BatchNorm2d):
             nn.init.ones_(layer.weight)
             nn.init.zeros_(layer.bias)
-
-
-def average_over_frames(backbone: Callable[[Tensor], Tensor], samples: Tensor) -> Tensor:
-    """Compute features with ``backbone``; frames are folded into the batch and their features averaged.
-
-    All frames have the same size, so this equals OGM-GE's three-dimensional average over time and space.
-
-    Args:
-        backbone: ``(images, channels, height, width)`` -> ``(images, width)``.
-        samples: ``(batch, channels, height, width)`` or ``(batch, frames, channels, height, width)``.
-
-    Returns:
-        ``(batch, width)``.
-    """
-    if samples.dim() == 4:
-        return backbone(samples)
-    features: Tensor = backbone(samples.flatten(0, 1))
-    return torch.mean(features.unflatten(0, samples.shape[:2]), dim=1)
-
-
-ENCODERS: dict[str, Callable[[int], Encoder]] = {
-    "resnet18": ResNet18,
-    "resnet_narrow": ResNetNarrow,
-}
-
-
-def build_encoder(name: str, spec: InputSpec) -> Encoder:
-    """Build an encoder for one modality; its attribute ``width`` is the number of features.
-
-    Args:
-        name: key of ``ENCODERS``.
-        spec: input spec of the modality; only the number of channels is used.
-
-    Raises:
-        UserError: unknown ``name``.
-    """
-    if name not in ENCODERS:
-        raise UserError(f"encoder={name} is not known; give one of {', '.join(ENCODERS)}")
-    return ENCODERS[name](spec.shape[-3])

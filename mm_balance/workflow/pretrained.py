@@ -1,0 +1,41 @@
+"""Encoders of a configuration: where they come from, and their pretrained weights."""
+
+from __future__ import annotations
+
+from mm_balance.config import Config, by_modality
+from mm_balance.config.encoders import RANDOM, check_encoders
+from mm_balance.models import EncoderSpec, MultimodalNetwork, find_encoder, source_digest
+
+
+def encoders_of(config: Config) -> dict[str, EncoderSpec]:
+    """Return modality -> the encoder that ``config`` names for it. Raises UserError if there is none of that name."""
+    names = check_encoders(config.model.encoder, config.data.modalities.split(","))
+    return {modality: find_encoder(name) for modality, name in names.items()}
+
+
+def weight_sources(config: Config) -> dict[str, str]:
+    """Return modality -> where its pretrained weights are; modalities without any are left out.
+
+    A model in a local folder comes with the weights of that folder, unless others, or none, are asked for.
+    """
+    encoders = encoders_of(config)
+    sources = {modality: spec.folder or RANDOM for modality, spec in encoders.items()}
+    if config.model.encoder_weights is not None:
+        sources = by_modality("encoder_weights", config.model.encoder_weights, tuple(encoders))
+    return {modality: source for modality, source in sources.items() if source != RANDOM}
+
+
+def weight_digests(config: Config) -> dict[str, str]:
+    """Return modality -> digest of its pretrained weights. Raises UserError if a file cannot be read."""
+    encoders = encoders_of(config)
+    return {modality: source_digest(encoders[modality], source) for modality, source in weight_sources(config).items()}
+
+
+def load_pretrained(model: MultimodalNetwork, config: Config) -> str:
+    """Load the pretrained weights that ``config`` asks for; say in one line what was loaded, or nothing.
+
+    Raises:
+        UserError: they cannot be read, or are those of another encoder.
+    """
+    sources = weight_sources(config)
+    return " | ".join(f"{name}: {model.load_pretrained(name, source).text()}" for name, source in sources.items())
