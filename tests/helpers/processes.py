@@ -239,7 +239,7 @@ def _server() -> Any:
     return context
 
 
-def wait_for(seen: Callable[[], Any], process: Any, seconds: float = 120) -> Any:
+def wait_for(seen: Callable[[], Any], process: Any, seconds: float = 300) -> Any:
     """What ``seen`` gives once it gives something; an error where ``process`` ends before."""
     last = time.monotonic() + seconds
     while time.monotonic() < last:
