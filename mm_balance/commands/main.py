@@ -18,19 +18,24 @@ if TYPE_CHECKING:
 
 def run(request: Request, stop: Stop) -> None:
     """Train both stages and test the result, or resume ``resume_run``."""
+    train(request, stop)
+
+
+def train(request: Request, stop: Stop, data: MultimodalData | None = None) -> TrackedRun:
+    """Do the same and return the run; ``data`` = those to train on, instead of those that the parameters name."""
     from mm_balance.commands.training import add_explorer, open_training, print_result
-    from mm_balance.workflow.plans import adaptive_plan, warmup_plan
+    from mm_balance.workflow.plans import adaptive_plan, check_takes_warmup, warmup_plan
     from mm_balance.workflow.report import accuracies
-    from mm_balance.workflow.warmups import check_takes_warmup
 
     def both_stages(config: Config) -> tuple[StagePlan, StagePlan]:
         check_takes_warmup(config.method.method)
         return warmup_plan(config), adaptive_plan(config)
 
-    with open_training(COMMAND, request, stop, both_stages) as training:
+    with open_training(COMMAND, request, stop, both_stages, data=data) as training:
         final = run_recipe(*training.plan, training.data, training.run, stop)
         add_explorer(training, training.plan[1].config, stop)
         print_result(training.run, accuracies(final, "test", tuple(training.data.specs)), "test accuracy")
+        return training.run
 
 
 def run_recipe(

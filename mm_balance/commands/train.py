@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 def run(request: Request, stop: Stop) -> None:
     """Train one stage of a method, or resume ``resume_run``."""
+    train(request, stop)
+
+
+def train(request: Request, stop: Stop, data: MultimodalData | None = None) -> TrackedRun:
+    """Do the same and return the run; ``data`` = those to train on, instead of those that the parameters name."""
     from mm_balance.commands.training import add_explorer, open_training, print_validation
     from mm_balance.workflow.plans import train_plan
     from mm_balance.workflow.runs import run_stage
@@ -25,10 +30,11 @@ def run(request: Request, stop: Stop) -> None:
     def choose(config: Config, data: MultimodalData) -> TrackedRun | None:
         return choose_warmup(config, data) if follows_warmup(config) else None
 
-    with open_training(COMMAND, request, stop, train_plan, choose_warmup=choose) as training:
+    with open_training(COMMAND, request, stop, train_plan, choose_warmup=choose, data=data) as training:
         result = run_stage(training.plan, training.data, training.run, stop, training.warmup)
         add_explorer(training, training.plan.config, stop)
         print_validation(result)
+        return training.run
 
 
 def method_help(arguments: Sequence[str]) -> str:

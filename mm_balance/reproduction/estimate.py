@@ -19,8 +19,8 @@ from mm_balance.engine.gap_sources import FOLDS
 from mm_balance.methods import METHODS
 from mm_balance.reproduction.plan import Job
 from mm_balance.types import Clock
+from mm_balance.workflow.build import build_stage
 from mm_balance.workflow.plans import train_plan
-from mm_balance.workflow.stage import build_stage
 
 MEASURING_SECONDS = 2.0
 LEAST_STEPS = 2

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mm_balance.config import ADAPTIVE_METHOD, Config, MethodOptions
+from mm_balance.errors import UserError
 from mm_balance.methods import find_method, parse_options
 
 WARMUP_METHOD = "concat_unimodal"
@@ -109,3 +110,15 @@ def method_options(config: Config) -> Any:
         return own
     declared = find_method(method).Options
     return declared(**parse_options(method, declared, config.method.method_options))
+
+
+def check_takes_warmup(name: str, run_id: str | None = None) -> None:
+    """Raise UserError if the method ``name`` cannot start from a warm-up (``run_id``), because it holds out training samples."""
+    method = find_method(name)
+    if not method.held_out:
+        return
+    warmup = f"the warm-up run {run_id}" if run_id else "a warm-up run"
+    raise UserError(
+        f"method={method.name} diagnoses on {method.held_out:.0%} of the training samples, which it holds out; {warmup} has "
+        "trained on them: train the method from scratch with -e train, without warmup_run"
+    )

@@ -33,7 +33,8 @@ from mm_balance.workflow.pretrained import encoders_of, weight_digests
 from mm_balance.workflow.setup import HELD_OUT_SEED, resolve_device
 
 TRAINING_SOURCES = (
-    "data", "engine", "functional", "methods", "models", "seeding.py", "types.py", "workflow/plans.py", "workflow/stage.py",
+    "data", "engine", "functional", "methods", "models", "seeding.py", "types.py",
+    "workflow/build.py", "workflow/plans.py", "workflow/pretrained.py", "workflow/stage.py",
 )  # fmt: skip
 """Files and folders of the package that determine the trained weights."""
 

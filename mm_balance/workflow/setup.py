@@ -40,6 +40,15 @@ def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> Multi
         input_config=config.input,
         work=decoding(config, stop),
     )
+    return prepared(data, config)
+
+
+def prepared(data: MultimodalData, config: Config) -> MultimodalData:
+    """Apply ``train_fraction`` to data that are at hand, and print what is suspicious about them.
+
+    Raises:
+        UserError: ``train_fraction`` is less than one sample.
+    """
     for warning in data.warnings:
         print(f"mm-balance: warning: {config.data.dataset}: {warning}", file=sys.stderr)
     fraction, samples = config.data.train_fraction, len(data.splits["train"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from mm_balance.config import AUTO, Config, format_value, options, resolve, stage_options, warmup_parameters
 from mm_balance.data import MultimodalData
 from mm_balance.errors import UserError
-from mm_balance.methods import find_method
 from mm_balance.tracking.lookup import existing_run, find_warmup
 from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.plans import check_takes_warmup
 from mm_balance.workflow.provenance import circumstances, fingerprint
 
 
@@ -59,18 +59,6 @@ def choose_warmup(config: Config, data: MultimodalData) -> TrackedRun:
         values_of_warmup = ", ".join(f"{name}={format_value(saved[name])}" for name in differing)
         raise UserError(f"warmup_run={run.run_id} was trained with {values_of_warmup}; give the same here")
     return run
-
-
-def check_takes_warmup(name: str, run_id: str | None = None) -> None:
-    """Raise UserError if the method ``name`` cannot start from a warm-up (``run_id``), because it holds out training samples."""
-    method = find_method(name)
-    if not method.held_out:
-        return
-    warmup = f"the warm-up run {run_id}" if run_id else "a warm-up run"
-    raise UserError(
-        f"method={method.name} diagnoses on {method.held_out:.0%} of the training samples, which it holds out; {warmup} has "
-        "trained on them: train the method from scratch with -e train, without warmup_run"
-    )
 
 
 def warmup_line(config: Config) -> str:

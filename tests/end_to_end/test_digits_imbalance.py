@@ -6,8 +6,8 @@ from mm_balance.config import resolve
 from mm_balance.data import load_digits
 from mm_balance.engine import loop
 from mm_balance.engine.recorder import ListRecorder
+from mm_balance.workflow.build import build_stage
 from mm_balance.workflow.plans import warmup_plan
-from mm_balance.workflow.stage import build_stage
 
 WHOLE = pytest.param(None, 1.0, marks=pytest.mark.verify)
 

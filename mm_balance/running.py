@@ -1,0 +1,226 @@
+"""The whole recipe from Python: what ``main`` and ``train`` do, on data that are at hand, with or without MLflow."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mm_balance.commands.command import Command, Request
+from mm_balance.commands.main import COMMAND as MAIN
+from mm_balance.commands.train import COMMAND as TRAIN
+from mm_balance.config import Config, Option, format_value, options, parse_value, stage_options
+from mm_balance.data import MultimodalData
+from mm_balance.engine import loop
+from mm_balance.engine.evaluate import split_metrics
+from mm_balance.engine.predictions import predict_split
+from mm_balance.engine.recorder import ListRecorder, MetricPoint
+from mm_balance.errors import UserError, did_you_mean
+from mm_balance.measuring import Measured, measured_from
+from mm_balance.methods import build_method, check_method_name
+from mm_balance.models import MultimodalNetwork
+from mm_balance.types import GapFit, SplitPredictions
+from mm_balance.workflow.build import begin_from, build_stage
+from mm_balance.workflow.plans import StagePlan, adaptive_plan, check_takes_warmup, train_plan, warmup_plan
+from mm_balance.workflow.setup import prepared, read_data, resolve_device
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mm_balance.figures import Figure
+
+PYTHON = "python"
+"""Module of the import path that stands for data given from Python, as value of ``dataset``."""
+HERE = ("run_id", "resume_run")
+"""Parameters that make no sense here."""
+
+
+@dataclass
+class Result:
+    """A trained recipe.
+
+    Attributes:
+        metrics: validation and test metrics of the final network by name, ``val/accuracy``, ``test/accuracy_audio``, ...
+        model: the final network, in eval mode.
+        data: what it was trained on.
+        config: all parameters with their values.
+        refits: the gap fits of the training samples, in order; of a run in MLflow, the last one only.
+        validation: those of the validation samples.
+        points: all metrics over the epochs.
+        run_id: id of the run in MLflow; empty = not tracked.
+    """
+
+    metrics: Mapping[str, float]
+    model: MultimodalNetwork
+    data: MultimodalData
+    config: Config
+    refits: list[GapFit]
+    validation: list[GapFit]
+    points: list[MetricPoint] = field(repr=False)
+    run_id: str = ""
+
+    def measured(self, split: str = "train") -> Measured:
+        """Return gaps, mixture and posterior of the last refit, of ``train`` or ``val``; of ``test``, those of the final network."""
+        if split == "test":
+            from mm_balance.measuring import measure
+
+            found = self.predict("test")
+            return measure(
+                found.unimodal, found.labels, self.data.splits[split].samples, fused=found.fused, kind=self.mixture.kind
+            )
+        fits = {"train": self.refits, "val": self.validation}
+        if split not in fits:
+            raise ValueError(f"split={split!r} is not known; give train, val or test")
+        return measured_from(fits[split][-1], self._measured_samples(split))
+
+    def _measured_samples(self, split: str) -> list[str]:
+        """Return the samples of the last refit: of ``train`` without what the method has held out."""
+        digest = {"train": self.refits, "val": self.validation}[split][-1].samples_digest
+        part = self.data.splits[split]
+        assert part.samples_digest == digest, "a refit of other samples"
+        return part.samples
+
+    @property
+    def mixture(self) -> Any:
+        """The mixture fitted to the training gaps at the last refit."""
+        return self.refits[-1].mixture
+
+    @cached_property
+    def gaps(self) -> pd.DataFrame:
+        """The last refit's training samples: index, sample, label, ``p_<modality>``, p_fused, gap, posterior_imbalanced."""
+        return self.measured("train").table()
+
+    def figure(self) -> Figure:
+        """Draw the gaps and the mixture of the last refit, and below them those of the validation samples."""
+        title = f"Modality gap after epoch {self.refits[-1].epoch}"
+        return self.measured("train").figure(validation=self.measured("val"), title=title)
+
+    def predict(self, split: str = "test") -> SplitPredictions:
+        """Predict every sample of a split with the final network."""
+        device = resolve_device(self.config.run.device)
+        method = build_method("concat", {}, self.model.modalities, 0)
+        return predict_split(self.model.to(device), method, self.data.splits[split], device, coalitions=True)
+
+    def explore(self, path: str | Path = "explorer.html", *, worst: int = 100) -> pd.DataFrame:
+        """Write the page on which one sees and hears the samples, the most suspicious first.
+
+        Args:
+            path: where to write it: one file that needs nothing else.
+            worst: number of samples per split with pictures and sounds.
+
+        Returns:
+            Its table: one row per sample of all splits.
+        """
+        from mm_balance.workflow.explore_here import explore_here
+
+        return explore_here(self, Path(path), worst)
+
+
+def run(
+    data: MultimodalData | str = "digits",
+    method: str = "gap_mixture",
+    *,
+    seed: int = 0,
+    warmup: bool = True,
+    track: bool = True,
+    **parameters: Any,
+) -> Result:
+    """Train on ``data`` and return the result: what `-e main` does, or `-e train`.
+
+    Args:
+        data: a data set (``from_dataset`` makes one of your own), or a value of the parameter ``dataset``.
+        method: a name in ``METHODS``, or ``package.module:Class``. With ``warmup``, it trains the second stage.
+        seed: seed of the initial weights and the sample order.
+        warmup: whether stage 1 comes first, as in `main`; otherwise the method trains a single stage from scratch, as in `train`.
+        track: whether everything is logged to MLflow, as the commands do (store: ``MLFLOW_TRACKING_URI``, by default `mlflow.db` in
+            the current folder). Otherwise nothing is written, MLflow is not even imported, and training cannot be resumed.
+        parameters: parameters of the command line with their values, ``batch_size=32``, ``encoder="mlp"``; ``auto`` or nothing = the
+            preset's. Data given as an object have the preset of a manifest.
+
+    Raises:
+        UserError: an unknown parameter, a value that is not allowed, or data that the method cannot use.
+        Diverged: the loss is no longer finite.
+
+    Example:
+        >>> result = run("digits", preset="quick", train_fraction=0.05, track=False)  # doctest: +SKIP
+        >>> result.metrics["test/accuracy"], result.gaps, result.figure()  # doctest: +SKIP
+    """
+    command = MAIN if warmup else TRAIN
+    given = _given(command, {"method": method, "seed": seed, **parameters})
+    at_hand = isinstance(data, MultimodalData)
+    if at_hand:
+        given |= {"dataset": f"{PYTHON}:{re.sub(r'[^0-9a-zA-Z_]', '_', data.name)}", "modalities": ",".join(data.specs)}
+    else:
+        given["dataset"] = parse_value(options()["dataset"], str(data))
+    config = command.resolve(given)
+    check_method_name(config.method.method)
+    if at_hand and config.corruption.corruption:
+        raise UserError("corruption: data that are given as an object are trained on as they are; corrupt them before")
+    if track:
+        return _tracked(command, Request(given, config), data if at_hand else None)
+    chosen = prepared(data, config) if at_hand else read_data(config)
+    return _untracked(config, chosen, warmup=warmup)
+
+
+def _given(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters with typed values, checked as those of a command line are."""
+    known: dict[str, Option] = {
+        name: option for name, option in stage_options(command.name).items() if name not in HERE
+    }
+    known = {**known, "method": options()["method"], "method_options": options()["method_options"]}
+    given = {}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"{name} is not a parameter of a run{did_you_mean(name, list(known))}")
+        text = value if isinstance(value, str) else format_value(value)
+        parsed = parse_value(known[name], text)
+        if parsed != "auto":
+            given[name] = parsed
+    return given
+
+
+def _tracked(command: Command, request: Request, data: MultimodalData | None) -> Result:
+    from mm_balance.commands.running import finished_result
+
+    return finished_result(command, request, data)
+
+
+def _untracked(config: Config, data: MultimodalData, *, warmup: bool) -> Result:
+    """Train in memory."""
+    recorder, points = ListRecorder(), list[MetricPoint]()
+    if warmup:
+        check_takes_warmup(config.method.method)
+        first = ListRecorder()
+        state = _trained(warmup_plan(config), data, first, None)[2]
+        points += first.points
+        recorder.refits, recorder.validation_refits = first.refits, first.validation_refits
+        plan = adaptive_plan(config)
+        stage, progress, _ = _trained(plan, data, recorder, state)
+    else:
+        plan = train_plan(config)
+        stage, progress, _ = _trained(plan, data, recorder, None)
+    point = recorder.points[-1]
+    if plan.select_best:
+        assert recorder.best is not None
+        stage.model.load_state_dict(recorder.best["model"])
+        point = next(item for item in recorder.points if item.step == progress.best_epoch)
+    model = stage.model.eval()
+    result = Result({}, model, stage.data, config, recorder.refits, recorder.validation_refits, points + recorder.points)
+    tested = dict(split_metrics(result.predict("test"), "test"))
+    result.metrics = tested | {name: value for name, value in point.metrics.items() if name.startswith("val/")}
+    return result
+
+
+def _trained(
+    plan: StagePlan, data: MultimodalData, recorder: ListRecorder, state: dict[str, Any] | None
+) -> tuple[loop.Stage, loop.Progress, dict[str, Any]]:
+    """Train a stage from the end of a warm-up, or from scratch; return it with its progress and its last state."""
+    stage = build_stage(plan, data, title=plan.stage)
+    progress = loop.Progress() if state is None else begin_from(plan, stage, state, "the warm-up")[0]
+    stage.method.prepare(stage.model)
+    loop.fit(stage, progress, recorder, lambda: False)
+    return stage, progress, copy.deepcopy(loop.capture(stage, progress))
