@@ -21,7 +21,8 @@ from benchmarks.timing import median_seconds
 from mm_balance.config import resolve
 from mm_balance.data import BatchLoader, load_digits
 from mm_balance.engine import loop
-from mm_balance.engine.predictions import fit_gaps, predict_split
+from mm_balance.engine.predictions import predict_split
+from mm_balance.functional.gap_fits import fit_gaps
 from mm_balance.engine.recorder import MetricPoint
 from mm_balance.figures import mixture_density, save_png
 from mm_balance.functional.mixture import fit_mixture

@@ -17,7 +17,7 @@ LAYERS = [
     {"methods"},
     {"engine", "figures", "serving"},
     {"tracking", "testing", "explorer"},
-    {"workflow"},
+    {"workflow", "measuring", "integrations"},
     {"study", "reproduction"},
     {"report", "repair"},
     {"commands"},
@@ -33,6 +33,9 @@ ROOMS = {
     "pandas": {"tracking", "explorer", "report"},
     "sklearn": {"functional"},
     "scipy": {"functional"},
+    "lightning": {"integrations"},
+    "transformers": {"integrations"},
+    "accelerate": {"integrations"},
 }
 
 
