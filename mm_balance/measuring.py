@@ -168,8 +168,8 @@ def measure(
         >>> labels = np.arange(100) % 2
         >>> sure = np.where(np.arange(2) == labels[:, None], 4.0, 0.0)
         >>> measure({"audio": sure, "visual": 0.0 * sure}, labels).sentence()
-        'audio is ahead: mean gap +0.48 over 100 samples, mean abs(gap) 0.48 (probability of the true class, not accuracy). No mixture \
-was fitted: the gaps are too few or all the same.'
+        'audio is ahead: mean gap +0.48 over 100 samples, mean abs(gap) 0.48 (probability of the true class, not accuracy). No \
+mixture was fitted: the gaps are too few or all the same.'
     """
     if not isinstance(logits, Mapping) or len(logits) < 2:
         found = list(logits) if isinstance(logits, Mapping) else type(logits).__name__
@@ -222,8 +222,8 @@ def log_refit(
 ) -> None:
     """Log what our own runs have of a refit to the active MLflow run of any script.
 
-    That is the metrics ``gmm/...`` and ``gap/...`` at ``step`` (with ``validation`` also ``val/...`` of its gaps), the density plot as a
-    step of the images, and in ``refits/epoch_NNNN/`` plot, mixture and table. Logging the same once more adds nothing.
+    That is the metrics ``gmm/...`` and ``gap/...`` at ``step`` (with ``validation`` also ``val/...`` of its gaps), the density plot as
+    a step of the images, and in ``refits/epoch_NNNN/`` plot, mixture and table. Logging the same once more adds nothing.
 
     Args:
         measured: what to log, of training samples.
@@ -252,14 +252,21 @@ def log_refit(
 
 def _plain(warning: str) -> str:
     """Return a warning of a run's page, on training samples, as it reads in Python, on any samples."""
-    return warning.replace("**", "").replace("`mixture=", "`kind=").replace("`", "").replace(" training samples", " samples")
+    return (
+        warning.replace("**", "")
+        .replace("`mixture=", "`kind=")
+        .replace("`", "")
+        .replace(" training samples", " samples")
+    )
 
 
 def _logits(values: Any, name: str) -> Tensor:
     """Return logits as a tensor on the CPU."""
     tensor = _tensor(values, f"logits of {name}")
     if tensor.ndim != 2 or tensor.shape[1] < 2:
-        raise ValueError(f"logits of {name} have shape {tuple(tensor.shape)}; need (samples, classes), two or more classes")
+        raise ValueError(
+            f"logits of {name} have shape {tuple(tensor.shape)}; need (samples, classes), two or more classes"
+        )
     if not tensor.is_floating_point():
         raise ValueError(f"logits of {name} are {tensor.dtype}, not floating-point numbers: give logits, not classes")
     return tensor

@@ -10,7 +10,19 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mm_balance"
 
 LAYERS = [
-    {"errors", "imports", "names", "seeding", "memory", "redaction", "folders", "stopping", "alive", "escaping", "input_kinds"},
+    {
+        "errors",
+        "imports",
+        "names",
+        "seeding",
+        "memory",
+        "redaction",
+        "folders",
+        "stopping",
+        "alive",
+        "escaping",
+        "input_kinds",
+    },
     {"types", "functional"},
     {"config"},
     {"data", "models"},

@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import MLFlowLogger
+try:
+    from lightning.fabric.utilities import move_data_to_device
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.loggers import MLFlowLogger
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"this callback needs the package {error.name}: pip install 'mm-balance[lightning]'", name=error.name
+    ) from error
 
 from mm_balance.integrations.surveys import GapSurveys, active_run_id
 from mm_balance.measuring import log_refit
@@ -18,8 +23,8 @@ class GapMixtureCallback(GapSurveys, Callback):
     """Surveys before an epoch, every few epochs, and once more after the last one; arguments and attributes: ``GapSurveys``.
 
     Every process surveys all samples; the first one logs. Each survey goes to the active MLflow run and to the run of a
-    ``MLFlowLogger`` as ``mm_balance.log_refit`` does, to all other loggers as metrics. Checkpoints keep the posterior: training that is
-    resumed from one goes on with it. Networks whose parts are spread over several devices (FSDP, DeepSpeed) are not supported.
+    ``MLFlowLogger`` as ``mm_balance.log_refit`` does, to all other loggers as metrics. Checkpoints keep the posterior, and training
+    that is resumed from one goes on with it. Networks that are spread over several devices (FSDP, DeepSpeed) are not supported.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -153,8 +153,8 @@ def _taken(returned: Any) -> tuple[dict[str, Tensor], Tensor, list, Tensor | Non
     """Return logits, labels, sample ids and fused logits of a batch on the CPU."""
     if not isinstance(returned, tuple) or len(returned) not in (3, 4) or not isinstance(returned[0], Mapping):
         raise ValueError(
-            "logits(model, batch) must return a tuple of logits by modality, labels and sample ids, and may return fused logits as the "
-            f"fourth item; got {_described(returned)}"
+            "logits(model, batch) must return a tuple of logits by modality, labels and sample ids, and may return fused logits as "
+            f"the fourth item; got {_described(returned)}"
         )
     logits, labels, samples, *fused = returned
     ids = samples.tolist() if isinstance(samples, Tensor) else list(samples)

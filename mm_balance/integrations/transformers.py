@@ -1,4 +1,4 @@
-"""transformers.Trainer: a callback that surveys the samples, and gives ``compute_loss`` the posterior. Needs the extra ``transformers``."""
+"""transformers.Trainer: a callback that surveys the samples, and gives the loss the posterior. Needs the extra ``transformers``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.integrations import MLflowCallback
+
+try:
+    from accelerate.utils import send_to_device
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.integrations import MLflowCallback
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"this callback needs the package {error.name}: pip install 'mm-balance[transformers]'", name=error.name
+    ) from error
 
 from mm_balance.integrations.surveys import GapSurveys, active_run_id
 from mm_balance.measuring import log_refit
@@ -25,10 +31,10 @@ WHOLE = 1e-6
 class GapMixtureCallback(GapSurveys, TrainerCallback):
     """Surveys at the end of an epoch, every few epochs and after the last one; arguments and attributes: ``GapSurveys``.
 
-    Every process surveys all samples; the first one logs. Each survey goes to the active MLflow run as ``mm_balance.log_refit`` does, and
-    to the trainer's ``log_history``; after ``connect(trainer)`` also to what it reports to (TensorBoard, Weights & Biases, ...).
-    Checkpoints keep the posterior in ``trainer_state.json``: training that is resumed from one goes on with it. If training stops within
-    an epoch (``max_steps``), that epoch has no survey.
+    Every process surveys all samples; the first one logs. Each survey goes to the active MLflow run as ``mm_balance.log_refit`` does,
+    and to the trainer's ``log_history``; after ``connect(trainer)`` also to what it reports to (TensorBoard, Weights & Biases, ...).
+    Checkpoints keep the posterior in ``trainer_state.json``, and training that is resumed from one goes on with it. If training stops
+    within an epoch (``max_steps``), that epoch has no survey.
     """
 
     trainer: Trainer | None = None
@@ -46,7 +52,9 @@ class GapMixtureCallback(GapSurveys, TrainerCallback):
         if self._is_due(int(state.epoch or 0)) and self.measured is None:
             self._survey_and_log(args, state, control, kwargs["model"], int(state.epoch or 0))
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         finished = state.epoch or 0.0
         epoch = round(finished)
         is_last = epoch >= args.num_train_epochs or control.should_training_stop

@@ -36,8 +36,8 @@ def log_to_run(
 ) -> None:
     """Log a refit to a run: metrics at the step ``refit.epoch``, files and images as on our own runs.
 
-    The script's own MLflow settings apply, repetitions and waiting times of requests among them: nothing is kept for later as it is for
-    our own runs. Logging the same refit once more adds what is missing, which is nothing after a success.
+    The script's own MLflow settings apply, repetitions and waiting times of requests among them: nothing is kept for later as it is
+    for our own runs. Logging the same refit once more adds what is missing, which is nothing after a success.
 
     Args:
         refit: the fit of the training samples.

@@ -15,11 +15,11 @@ from mm_balance.engine import loop
 from mm_balance.engine.checkpoint import gap_fit_from_state, validation_fit_from_state
 from mm_balance.engine.cost import peak_memory_bytes
 from mm_balance.engine.gap_sources import SeenProbabilities
-from mm_balance.functional.gap_fits import fit_gaps_from_probabilities
 from mm_balance.engine.recorder import MetricPoint, OnPoint, ignore_point
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import UserError
 from mm_balance.folders import work_folder
+from mm_balance.functional.gap_fits import fit_gaps_from_probabilities
 from mm_balance.functional.schedules import learning_rate_factor
 from mm_balance.methods import find_method
 from mm_balance.models import MultimodalNetwork

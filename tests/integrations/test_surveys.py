@@ -1,6 +1,8 @@
 """What the callbacks share: a survey gives the gaps of our own, and leaves no trace in the training."""
 
+import importlib
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -79,10 +81,16 @@ def test_modes_are_restored_after_an_error_too(network, tiny_data):
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (lambda logits, labels, ids: logits, "must return a tuple of logits by modality, labels and sample ids.*got dict"),
+        (
+            lambda logits, labels, ids: logits,
+            "must return a tuple of logits by modality, labels and sample ids.*got dict",
+        ),
         (lambda logits, labels, ids: (logits, labels), "got tuple of dict, Tensor"),
         (lambda logits, labels, ids: (labels, logits, ids), "got tuple of Tensor, dict, list"),
-        (lambda logits, labels, ids: (logits, labels, ["the same"] * len(ids)), "the sample id the same is given more than once"),
+        (
+            lambda logits, labels, ids: (logits, labels, ["the same"] * len(ids)),
+            "the sample id the same is given more than once",
+        ),
     ],
 )
 def test_what_logits_may_not_return(network, tiny_data, returned, message):
@@ -96,6 +104,17 @@ def test_a_loader_without_batches(network):
         survey(network, [], logits_of, stay)
 
 
+@pytest.mark.parametrize("library", ["lightning", "transformers"])
+def test_without_the_library_it_names_the_extra(library, monkeypatch):
+    monkeypatch.delitem(sys.modules, f"mm_balance.integrations.{library}", raising=False)
+    for name in [name for name in sys.modules if name.split(".")[0] in ("lightning", "transformers", "accelerate")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("lightning", "transformers", "accelerate"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"pip install 'mm-balance\[{library}\]'"):
+        importlib.import_module(f"mm_balance.integrations.{library}")
+
+
 def test_before_the_first_survey_it_says_what_to_do():
     surveys = GapSurveys(logits_of, [], start=4)
     with pytest.raises(ValueError, match=r"no survey yet \(the first one comes after 4 epochs\)"):
@@ -106,7 +125,7 @@ def test_before_the_first_survey_it_says_what_to_do():
 
 @pytest.mark.parametrize("wrong", [{"every": 0}, {"start": -1}, {"kind": "four"}])
 def test_settings_that_mean_nothing(wrong):
-    with pytest.raises(ValueError, match="every=0|start=-1|kind=four"):
+    with pytest.raises(ValueError, match=r"every=0|start=-1|kind=four"):
         GapSurveys(logits_of, [], **wrong)
 
 

@@ -155,7 +155,9 @@ def test_the_most_suspicious_sample_is_the_one_whose_sound_says_something_else()
 def test_figures(tmp_path):
     logits, labels, _ = predictions()
     measured, validation = mm.measure(logits, labels), mm.measure(*predictions(seed=1)[:2])
-    texts = [text.get_text() for text in measured.figure(title="My network").findobj(lambda item: hasattr(item, "get_text"))]
+    texts = [
+        text.get_text() for text in measured.figure(title="My network").findobj(lambda item: hasattr(item, "get_text"))
+    ]
     assert "My network" in texts
     assert any("p(audio) − p(visual)" in text for text in texts)
     assert len(measured.figure(validation=validation).axes) > len(measured.figure().axes)
@@ -190,7 +192,7 @@ BAD = {
                       "logits of audio are not finite in 300 of 300"),
     "fused not finite": ({"fused": _FUSED * torch.nan}, "logits of fused are not finite"),
     "fewer rows": ({"logits": LOGITS | {"visual": LOGITS["visual"][:299]}}, r"logits of visual have shape \(299, 4\)"),
-    "fewer classes": ({"logits": LOGITS | {"visual": LOGITS["visual"][:, :3]}}, r"logits of visual have shape \(300, 3\).*need \(300, 4\)"),
+    "fewer classes": ({"logits": LOGITS | {"visual": LOGITS["visual"][:, :3]}}, r"visual have shape \(300, 3\).*need \(300, 4\)"),
     "fused of another shape": ({"fused": _FUSED[:, :2]}, r"logits of fused have shape \(300, 2\)"),
     "one class": ({"logits": {name: values[:, :1] for name, values in LOGITS.items()}}, "two or more classes"),
     "flat": ({"logits": LOGITS | {"audio": LOGITS["audio"].flatten()}}, r"logits of audio have shape \(1200,\)"),

@@ -50,7 +50,13 @@ def test_a_script_has_what_our_own_runs_have(run):
     pd.testing.assert_frame_equal(refits.read_gap_table(run, 3), training.table())
     assert {path for path in artifacts(run) if path.startswith("refits/")} == {
         f"refits/epoch_0003/{name}"
-        for name in ("mixture.json", "density.png", "gaps.parquet", "validation_mixture.json", "validation_gaps.parquet")
+        for name in (
+            "mixture.json",
+            "density.png",
+            "gaps.parquet",
+            "validation_mixture.json",
+            "validation_gaps.parquet",
+        )
     }
 
 
