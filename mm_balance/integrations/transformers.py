@@ -57,7 +57,7 @@ class GapMixtureCallback(GapSurveys, TrainerCallback):
     ) -> None:
         finished = state.epoch or 0.0
         epoch = round(finished)
-        is_last = epoch >= args.num_train_epochs or control.should_training_stop
+        is_last = epoch >= state.num_train_epochs or control.should_training_stop
         if abs(finished - epoch) < WHOLE and (self._is_due(epoch) or (is_last and epoch >= self.start)):
             self._survey_and_log(args, state, control, kwargs["model"], epoch)
 

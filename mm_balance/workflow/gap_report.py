@@ -185,7 +185,7 @@ def _cell(values: Mapping[str, float], name: str, form: str) -> str:
 
 
 def signed(value: float) -> str:
-    """Return a gap in two digits with its sign, and none of zero."""
+    """Return a gap with its sign, to two decimals; ``-0.00`` is ``+0.00``."""
     return f"{0.0 if abs(value) < 0.005 else value:+.2f}"
 
 

@@ -117,7 +117,6 @@ def test_a_new_training_forgets_the_old_one(tmp_path):
 
 
 def test_the_active_run_and_the_trainers_log_have_every_refit(store, tmp_path):
-    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
     with mlflow.start_run() as active:
         trainer = trainer_of(tmp_path, callback(start=1))
         trainer.train()
@@ -140,7 +139,6 @@ class Listener(TrainerCallback):
 
 
 def test_other_reports_hear_of_it_once_connected_and_mlflow_has_each_metric_once(store, tmp_path):
-    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
     with mlflow.start_run() as active:
         trainer, listener = trainer_of(tmp_path, callback(start=1), epochs=2, report_to="mlflow"), Listener()
         trainer.add_callback(listener)

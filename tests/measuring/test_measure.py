@@ -1,5 +1,6 @@
 """Measuring anybody's predictions: the numbers of our own refits, and one clear error for whatever is wrong."""
 
+import doctest
 import subprocess
 import sys
 
@@ -10,25 +11,12 @@ import torch
 from PIL import Image
 
 import mm_balance as mm
-from mm_balance import names
+from mm_balance import measuring, names
 from mm_balance.explorer.gap_table import gap_table
 from mm_balance.functional.gap_fits import exact_probabilities, fit_gaps, gap_fit_metrics
 from mm_balance.functional.mixture import LARGE, fit_mixture
 from mm_balance.types import SplitPredictions
-
-SAMPLES, CLASSES = 300, 4
-
-
-def predictions(samples=SAMPLES, classes=CLASSES, seed=0, audio=4.0):
-    """Logits of audio, which is good, visual, which is not, and both; and labels."""
-    draw = torch.Generator().manual_seed(seed)
-    labels = torch.randint(classes, (samples,), generator=draw)
-    truth = torch.eye(classes)[labels]
-    logits = {
-        name: torch.randn(samples, classes, generator=draw) + strength * truth
-        for name, strength in (("audio", audio), ("visual", 0.5))
-    }
-    return logits, labels, sum(logits.values())
+from tests.helpers.predictions import CLASSES, SAMPLES, predictions
 
 
 def as_split(logits, labels, fused):
@@ -114,7 +102,7 @@ def test_the_sentence_says_what_to_distrust_in_the_words_of_python():
     assert "kind=two_absolute" in off
     assert not any(word in off for word in ("mixture=", "*", "`", "training"))
     even = mm.measure({"audio": logits["audio"], "visual": logits["audio"]}, labels).sentence()
-    assert even.startswith("No modality is ahead on average: mean gap 0.00 over 300 samples")
+    assert even.startswith("No modality is ahead on average: mean gap +0.00 over 300 samples")
     assert even.endswith("No mixture was fitted: the gaps are too few or all the same.")
 
 
@@ -245,6 +233,10 @@ def test_a_large_set_is_fitted_as_well_as_by_every_start_on_all_gaps(kind, monke
     thorough = fit_mixture(gaps, kind=kind)
     assert fast != thorough
     assert fast.log_likelihood > thorough.log_likelihood - 1e-5
+
+
+def test_the_example_is_right():
+    assert doctest.testmod(measuring).failed == 0
 
 
 def test_nothing_heavy_is_loaded_before_it_is_needed():

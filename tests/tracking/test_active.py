@@ -11,8 +11,8 @@ from mm_balance import names
 from mm_balance.errors import UserError
 from mm_balance.tracking import refits
 from mm_balance.tracking.lookup import find_run
+from tests.helpers.predictions import predictions
 from tests.helpers.servers import tracking_server
-from tests.measuring.test_measure import predictions
 
 IDS = [f"clip {place}" for place in range(300)]
 VALIDATION_METRICS = {"val/gap_mean", "val/gap_std", "val/gap_mean_abs", "val/density_at_zero"}
@@ -25,7 +25,6 @@ def measured(seed=0, **more):
 @pytest.fixture
 def run(store):
     """A run that a script has begun by itself."""
-    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
     with mlflow.start_run() as active:
         yield find_run(active.info.run_id)
 
