@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mm_balance.commands.command import Command, Request
@@ -16,17 +17,18 @@ from mm_balance.commands.train import COMMAND as TRAIN
 from mm_balance.config import Config, Option, format_value, options, parse_value, stage_options
 from mm_balance.data import MultimodalData
 from mm_balance.engine import loop
+from mm_balance.engine.checkpoint import gap_fit_from_state, validation_fit_from_state
 from mm_balance.engine.evaluate import split_metrics
 from mm_balance.engine.predictions import predict_split
 from mm_balance.engine.recorder import ListRecorder, MetricPoint
 from mm_balance.errors import UserError, did_you_mean
 from mm_balance.measuring import Measured, measured_from
-from mm_balance.methods import build_method, check_method_name
+from mm_balance.methods import build_method, check_method_name, find_method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.types import GapFit, SplitPredictions
 from mm_balance.workflow.build import begin_from, build_stage
 from mm_balance.workflow.plans import StagePlan, adaptive_plan, check_takes_warmup, train_plan, warmup_plan
-from mm_balance.workflow.setup import prepared, read_data, resolve_device
+from mm_balance.workflow.setup import HELD_OUT_SEED, prepared, read_data, resolve_device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,15 +111,26 @@ class Result:
         """Write the page on which one sees and hears the samples, the most suspicious first.
 
         Args:
-            path: where to write it: one file that needs nothing else.
+            path: where to write it: one file that needs nothing else. A tracked run gets it too, as its artifact.
             worst: number of samples per split with pictures and sounds.
 
         Returns:
             Its table: one row per sample of all splits.
         """
-        from mm_balance.workflow.explore_here import explore_here
+        from mm_balance.workflow.explore import explore, explore_trained  # loads MLflow, which takes seconds
 
-        return explore_here(self, Path(path), worst)
+        if not self.run_id:
+            page, table = explore_trained(self.model, self.data, self.config, self.refits, self.validation, worst=worst)
+            Path(path).write_text(page, "utf-8")
+            return table
+        from mm_balance import names
+        from mm_balance.tracking.lookup import existing_run
+
+        tracked = existing_run(self.run_id, "run")
+        table = explore(tracked, self.data, self.config, worst=worst, device=self.config.run.device)
+        with TemporaryDirectory() as folder:
+            Path(path).write_bytes(tracked.fetch(names.EXPLORER_FILE, Path(folder)).read_bytes())
+        return table
 
 
 def run(
@@ -151,19 +164,19 @@ def run(
     """
     command = MAIN if warmup else TRAIN
     given = _given(command, {"method": method, "seed": seed, **parameters})
-    at_hand = isinstance(data, MultimodalData)
-    if at_hand:
-        given |= {"dataset": f"{PYTHON}:{re.sub(r'[^0-9a-zA-Z_]', '_', data.name)}", "modalities": ",".join(data.specs)}
+    if isinstance(data, MultimodalData):
+        at_hand: MultimodalData | None = data
+        given |= {"dataset": f"{PYTHON}:{re.sub('[^0-9a-zA-Z_]', '_', data.name)}", "modalities": ",".join(data.specs)}
     else:
-        given["dataset"] = parse_value(options()["dataset"], str(data))
+        at_hand = None
+        given["dataset"] = parse_value(options()["dataset"], data)
     config = command.resolve(given)
     check_method_name(config.method.method)
-    if at_hand and config.corruption.corruption:
+    if at_hand is not None and config.corruption.corruption:
         raise UserError("corruption: data that are given as an object are trained on as they are; corrupt them before")
     if track:
-        return _tracked(command, Request(given, config), data if at_hand else None)
-    chosen = prepared(data, config) if at_hand else read_data(config)
-    return _untracked(config, chosen, warmup=warmup)
+        return _tracked(command, Request(given, config), at_hand)
+    return _untracked(config, read_data(config) if at_hand is None else prepared(at_hand, config), warmup=warmup)
 
 
 def _given(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,9 +197,35 @@ def _given(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tracked(command: Command, request: Request, data: MultimodalData | None) -> Result:
-    from mm_balance.commands.running import finished_result
+    """Train as the command does, and read the result back from its run."""
+    from mm_balance.commands import main, train
+    from mm_balance.tracking.model import load_network
+    from mm_balance.tracking.refits import stage_run
+    from mm_balance.workflow.stage import saved_state
 
-    return finished_result(command, request, data)
+    config = request.config
+    assert config is not None
+    trained = (main.train if command is MAIN else train.train)(request, lambda: False, data)
+    stage = stage_run(trained)
+    state = saved_state(stage)
+    assert state is not None
+    model, epoch = load_network(trained)
+    chosen = read_data(config) if data is None else prepared(data, config)
+    chosen = chosen.with_held_out(find_method(config.method.method).held_out, seed=HELD_OUT_SEED)
+    fit, validation = gap_fit_from_state(state["refit"]), validation_fit_from_state(state)
+    points = [MetricPoint(**point) for point in state["points"]]
+    point = next(item for item in points if item.step == epoch)
+    result = Result(
+        {},
+        model.eval(),
+        chosen,
+        config,
+        [fit],
+        [] if validation is None else [validation],
+        points,
+        trained.run_id,
+    )
+    return _with_metrics(result, point)
 
 
 def _untracked(config: Config, data: MultimodalData, *, warmup: bool) -> Result:
@@ -208,8 +247,13 @@ def _untracked(config: Config, data: MultimodalData, *, warmup: bool) -> Result:
         assert recorder.best is not None
         stage.model.load_state_dict(recorder.best["model"])
         point = next(item for item in recorder.points if item.step == progress.best_epoch)
-    model = stage.model.eval()
-    result = Result({}, model, stage.data, config, recorder.refits, recorder.validation_refits, points + recorder.points)
+    points += recorder.points
+    fits = recorder.refits, recorder.validation_refits
+    return _with_metrics(Result({}, stage.model.eval(), stage.data, config, *fits, points), point)
+
+
+def _with_metrics(result: Result, point: MetricPoint) -> Result:
+    """Test the network, and add the validation metrics of its epoch."""
     tested = dict(split_metrics(result.predict("test"), "test"))
     result.metrics = tested | {name: value for name, value in point.metrics.items() if name.startswith("val/")}
     return result

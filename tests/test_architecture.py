@@ -30,10 +30,10 @@ LAYERS = [
     {"methods"},
     {"engine", "figures", "serving"},
     {"tracking", "testing", "explorer"},
-    {"workflow"},
+    {"workflow", "measuring", "integrations"},
     {"study", "reproduction"},
     {"report", "repair"},
-    {"commands"},
+    {"commands", "running"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ROOMS = {
@@ -46,6 +46,9 @@ ROOMS = {
     "pandas": {"tracking", "explorer", "report"},
     "sklearn": {"functional"},
     "scipy": {"functional"},
+    "lightning": {"integrations"},
+    "transformers": {"integrations"},
+    "accelerate": {"integrations"},
 }
 
 

@@ -185,6 +185,7 @@ def test_python_surface():
     import mm_balance
 
     assert set(mm_balance.__all__) >= {"modality_gap", "fit_mixture", "adaptive_loss", "LossWeights", "METHODS"}
+    assert set(mm_balance.__all__) >= {"measure", "Measured", "log_refit"}
     assert set(mm_balance.METHODS) == {
         "concat", "concat_unimodal", "one_modality", "audio_only", "visual_only", "ensemble",
         "g_blending", "ogm", "ogm_ge", "greedy", "pmr", "agm", "mla", "diagnose_relearn", "opm", "opm_ogm", "gap_mixture",

@@ -22,16 +22,11 @@ from mm_balance.engine.evaluate import split_metrics
 from mm_balance.engine.gap_sources import FOLDS, SeenProbabilities, loss_of_copies
 from mm_balance.engine.inspector import EngineInspector
 from mm_balance.engine.not_finite import LossGuard, first_not_finite
-from mm_balance.engine.predictions import (
-    fit_gaps,
-    fit_gaps_from_probabilities,
-    gap_fit_metrics,
-    predict_split,
-    truth_metrics,
-)
+from mm_balance.engine.predictions import predict_split, truth_metrics
 from mm_balance.engine.recorder import MetricPoint, Recorder
 from mm_balance.engine.step import EngineOptimizerStep
 from mm_balance.errors import Diverged, Interrupted, UserError
+from mm_balance.functional.gap_fits import fit_gaps, fit_gaps_from_probabilities, gap_fit_metrics
 from mm_balance.methods import Method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import random_state, restore_random_state

@@ -1,4 +1,4 @@
-"""Predictions on a whole split in eval mode, and the mixture fitted to their gaps."""
+"""Predictions on a whole split in eval mode, and how well their gaps find planted corruption."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from torch import Tensor
 
 from mm_balance.data import BatchLoader, Split
 from mm_balance.functional.contribution import subsets
-from mm_balance.functional.gap import gap_from_probabilities, true_class_probability
+from mm_balance.functional.gap import gap_from_probabilities
 from mm_balance.functional.metrics import binary_auc
-from mm_balance.functional.mixture import fit_mixture
 from mm_balance.methods import Method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.types import GapFit, Output, SplitPredictions
@@ -62,72 +61,6 @@ def _batch_tensors(output: Output, model: MultimodalNetwork, features: bool, coa
         kept = {name: value if name in members else torch.zeros_like(value) for name, value in output.features.items()}
         tensors["alone", members] = model.fuse(kept).fused
     return tensors
-
-
-def fit_gaps(predictions: SplitPredictions, epoch: int, kind: str, *, source: str = "refit") -> GapFit:
-    """Compute the gap of every sample (Eq. 6), fit the mixture (Eq. 8) and compute posteriors (Eq. 9)."""
-    probabilities = {
-        name: true_class_probability(logits.double(), predictions.labels)
-        for name, logits in predictions.unimodal.items()
-    }
-    return fit_gaps_from_probabilities(
-        probabilities,
-        true_class_probability(predictions.fused.double(), predictions.labels),
-        predictions.labels,
-        epoch,
-        kind,
-        samples_digest=predictions.samples_digest,
-        source=source,
-    )
-
-
-def fit_gaps_from_probabilities(
-    probabilities: dict[str, Tensor],
-    fused_probability: Tensor,
-    labels: Tensor,
-    epoch: int,
-    kind: str,
-    *,
-    samples_digest: str,
-    source: str = "refit",
-) -> GapFit:
-    """Same as ``fit_gaps``, from true-class probabilities, each ``(samples,)``; fits another mixture kind to saved gaps."""
-    gaps = gap_from_probabilities(probabilities)
-    mixture = fit_mixture(gaps, kind=kind)
-    return GapFit(
-        epoch=epoch,
-        samples_digest=samples_digest,
-        labels=labels,
-        probabilities=probabilities,
-        fused_probability=fused_probability,
-        gaps=gaps,
-        mixture=mixture,
-        posterior_imbalanced=mixture.posterior_imbalanced(gaps),
-        source=source,
-    )
-
-
-def gap_fit_metrics(fit: GapFit) -> dict[str, float]:
-    """Return the metrics of a refit by name (``mm_balance.names.REFIT_METRICS``)."""
-    mixture = fit.mixture
-    values = {
-        f"gmm/{side}_{quantity}": getattr(getattr(mixture, side), quantity)
-        for side in ("balanced", "imbalanced")
-        for quantity in ("mean", "std", "weight")
-    }
-    values |= {
-        "gmm/density_at_zero": mixture.density_at_zero,
-        "gmm/log_likelihood": mixture.log_likelihood,
-        "gmm/bic": mixture.bic,
-        "gmm/separated": mixture.separated,
-        "gmm/degenerate": mixture.degenerate,
-        "gmm/posterior_monotone": mixture.posterior_monotone(fit.gaps),
-        "gap/mean": fit.gaps.mean(),
-        "gap/std": fit.gaps.std(),
-        "gap/mean_abs": fit.gaps.abs().mean(),
-        "gap/fraction_imbalanced": (fit.posterior_imbalanced > 0.5).double().mean(),
-    }
-    return {name: float(value) for name, value in values.items()}
 
 
 def truth_metrics(fit: GapFit, corrupted: Sequence[str]) -> dict[str, float]:

@@ -32,6 +32,9 @@ RANDOM_STARTS = 6
 POLISHED_STARTS = 3
 THINNED = 1000
 """Starts run on this many evenly spaced order statistics; only the best ones continue on all gaps."""
+LARGE = 20_000
+"""From more gaps on, the best starts continue on ``THINNED_LARGE`` order statistics, and only the best of these on all gaps."""
+THINNED_LARGE = 5000
 
 
 def fit_mixture(gaps: Tensor | NDArray, *, kind: str = "two", seed: int = 0) -> Mixture:
@@ -87,17 +90,27 @@ def fit_mixture(gaps: Tensor | NDArray, *, kind: str = "two", seed: int = 0) -> 
 
 def _best_fit(column: NDArray, count: int, seed: int) -> GaussianMixture:
     """Return the best of all starts on sorted ``column`` (samples, 1)."""
-    thinned = np.linspace(0, len(column) - 1, min(THINNED, len(column))).round().astype(int)
     with warnings.catch_warnings():
         # A start that has not converged in time is still a candidate.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        drafts = [model.fit(column[thinned]) for model in _starts(column, count, seed)]
+        few = _thinned(column, THINNED)
+        drafts = [model.fit(few) for model in _starts(column, count, seed)]
         drafts.sort(key=lambda fitted: -fitted.lower_bound_)
-        polished = [
-            _model(item.weights_, item.means_, item.covariances_, thorough=True).fit(column)
-            for item in drafts[:POLISHED_STARTS]
-        ]
-    return max(polished, key=lambda fitted: fitted.lower_bound_)
+        large = len(column) > LARGE
+        many = _thinned(column, THINNED_LARGE) if large else column
+        polished = [_continued(item).fit(many) for item in drafts[:POLISHED_STARTS]]
+        best = max(polished, key=lambda fitted: fitted.lower_bound_)
+        return _continued(best).fit(column) if large else best
+
+
+def _thinned(column: NDArray, count: int) -> NDArray:
+    """Return ``count`` evenly spaced rows of sorted ``column``, or all if it has fewer."""
+    return column[np.linspace(0, len(column) - 1, min(count, len(column))).round().astype(int)]
+
+
+def _continued(fitted: GaussianMixture) -> GaussianMixture:
+    """Return an unfitted model that goes on from where ``fitted`` arrived."""
+    return _model(fitted.weights_, fitted.means_, fitted.covariances_, thorough=True)
 
 
 def _starts(column: NDArray, count: int, seed: int) -> list[GaussianMixture]:

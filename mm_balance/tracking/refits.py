@@ -16,6 +16,7 @@ from PIL import Image
 
 from mm_balance import names
 from mm_balance.errors import UserError
+from mm_balance.explorer.gap_table import gap_table
 from mm_balance.figures import mixture_density, save_png
 from mm_balance.functional.mixture import Mixture
 from mm_balance.tracking.lookup import children
@@ -98,25 +99,6 @@ def density_plot(refit: GapFit, validation: GapFit | None, *, branches: bool, ca
         caption=caption,
     )
     return save_png(figure)
-
-
-def gap_table(refit: GapFit, samples: Sequence[str], corrupted: Sequence[str] | None) -> pd.DataFrame:
-    """Return one row per sample of the split: measured probabilities and gap, and the posterior of the mixture.
-
-    Columns: index, sample, label, ``p_<modality>``, p_fused, gap, posterior_imbalanced, for methods that doubt ``doubt_<modality>``,
-    and, where known, ``corrupted`` (the deliberately corrupted modality, empty = clean).
-    """
-    table = pd.DataFrame({"index": np.arange(len(samples)), "sample": list(samples), "label": refit.labels.numpy()})
-    for modality, probability in refit.probabilities.items():
-        table[f"p_{modality}"] = probability.numpy()
-    table["p_fused"] = refit.fused_probability.numpy()
-    table["gap"] = refit.gaps.numpy()
-    table["posterior_imbalanced"] = refit.posterior_imbalanced.numpy()
-    for modality, doubt in refit.doubts.items():
-        table[f"doubt_{modality}"] = doubt.numpy()
-    if corrupted is not None:
-        table["corrupted"] = list(corrupted)
-    return table
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from mm_balance.data import MultimodalData
 from mm_balance.engine import loop
 from mm_balance.engine.checkpoint import gap_fit_from_state, validation_fit_from_state
 from mm_balance.engine.gap_sources import SeenProbabilities
-from mm_balance.engine.predictions import fit_gaps_from_probabilities
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import UserError
+from mm_balance.functional.gap_fits import fit_gaps_from_probabilities
 from mm_balance.functional.schedules import learning_rate_factor
 from mm_balance.methods import find_method
 from mm_balance.models import MultimodalNetwork
@@ -94,9 +94,7 @@ def build_stage(plan: StagePlan, data: MultimodalData, *, title: str) -> loop.St
     )
 
 
-def begin_from(
-    plan: StagePlan, stage: loop.Stage, state: dict[str, Any], what: str
-) -> tuple[loop.Progress, list[str]]:
+def begin_from(plan: StagePlan, stage: loop.Stage, state: dict[str, Any], what: str) -> tuple[loop.Progress, list[str]]:
     """Load the end of a warm-up into ``stage``.
 
     Args:

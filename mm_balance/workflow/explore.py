@@ -22,6 +22,7 @@ from mm_balance.data.sound import read_sound_file
 from mm_balance.engine.predictions import predict_split
 from mm_balance.errors import UserError
 from mm_balance.escaping import spreadsheet_cell
+from mm_balance.explorer.gap_table import gap_table
 from mm_balance.explorer.media import Media, frames_picture, spectrogram_png
 from mm_balance.explorer.page import PageText, explorer_html
 from mm_balance.explorer.parquet import write_samples
@@ -39,10 +40,12 @@ from mm_balance.explorer.samples import (
 from mm_balance.figures import component_flow, svg_text
 from mm_balance.input_kinds import SOUND
 from mm_balance.methods import build_method
+from mm_balance.models import MultimodalNetwork
 from mm_balance.tracking.lookup import page_link
 from mm_balance.tracking.model import load_network
 from mm_balance.tracking.refits import read_gap_table, read_refit, read_validation_table, refit_epochs, stage_run
 from mm_balance.tracking.runs import TrackedRun
+from mm_balance.types import GapFit
 from mm_balance.workflow.gap_report import gap_findings
 from mm_balance.workflow.report import NEXT
 from mm_balance.workflow.setup import DATA_SEED, corruption_of, read_data, resolve_device
@@ -158,6 +161,50 @@ def table_of(run: TrackedRun, stage: TrackedRun, data: MultimodalData, device: s
             )
         )
     return sample_table(parts, data.classes, mixture)
+
+
+def explore_trained(
+    model: MultimodalNetwork,
+    data: MultimodalData,
+    config: Config,
+    refits: Sequence[GapFit],
+    validation: Sequence[GapFit],
+    *,
+    worst: int,
+) -> tuple[str, Table]:
+    """Return the explorer of a network that is at hand and belongs to no run: the page, and its table.
+
+    Args:
+        model: the trained network.
+        data: what it was trained on.
+        config: with which parameters.
+        refits: the gap fits of the training samples, in order.
+        validation: those of the validation samples.
+        worst: number of samples per split whose pictures and sounds are in the page.
+    """
+    device = resolve_device(config.run.device)
+    method = build_method("concat", {}, model.modalities, 0)
+    fits = {"train": refits, "val": validation}
+    parts = []
+    for name in SPLITS:
+        split = data.splits[name]
+        own = [fit for fit in fits.get(name, ()) if fit.samples_digest == split.samples_digest]
+        predictions = predict_split(model.to(device), method, split, device)
+        tables = {fit.epoch: gap_table(fit, split.samples, None) for fit in own}
+        parts.append(ExplorerSplit(name, split.samples, predictions, tables, _facts(data, split)))
+    table = sample_table(parts, data.classes, refits[-1].mixture if refits else None)
+    media = MediaReader(config, data, media_folder(config, None)).read(first_of_each_split(table, worst))
+    epochs = [fit.epoch for fit in refits]
+    text = PageText(
+        title=f"{config.method.method} {data.name} seed {config.run.seed}",
+        facts={"method": config.method.method, "data": data.name, "seed": str(config.run.seed)},
+        sentences=[],
+        modalities=tuple(data.specs),
+        epochs=epochs,
+        flow=_flow_figure({fit.epoch: fit.posterior_imbalanced.numpy() for fit in refits}),
+        embedded=worst,
+    )
+    return explorer_html(table, media, text), table
 
 
 def _facts(data: MultimodalData, split: Split) -> dict[str, Sequence[str]]:
@@ -339,8 +386,11 @@ def _plain(line: str) -> str:
 
 def flow_svg(stage: TrackedRun, epochs: Sequence[int]) -> str:
     """Return the figure of how training samples move between the components; empty if there are fewer than two refits."""
-    if len(epochs) < 2:
+    return _flow_figure({epoch: read_gap_table(stage, epoch)["posterior_imbalanced"].to_numpy() for epoch in epochs})
+
+
+def _flow_figure(posteriors: Mapping[int, np.ndarray]) -> str:
+    if len(posteriors) < 2:
         return ""
-    posteriors = {epoch: read_gap_table(stage, epoch)["posterior_imbalanced"].to_numpy() for epoch in epochs}
     steps = [counts for _, counts in flow(posteriors)]
-    return svg_text(component_flow(epochs, steps, title="by the mixture of each refit"))
+    return svg_text(component_flow(list(posteriors), steps, title="by the mixture of each refit"))

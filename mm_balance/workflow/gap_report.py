@@ -104,14 +104,25 @@ def gap_findings(
     if "gap/mean" not in metrics or "val/gap_mean" not in metrics:
         return []
     on_validation, on_training = metrics["val/gap_mean"], metrics["gap/mean"]
-    lead, *others = modalities
-    ahead = lead if on_validation > 0 else others[0] if len(others) == 1 else f"another modality than {lead}"
-    verdict = f"{ahead} is ahead" if abs(on_validation) > EVEN else "No modality is ahead on average"
     lines = [
-        f"{verdict}: mean gap {_signed(on_validation)} on validation, {_signed(on_training)} on the training samples "
-        "(probability of the true class, not accuracy)."
+        f"{who_is_ahead(on_validation, modalities)}: mean gap {signed(on_validation)} on validation, {signed(on_training)} on the "
+        "training samples (probability of the true class, not accuracy)."
     ]
     return [f"- {line}" for line in (*lines, *(warning.text for warning in gap_warnings(metrics, fit, mixture)))]
+
+
+def who_is_ahead(mean_gap: float, modalities: Sequence[str]) -> str:
+    """Return which modality a mean gap says is ahead, as the beginning of a sentence; the first of ``modalities`` leads the gap.
+
+    Example:
+        >>> who_is_ahead(-0.3, ["audio", "visual"])
+        'visual is ahead'
+    """
+    if abs(mean_gap) <= EVEN:
+        return "No modality is ahead on average"
+    lead, *others = modalities
+    ahead = lead if mean_gap > 0 else others[0] if len(others) == 1 else f"another modality than {lead}"
+    return f"{ahead} is ahead"
 
 
 def gap_warnings(metrics: Mapping[str, float], fit: GapFit | None, mixture: str) -> list[GapWarning]:
@@ -129,7 +140,7 @@ def gap_warnings(metrics: Mapping[str, float], fit: GapFit | None, mixture: str)
         )
         lines.append(GapWarning(text, "Gaps that are not memorized", {"gap_source": "cross_fitted"}))
     if fit is not None and not fit.mixture.degenerate:
-        lines += _doubtful_mixture(fit, mixture)
+        lines += mixture_warnings(fit, mixture)
     return lines
 
 
@@ -142,13 +153,13 @@ def remedies(warnings: Sequence[GapWarning]) -> list[tuple[str, Mapping[str, str
     return list(found.values())
 
 
-def _doubtful_mixture(fit: GapFit, mixture: str) -> list[GapWarning]:
-    """Return warnings about a mixture that does not mean what its components are called."""
+def mixture_warnings(fit: GapFit, mixture: str) -> list[GapWarning]:
+    """Return warnings about a fit, which must not be degenerate, whose mixture does not mean what its components are called."""
     lines = []
     center = fit.mixture.balanced.mean
     if mixture != "two_absolute" and abs(center) > OFF_CENTER:
         text = (
-            f'**The "balanced" component is not balanced**: its mean gap is {_signed(center)}. '
+            f'**The "balanced" component is not balanced**: its mean gap is {signed(center)}. '
             "`mixture=two_absolute` fits absolute gaps instead."
         )
         lines.append(GapWarning(text, "A mixture of absolute gaps", {"mixture": "two_absolute"}))
@@ -173,7 +184,8 @@ def _cell(values: Mapping[str, float], name: str, form: str) -> str:
     return format(values[name], form) if name in values else ""
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Return a gap with its sign, to two decimals; ``-0.00`` is ``+0.00``."""
     return f"{0.0 if abs(value) < 0.005 else value:+.2f}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mm_balance.config import AUTO, Config, format_value, options, resolve, stage_options, warmup_parameters
 from mm_balance.data import MultimodalData
 from mm_balance.errors import UserError
+from mm_balance.methods import find_method
 from mm_balance.tracking.lookup import existing_run, find_warmup
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.plans import check_takes_warmup

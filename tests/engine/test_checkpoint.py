@@ -14,8 +14,8 @@ from mm_balance.engine.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from mm_balance.engine.predictions import fit_gaps_from_probabilities
 from mm_balance.errors import UserError
+from mm_balance.functional.gap_fits import fit_gaps_from_probabilities
 
 
 def make_refit():

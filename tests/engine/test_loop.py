@@ -10,10 +10,11 @@ from torch import nn
 
 from mm_balance.engine import cost, loop
 from mm_balance.engine.checkpoint import gap_fit_from_state, gap_fit_to_state, read_checkpoint, write_checkpoint
-from mm_balance.engine.predictions import fit_gaps, predict_split
+from mm_balance.engine.predictions import predict_split
 from mm_balance.engine.recorder import ListRecorder
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import Interrupted, UserError
+from mm_balance.functional.gap_fits import fit_gaps
 from mm_balance.names import (
     DOUBT_METRICS,
     REFIT_METRICS,

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mm_balance.engine.predictions import fit_gaps_from_probabilities, gap_fit_metrics, truth_metrics
+from mm_balance.engine.predictions import truth_metrics
+from mm_balance.functional.gap_fits import fit_gaps_from_probabilities, gap_fit_metrics
 
 AUDIO = torch.tensor([0.9, 0.8, 0.1, 0.9, 0.7, 0.2, 0.9, 0.8, 0.9, 0.6], dtype=torch.float64)
 VISUAL = torch.tensor([0.8, 0.2, 0.9, 0.9, 0.7, 0.6, 0.1, 0.7, 0.9, 0.5], dtype=torch.float64)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from mm_balance import names
 from mm_balance.engine.checkpoint import gap_fit_to_state
-from mm_balance.engine.predictions import fit_gaps_from_probabilities
 from mm_balance.errors import UserError
+from mm_balance.functional.gap_fits import fit_gaps_from_probabilities
 from mm_balance.tracking import refits
 from mm_balance.tracking.lookup import open_run
 from mm_balance.tracking.recorder import MlflowRecorder

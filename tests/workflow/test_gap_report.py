@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mm_balance.config import options, resolve
-from mm_balance.engine.predictions import fit_gaps_from_probabilities
 from mm_balance.engine.recorder import MetricPoint
+from mm_balance.functional.gap_fits import fit_gaps_from_probabilities
 from mm_balance.functional.mixture import Mixture
 from mm_balance.tracking.refits import SOURCES
 from mm_balance.workflow import gap_report
