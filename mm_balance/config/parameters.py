@@ -161,6 +161,15 @@ class InputConfig:
         choices=("imagenet", "train"),
         network_input=True,
     )
+    sequence_steps: int | None = param(
+        NONE,
+        "steps kept of every sequence (a 2-D array in a .npy file): longer ones are cut, shorter ones padded with zeros; `none` = "
+        "those of the longest training sequence",
+        minimum=1,
+        maximum=1_000_000,
+        in_digest=True,
+        stored=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -558,8 +567,8 @@ class CorruptionConfig:
     )
     corruption_kind: str = param(
         "mixed",
-        "`noise`; `blank` (silence, black pictures); `other` (another sample's, of another class); `mismatch` (the same, exchanged "
-        "among the corrupted); `label` (wrong labels); `mixed` = noise, blank sounds and other in turn",
+        "`noise`; `blank` (silence, black pictures, zeros); `other` (another sample's, of another class); `mismatch` (the same, "
+        "exchanged among the corrupted); `label` (wrong labels); `mixed` = noise, blank (not of pictures) and other in turn",
         choices=("mixed", "noise", "blank", "other", "mismatch", "label"),
         in_digest=True,
     )
