@@ -26,13 +26,14 @@ class DataConfig:
 
     dataset: str = param(
         "digits",
-        "`digits` (embedded), `grid`, `cremad`, `ave`, `kinetics_sounds`, or the path of a manifest.csv",
+        "`digits` (embedded), `grid`, `cremad`, `ave`, `kinetics_sounds`, the path of a manifest.csv, a plug-in, or your own "
+        "function, `package.module:build`",
         in_digest=True,
         stored=True,
     )
     modalities: str = param(
         "audio,visual",
-        "comma-separated columns of the manifest; the first is the leading one of the gap",
+        "comma-separated columns of the manifest, or modalities of your own data set; the first is the leading one of the gap",
         network_input=True,
         stored=True,
     )

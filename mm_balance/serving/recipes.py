@@ -54,7 +54,7 @@ class ModalityRecipe:
         made: ``files``, ``digits`` or ``arrays``.
         dtype: type of the arrays that the network gets, ``float32`` or ``uint8``.
         shape: their shape, without the batch.
-        decoding: with ``files``, how files are decoded: the recipe of the training data's store.
+        decoding: with ``files``, how files are decoded: the recipe of the training data's store; None for arrays in memory.
         view: with ``files`` and images, how decoded frames become inputs in evaluation; else None.
         training: what the training samples were like.
     """
@@ -89,6 +89,13 @@ class ModalityRecipe:
     def text(self) -> str:
         """Say in one sentence what to give, and what is made of it."""
         array = f"array ({self.dtype}, {' x '.join(map(str, self.shape))})"
+        if self.kind == VECTOR:
+            return f"a file (.npy) with an array of {self.shape[0]} numbers, float or int; or such an array"
+        if self.kind == SEQUENCE:
+            return (
+                f"a file (.npy) with an array of steps of {self.shape[1]} numbers, float or int, of which the first {self.shape[0]} "
+                "are used (shorter ones are padded with steps of zeros); or such an array"
+            )
         if self.made == ARRAYS:
             return f"only a prepared {array} can be given: the data set has no recipe for files"
         if self.made == DIGITS and self.kind == SOUND:
@@ -100,13 +107,6 @@ class ModalityRecipe:
             return f"a picture of {CANVAS} x {CANVAS} pixels, white on black, gray; or an {array}"
         assert self.decoding is not None
         recipe = self.decoding
-        if self.kind == VECTOR:
-            return f"a file (.npy) with an array of {self.shape[0]} numbers, float or int; or such an array"
-        if self.kind == SEQUENCE:
-            return (
-                f"a file (.npy) with an array of steps of {self.shape[1]} numbers, float or int, of which the first {self.shape[0]} "
-                "are used (shorter ones are padded with steps of zeros); or such an array"
-            )
         if self.view is None:
             per_sample = ", z-score of each sample" if recipe.per_sample else ""
             return (
@@ -134,7 +134,11 @@ def modality_recipes(data: MultimodalData, config: InputConfig | None) -> dict[s
     if config is not None and data.folder is not None and train.rows is not None:
         return {name: _of_store(name, data, config) for name in data.specs}
     made = DIGITS if config is not None and config.recipe == "embedded" and data.name == "digits" else ARRAYS
-    return {name: _of_memory(name, made, train, spec) for name, spec in data.specs.items()}
+    # A vector or sequence lies in a file as it is in memory.
+    return {
+        name: _of_memory(name, FILES if spec.kind in (VECTOR, SEQUENCE) else made, train, spec)
+        for name, spec in data.specs.items()
+    }
 
 
 def _of_store(modality: str, data: MultimodalData, config: InputConfig) -> ModalityRecipe:
