@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mm_balance.data.from_dataset import InputColumn, from_dataset
     from mm_balance.functional.adaptive import AdaptiveLoss, LossWeights, adaptive_loss
     from mm_balance.functional.gap import modality_gap
     from mm_balance.functional.mixture import Mixture, fit_mixture
@@ -20,21 +21,25 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "AdaptiveLoss",
+    "InputColumn",
     "LossWeights",
     "Mixture",
     "__version__",
     "adaptive_loss",
     "fit_mixture",
+    "from_dataset",
     "modality_gap",
 ]
 
 _MODULES = {
     "METHODS": "mm_balance.methods",
     "AdaptiveLoss": "mm_balance.functional.adaptive",
+    "InputColumn": "mm_balance.data.from_dataset",
     "LossWeights": "mm_balance.functional.adaptive",
     "Mixture": "mm_balance.functional.mixture",
     "adaptive_loss": "mm_balance.functional.adaptive",
     "fit_mixture": "mm_balance.functional.mixture",
+    "from_dataset": "mm_balance.data.from_dataset",
     "modality_gap": "mm_balance.functional.gap",
 }
 

@@ -392,12 +392,15 @@ def array_spec(kind: str, split: Split, modality: str, index: Tensor) -> InputSp
     return InputSpec(kind, tuple(stored.shape[1:]), tuple((mean + shift).tolist()), tuple(std.tolist()))
 
 
-def channel_statistics(values: Tensor, *, channel: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(
+    values: Tensor, *, channel: int, rows: Tensor | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel over a training split.
 
     Args:
         values: ``(samples, ...)``; uint8 is scaled to 0-1.
         channel: index of the channel dimension.
+        rows: int64, which samples; None = all.
 
     Returns:
         One mean and one standard deviation (at least 1e-6) per channel.
@@ -406,11 +409,15 @@ def channel_statistics(values: Tensor, *, channel: int) -> tuple[tuple[float, ..
     scale = 255.0 if values.dtype == torch.uint8 else 1.0
     total = torch.zeros(values.shape[channel], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for part in values.split(STATISTICS_CHUNK):  # in chunks: a float64 copy of a whole split can exceed the memory
+    parts = values.split(STATISTICS_CHUNK) if rows is None else rows.split(STATISTICS_CHUNK)
+    for part in parts:  # in chunks: a float64 copy of a whole split can exceed the memory
+        if rows is not None:
+            part = values.index_select(0, part)
         exact = part.double() / scale
         total += exact.sum(others)
         squares += exact.square().sum(others)
-    count = values.numel() // values.shape[channel]
+    samples = len(values) if rows is None else len(rows)
+    count = samples * values[0].numel() // values.shape[channel]
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0.0).sqrt().clamp(min=SMALLEST_STD)
     return tuple(mean.tolist()), tuple(std.tolist())
