@@ -7,8 +7,7 @@ from mm_balance.config import options, repair_options, reproduction_options, stu
 COMMON = """dataset data_dir preset modalities visual_difficulty train_fraction protocol recipe clip_seconds audio_fit
 corruption corruption_kind corruption_modality allow_outside
 resampler audio_normalization image_size frames frames_per_second frame_choice frames_as augment visual_normalization on_error
-encoder_weights encoder_freeze encoder_learning_rate_scale
-resampler audio_normalization image_size frames frames_per_second frame_choice frames_as augment visual_normalization sequence_steps on_error
+sequence_steps encoder_weights encoder_freeze encoder_learning_rate_scale
 encoder fusion batch_size learning_rate learning_rate_schedule learning_rate_hold learning_rate_step learning_rate_decay optimizer
 momentum weight_decay seed device precision on_nan deterministic system_metrics resume_run""".split()
 WARMUP = ["warmup_epochs", "warmup_unimodal_weight"]
@@ -112,7 +111,6 @@ def test_defaults():
         "register_as": "none", "system_metrics": False, "encoder_weights": "none",
         "encoder_freeze": "none", "encoder_learning_rate_scale": "1.0",
         "experiment": "none", "group_by": "none", "baseline": "none", "out": "none",
-        "register_as": "none", "system_metrics": False, "experiment": "none", "group_by": "none", "baseline": "none", "out": "none",
         "sequence_steps": "none",
     }  # fmt: skip
     assert {name: value for name, value in defaults.items() if value != "auto"} == fixed
