@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mm_balance.data.from_dataset import InputColumn, from_dataset
     from mm_balance.functional.adaptive import AdaptiveLoss, LossWeights, adaptive_loss
     from mm_balance.functional.gap import modality_gap
     from mm_balance.functional.mixture import Mixture, fit_mixture
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "AdaptiveLoss",
+    "InputColumn",
     "LossWeights",
     "Measured",
     "Mixture",
@@ -29,6 +31,7 @@ __all__ = [
     "__version__",
     "adaptive_loss",
     "fit_mixture",
+    "from_dataset",
     "log_refit",
     "measure",
     "modality_gap",
@@ -38,12 +41,14 @@ __all__ = [
 _MODULES = {
     "METHODS": "mm_balance.methods",
     "AdaptiveLoss": "mm_balance.functional.adaptive",
+    "InputColumn": "mm_balance.data.from_dataset",
     "LossWeights": "mm_balance.functional.adaptive",
     "Measured": "mm_balance.measuring",
     "Mixture": "mm_balance.functional.mixture",
     "Result": "mm_balance.running",
     "adaptive_loss": "mm_balance.functional.adaptive",
     "fit_mixture": "mm_balance.functional.mixture",
+    "from_dataset": "mm_balance.data.from_dataset",
     "log_refit": "mm_balance.measuring",
     "measure": "mm_balance.measuring",
     "modality_gap": "mm_balance.functional.gap",

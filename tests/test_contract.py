@@ -7,7 +7,7 @@ from mm_balance.config import options, repair_options, reproduction_options, stu
 COMMON = """dataset data_dir preset modalities visual_difficulty train_fraction protocol recipe clip_seconds audio_fit
 corruption corruption_kind corruption_modality allow_outside
 resampler audio_normalization image_size frames frames_per_second frame_choice frames_as augment visual_normalization on_error
-encoder_weights encoder_freeze encoder_learning_rate_scale
+sequence_steps encoder_weights encoder_freeze encoder_learning_rate_scale
 encoder fusion batch_size learning_rate learning_rate_schedule learning_rate_hold learning_rate_step learning_rate_decay optimizer
 momentum weight_decay seed device precision on_nan deterministic system_metrics resume_run""".split()
 WARMUP = ["warmup_epochs", "warmup_unimodal_weight"]
@@ -48,7 +48,7 @@ def test_commands_and_their_parameters():
     assert taken("report") == {"experiment", "group_by", "baseline", "split", "out"}
     assert taken("prepare") == set(
         """dataset data_dir preset modalities protocol recipe clip_seconds audio_fit
-    resampler audio_normalization image_size frames_per_second augment on_error source workers allow_outside""".split()
+    resampler audio_normalization image_size frames_per_second augment sequence_steps on_error source workers allow_outside""".split()
     )
 
 
@@ -111,6 +111,7 @@ def test_defaults():
         "register_as": "none", "system_metrics": False, "encoder_weights": "none",
         "encoder_freeze": "none", "encoder_learning_rate_scale": "1.0",
         "experiment": "none", "group_by": "none", "baseline": "none", "out": "none",
+        "sequence_steps": "none",
     }  # fmt: skip
     assert {name: value for name, value in defaults.items() if value != "auto"} == fixed
     assert COMMANDS["train"].defaults == {"method": "concat"}
@@ -184,8 +185,10 @@ def test_metric_and_artifact_names():
 def test_python_surface():
     import mm_balance
 
-    assert set(mm_balance.__all__) >= {"modality_gap", "fit_mixture", "adaptive_loss", "LossWeights", "METHODS"}
-    assert set(mm_balance.__all__) >= {"measure", "Measured", "log_refit"}
+    assert set(mm_balance.__all__) >= {
+        "modality_gap", "fit_mixture", "adaptive_loss", "LossWeights", "METHODS", "from_dataset", "InputColumn"
+    }  # fmt: skip
+    assert set(mm_balance.__all__) >= {"measure", "Measured", "log_refit", "run", "Result"}
     assert set(mm_balance.METHODS) == {
         "concat", "concat_unimodal", "one_modality", "audio_only", "visual_only", "ensemble",
         "g_blending", "ogm", "ogm_ge", "greedy", "pmr", "agm", "mla", "diagnose_relearn", "opm", "opm_ogm", "gap_mixture",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mm_balance.commands.command import Command, Request, Stop
 from mm_balance.config import options
+from mm_balance.config.datasets import builder_path
 from mm_balance.errors import UserError
 
 
@@ -17,6 +18,8 @@ def run(request: Request, stop: Stop) -> None:
     name, source = config.data.dataset, config.prepare.source
     if name == "digits":
         raise UserError("digits is embedded: there is nothing to prepare")
+    if builder_path(name) is not None:
+        raise UserError(f"dataset={name} is made by a function: there is nothing to prepare")
     raw = not name.endswith(".csv")
     if raw and source is None:
         raise UserError(f"source is missing; give the folder of the raw download of {name}")

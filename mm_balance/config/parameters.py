@@ -26,13 +26,14 @@ class DataConfig:
 
     dataset: str = param(
         "digits",
-        "`digits` (embedded), `grid`, `cremad`, `ave`, `kinetics_sounds`, or the path of a manifest.csv",
+        "`digits` (embedded), `grid`, `cremad`, `ave`, `kinetics_sounds`, the path of a manifest.csv, a plug-in, or your own "
+        "function, `package.module:build`",
         in_digest=True,
         stored=True,
     )
     modalities: str = param(
         "audio,visual",
-        "comma-separated columns of the manifest; the first is the leading one of the gap",
+        "comma-separated columns of the manifest, or modalities of your own data set; the first is the leading one of the gap",
         network_input=True,
         stored=True,
     )
@@ -160,6 +161,15 @@ class InputConfig:
         "image normalization: `imagenet` constants (all official code) or `train` (mean and standard deviation of the training split)",
         choices=("imagenet", "train"),
         network_input=True,
+    )
+    sequence_steps: int | None = param(
+        NONE,
+        "steps kept of every sequence (a 2-D array in a .npy file): longer ones are cut, shorter ones padded with zeros; `none` = "
+        "those of the longest training sequence",
+        minimum=1,
+        maximum=1_000_000,
+        in_digest=True,
+        stored=True,
     )
 
 
@@ -558,8 +568,8 @@ class CorruptionConfig:
     )
     corruption_kind: str = param(
         "mixed",
-        "`noise`; `blank` (silence, black pictures); `other` (another sample's, of another class); `mismatch` (the same, exchanged "
-        "among the corrupted); `label` (wrong labels); `mixed` = noise, blank sounds and other in turn",
+        "`noise`; `blank` (silence, black pictures, zeros); `other` (another sample's, of another class); `mismatch` (the same, "
+        "exchanged among the corrupted); `label` (wrong labels); `mixed` = noise, blank (not of pictures) and other in turn",
         choices=("mixed", "noise", "blank", "other", "mismatch", "label"),
         in_digest=True,
     )

@@ -11,12 +11,12 @@ import re
 import sys
 from collections.abc import Hashable, Mapping, Sequence
 from decimal import Decimal
-from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
+from mm_balance.config.datasets import MANIFEST, PRESETS, QUICK, builder_path, builder_settings
 from mm_balance.config.encoders import absolute_folder, absolute_weights, check_encoders
 from mm_balance.config.option import AUTO, NONE, MethodOptions, Option, declared_in
 from mm_balance.config.parameters import GROUPS, Config, options
@@ -24,8 +24,6 @@ from mm_balance.config.per_modality import by_modality, changed_values, chosen_m
 from mm_balance.config.study import study_options
 from mm_balance.errors import UserError, did_you_mean
 
-PRESETS = resources.files("mm_balance") / "presets"
-QUICK, MANIFEST = "quick", "manifest"
 LARGEST_WHOLE = 2**31 - 1
 LARGEST_NUMBER = 3.4e38
 """What 32 bits hold, of PyTorch's numbers and of those of every library below it."""
@@ -238,7 +236,12 @@ def apply_preset(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = 
     chosen = {name: value for name, value in given.items() if value != AUTO}
     values = {name: option.unset for name, option in declared.items()} | dict(defaults or {})
     preset = read_preset(chosen.get("preset", AUTO))
-    values |= read_preset((values | preset | chosen)["dataset"], of_dataset=True) | preset
+    dataset = (values | preset | chosen)["dataset"]
+    values |= read_preset(dataset, of_dataset=True)
+    # Of a run that is restored, everything is known and its function may be gone.
+    if any(name not in chosen and not option.machine for name, option in declared.items()):
+        values |= _checked(builder_settings(dataset), f"the settings of dataset={dataset}")
+    values |= preset
     values = {name: value for name, value in values.items() if name in declared} | chosen
     method = values["method"]
     method_groups = {group for group, members in GROUPS.items() if issubclass(members, MethodOptions)}
@@ -322,19 +325,13 @@ def read_preset(preset: str, *, of_dataset: bool = False) -> dict[str, Any]:
 
     Args:
         preset: ``auto`` (none beyond the data set's), ``quick``, or the path of a YAML file; with ``of_dataset``, a data set.
-        of_dataset: read the preset of a data set: the file of its name, or ``manifest.yaml`` for a manifest.
+        of_dataset: read the preset of a data set: the file of its name, or ``manifest.yaml`` for a manifest or a function.
 
     Raises:
         UserError: no such file, not a mapping, an unknown parameter, or a value that is not allowed.
     """
     if of_dataset:
-        name = MANIFEST if preset.endswith(".csv") else preset
-        if name not in (*_datasets(), MANIFEST) or preset == MANIFEST:
-            shown = _shortened(preset)
-            raise UserError(
-                f"dataset={shown} is not known; give {', '.join(_datasets())} or the path of a manifest.csv"
-                f"{did_you_mean(shown, _datasets())}"
-            )
+        name = MANIFEST if preset.endswith(".csv") or builder_path(preset) is not None else preset
         return _read((PRESETS / f"{name}.yaml").read_text("utf-8"), f"{name}.yaml")
     if preset == AUTO:
         return {}
@@ -352,12 +349,6 @@ def read_preset(preset: str, *, of_dataset: bool = False) -> dict[str, Any]:
     return _read(text, preset)
 
 
-def _datasets() -> list[str]:
-    """Return the data sets that have a preset of their own."""
-    stems = (file.name.removesuffix(".yaml") for file in PRESETS.iterdir() if file.name.endswith(".yaml"))
-    return sorted(name for name in stems if name not in (QUICK, MANIFEST))
-
-
 class _PresetLoader(yaml.SafeLoader):
     """Reads plain values only, as what it derives from; a name that is given twice is an error, and not the last one the winner."""
 
@@ -369,7 +360,6 @@ class _PresetLoader(yaml.SafeLoader):
 
 
 def _read(text: str, where: str) -> dict[str, Any]:
-    declared: dict[str, Option] = {**options(), **study_options()}
     try:
         loaded = yaml.load(text, _PresetLoader) or {}  # nosec B506
     except yaml.YAMLError as error:
@@ -380,13 +370,23 @@ def _read(text: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where} is not YAML: {error}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{where}: a preset is a mapping of parameter to value")
+    return _checked(loaded, where)
+
+
+def _checked(loaded: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """Return the values of a preset, as ``parse_value`` has them.
+
+    Raises:
+        UserError: an unknown parameter, one that does not belong there, or a value that is not allowed.
+    """
+    declared: dict[str, Option] = {**options(), **study_options()}
     for name in map(str, loaded):
         if name not in declared:
             raise UserError(f"{where} sets {name}, which is not a parameter{did_you_mean(name, tuple(declared))}")
         if declared[name].machine and declared[name].reference:
             raise UserError(f"{where} sets {name}, which belongs on the command line")
     try:
-        values = {name: parse_value(declared[name], format_value(value)) for name, value in loaded.items()}
+        values = {str(name): parse_value(declared[str(name)], format_value(value)) for name, value in loaded.items()}
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return {name: value for name, value in values.items() if value != AUTO}

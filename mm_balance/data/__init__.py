@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from mm_balance.config import InputConfig
+from mm_balance.config.datasets import find_builder
 from mm_balance.data.corruption import Corruption, plant
 from mm_balance.data.dataset import BatchLoader, MultimodalData, Split
 from mm_balance.data.digits import load_digits
+from mm_balance.data.outside import load_outside
 from mm_balance.data.prepare import DecodeSettings, load_manifest, load_prepared, prepare_raw
 from mm_balance.data.readers import READERS
 from mm_balance.errors import UserError
@@ -42,13 +44,14 @@ def load_data(
     """Load the data set ``dataset``, validated and ready for training.
 
     Args:
-        dataset: ``digits``, the name of a prepared built-in set, or the path of a manifest (.csv).
+        dataset: ``digits``, the name of a prepared built-in set, the path of a manifest (.csv), ``package.module:build`` or the name
+            of a data set of an installed package.
         seed: data seed: corruption, noise of `digits`, choice of the validation samples of other sets. Separate from a run's
             seed, so that runs to be compared use the same data.
         visual_difficulty: `digits` only, see ``load_digits``.
         corruption: what to corrupt in the training split.
         protocol: which split of a built-in set.
-        modalities: columns of a manifest. The first one is the leading modality of the gap.
+        modalities: columns of a manifest, or those of the data set. The first one is the leading modality of the gap.
         on_error: ``fail`` or ``skip`` on bad files, see ``load_manifest``.
         allow_outside: whether the files of a manifest may lie outside its folder, see ``load_manifest``.
         input_config: how files become network inputs.
@@ -82,7 +85,8 @@ def load_data(
             work=work,
         )
     else:
-        raise UserError(
-            f"dataset={dataset} is not known; give digits, {', '.join(READERS)} or the path of a manifest.csv"
-        )
+        build = find_builder(dataset)
+        if build is None:
+            raise UserError(f"dataset={dataset} cannot be read by this version")
+        data = load_outside(build, modalities, f"dataset={dataset}")
     return plant(data, corruption, input_config, seed=seed)

@@ -27,6 +27,8 @@ class CardSample:
         rate: audio sampling rate, Hz.
         size: width and height of the original images, pixels.
         frames: number of stored frames.
+        array: number and type of the features of a vector or sequence.
+        steps: length of a sequence.
     """
 
     split: str
@@ -35,6 +37,8 @@ class CardSample:
     rate: Mapping[str, int] = field(default_factory=dict)
     size: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     frames: Mapping[str, int] = field(default_factory=dict)
+    array: Mapping[str, str] = field(default_factory=dict)
+    steps: Mapping[str, int] = field(default_factory=dict)
 
 
 def data_card(
@@ -69,12 +73,14 @@ def data_card(
         "## Samples\n",
         *_class_table(samples),
         "## Files\n",
-        *_durations(samples),
+        *_spread("duration in s", 2, samples, lambda sample: sample.seconds),
+        *_spread("steps", 0, samples, lambda sample: sample.steps),
         *_value_counts("sampling rate", "Hz", samples, lambda sample: sample.rate),
         *_value_counts(
             "image size", "pixels", samples, lambda sample: {m: f"{w} x {h}" for m, (w, h) in sample.size.items()}
         ),
         *_value_counts("stored frames", "frames", samples, lambda sample: sample.frames),
+        *_value_counts("array", "numbers", samples, lambda sample: sample.array),
     ]
     if lists:
         rows = [f"| {markdown_text(file)} | `{sha256}` |" for file, sha256 in lists.items()]
@@ -110,21 +116,22 @@ def _class_table(samples: Sequence[CardSample]) -> list[str]:
     return [table, f"Largest training class over smallest: {max(train_counts) / min(train_counts):.2f}.\n"]
 
 
-def _durations(samples: Sequence[CardSample]) -> list[str]:
-    durations: dict[tuple[str, str], list[float]] = defaultdict(list)
+def _spread(
+    title: str, digits: int, samples: Sequence[CardSample], facts: Callable[[CardSample], Mapping[str, float]]
+) -> list[str]:
+    """Tabulate numbers by modality and split; nothing if no sample has any. ``digits``: of smallest and largest."""
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for sample in samples:
-        for modality, seconds in sample.seconds.items():
-            durations[modality, sample.split].append(seconds)
-    if not durations:
+        for modality, value in facts(sample).items():
+            found[modality, sample.split].append(value)
+    if not found:
         return []
     rows = [
-        f"| {markdown_text(modality)} | {split} | {len(seconds):,} | {min(seconds):.2f} | {statistics.median(seconds):.2f} | "
-        f"{statistics.fmean(seconds):.2f} | {max(seconds):.2f} |"
-        for (modality, split), seconds in sorted(
-            durations.items(), key=lambda item: (item[0][0], SPLITS.index(item[0][1]))
-        )
+        f"| {markdown_text(modality)} | {split} | {len(values):,} | {min(values):.{digits}f} | "
+        f"{statistics.median(values):.{digits}f} | {statistics.fmean(values):.2f} | {max(values):.{digits}f} |"
+        for (modality, split), values in sorted(found.items(), key=lambda item: (item[0][0], SPLITS.index(item[0][1])))
     ]
-    head = ["| duration in s | split | files | min | median | mean | max |", "|---|---|--:|--:|--:|--:|--:|"]
+    head = [f"| {title} | split | files | min | median | mean | max |", "|---|---|--:|--:|--:|--:|--:|"]
     return ["\n".join([*head, *rows, ""])]
 
 

@@ -19,13 +19,19 @@ from mm_balance.data.dataset import MultimodalData, Replacement
 from mm_balance.data.features import AUDIO_RECIPES
 from mm_balance.data.sound import z_score
 from mm_balance.errors import UserError
-from mm_balance.input_kinds import IMAGE, SOUND
+from mm_balance.input_kinds import IMAGE, INPUT_KINDS, SEQUENCE, SOUND, VECTOR
+from mm_balance.types import InputSpec
 
 ALL = "all"
 LABEL = "label"
 """Stands in place of a modality for samples whose label is wrong."""
 MIXED = "mixed"
-MIXED_KINDS: Mapping[str, tuple[str, ...]] = {SOUND: ("noise", "blank", "other"), IMAGE: ("noise", "other")}
+MIXED_KINDS: Mapping[str, tuple[str, ...]] = {
+    SOUND: ("noise", "blank", "other"),
+    IMAGE: ("noise", "other"),
+    VECTOR: ("noise", "blank", "other"),
+    SEQUENCE: ("noise", "blank", "other"),
+}
 """What ``mixed`` stands for, in turn, by kind of input; chosen for `digits` and kept for all."""
 NOISE_CLIPS = 16
 """Different recordings of noise that stand in for broken files."""
@@ -39,7 +45,8 @@ class Corruption:
 
     Attributes:
         share: fraction of the training samples, in [0, 0.5].
-        kind: ``noise``: white noise; ``blank``: digital silence, a black picture; ``other``: that of another training sample, of
+        kind: ``noise``: white noise, of a vector or sequence with the mean and standard deviation of each feature; ``blank``: digital
+            silence, a black picture, zeros; ``other``: that of another training sample, of
             another class; ``mismatch``: the same, but the corrupted ones exchange theirs, so that each still occurs once;
             ``label``: a wrong label; ``mixed``: see ``MIXED_KINDS``.
         modality: the modality to corrupt; ``all`` = an equal share of the samples in each, one modality per sample. Of no effect on
@@ -89,7 +96,7 @@ def plan_corruption(labels: NDArray[np.int64], inputs: Mapping[str, str], corrup
 
     Args:
         labels: ``(samples,)`` class numbers of the training split.
-        inputs: modality -> ``sound`` or ``image``.
+        inputs: modality -> kind of input, a key of ``INPUT_KINDS``.
         corruption: what to corrupt.
         seed: data seed.
 
@@ -168,10 +175,10 @@ def _exchanged(labels: NDArray[np.int64], members: NDArray[np.int64], seed: int,
 
 
 def plant(data: MultimodalData, corruption: Corruption, input_config: InputConfig, *, seed: int) -> MultimodalData:
-    """Corrupt the training split of a prepared set; its files and its store stay as they are.
+    """Corrupt the training split of a data set; its files, store and arrays stay as they are.
 
     Args:
-        data: the data set, as read from its store.
+        data: the data set.
         corruption: what to corrupt; nothing happens at a share of 0.
         input_config: how files become network inputs: silence and noise pass through the same recipe as any sound.
         seed: data seed.
@@ -188,17 +195,17 @@ def plant(data: MultimodalData, corruption: Corruption, input_config: InputConfi
     plan = plan_corruption(
         train.labels.numpy(), {name: spec.kind for name, spec in data.specs.items()}, corruption, seed=seed
     )
-    assert train.rows is not None
+    in_order = dict.fromkeys(train.inputs, torch.arange(len(train)))
     sources = {name: torch.from_numpy(source) for name, source in plan.sources.items()}
     corrupted = replace(
         train,
         labels=torch.from_numpy(plan.labels),
         corrupted=plan.modality.tolist(),
         corruption_kind=plan.kind.tolist(),
-        rows={name: rows[sources[name]] for name, rows in train.rows.items()},
+        rows={name: rows[sources[name]] for name, rows in (train.rows or in_order).items()},
         views={name: view.at(sources[name]) for name, view in train.views.items()},
         replacements={
-            name: Replacement(_broken(name, data.specs[name].kind, stored, input_config, seed), _which(plan, name))
+            name: Replacement(_broken(name, data, stored, input_config, seed), _which(plan, name))
             for name, stored in train.inputs.items()
             if (plan.where(name, "noise") | plan.where(name, "blank")).any()
         },
@@ -215,12 +222,17 @@ def _which(plan: Plan, modality: str) -> Tensor:
     return torch.from_numpy(which)
 
 
-def _broken(modality: str, kind: str, stored: Tensor, input_config: InputConfig, seed: int) -> Tensor:
+def _broken(modality: str, data: MultimodalData, stored: Tensor, input_config: InputConfig, seed: int) -> Tensor:
     """Return a blank clip and ``NOISE_CLIPS`` of noise, ``(1 + NOISE_CLIPS, *stored.shape[1:])``, as the store would have them."""
+    spec = data.specs[modality]
     generator = generator_for(seed, f"{modality} noise")
     shape = (NOISE_CLIPS, *stored.shape[1:])
-    if kind == IMAGE:
+    if stored.dtype == torch.uint8:
         noise = torch.from_numpy(generator.integers(0, 256, shape, dtype=np.uint8))
+        return torch.cat([torch.zeros_like(noise[:1]), noise])
+    if spec.kind in (VECTOR, SEQUENCE) or data.folder is None:
+        # Arrays: nothing is known of them but their statistics.
+        noise = _like_training(spec, torch.from_numpy(generator.standard_normal(shape, dtype=np.float32)))
         return torch.cat([torch.zeros_like(noise[:1]), noise])
     recipe = AUDIO_RECIPES[input_config.recipe]
     count = recipe.samples(input_config.clip_seconds)
@@ -229,3 +241,10 @@ def _broken(modality: str, kind: str, stored: Tensor, input_config: InputConfig,
     if input_config.audio_normalization == "sample":
         features = [z_score(values) for values in features]
     return torch.from_numpy(np.stack(features))
+
+
+def _like_training(spec: InputSpec, noise: Tensor) -> Tensor:
+    """Give noise of mean 0 and standard deviation 1, ``(clips, *spec.shape)``, those of the training split, by feature or channel."""
+    trailing = (1,) * (-1 - INPUT_KINDS[spec.kind].channels)
+    mean, std = (torch.tensor(values, dtype=torch.float32).view(-1, *trailing) for values in (spec.mean, spec.std))
+    return mean + std * noise

@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from mm_balance.data.augment import VisualTransform, choose_frames
+from mm_balance.input_kinds import SEQUENCE
 from mm_balance.types import Batch, InputSpec
 
 STATISTICS_CHUNK = 64
+SMALLEST_STD = 1e-6
+"""Of normalization, in the units of the values."""
 READ_AHEAD = 3
 """Batches prefetched from a store during the current training step."""
 
@@ -130,19 +133,21 @@ class Split:
             index: ``(batch,)`` int64 positions.
             generator: random generator for choosing frames in training; None = evaluation, which is deterministic.
         """
-        values = {}
-        for name, stored in self.inputs.items():
-            rows = index if self.rows is None else self.rows[name][index]
-            view = self.views.get(name)
-            chosen = None if view is None else view.choose(index, generator)
-            value = _take(stored, rows, chosen)
-            if (replacement := self.replacements.get(name)) is not None:
-                which = replacement.which[index]
-                replaced = (which >= 0).nonzero().squeeze(1)
-                part = None if chosen is None else chosen[replaced]
-                value[replaced] = _take(replacement.values, which[replaced], part)
-            values[name] = value if chosen is None else value.permute(0, 1, 4, 2, 3)
-        return values
+        return {name: self.read_modality(name, index, generator) for name in self.inputs}
+
+    def read_modality(self, name: str, index: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Read the stored values of one modality, see ``read``."""
+        stored = self.inputs[name]
+        rows = index if self.rows is None else self.rows[name][index]
+        view = self.views.get(name)
+        chosen = None if view is None else view.choose(index, generator)
+        value = _take(stored, rows, chosen)
+        if (replacement := self.replacements.get(name)) is not None:
+            which = replacement.which[index]
+            replaced = (which >= 0).nonzero().squeeze(1)
+            part = None if chosen is None else chosen[replaced]
+            value[replaced] = _take(replacement.values, which[replaced], part)
+        return value if chosen is None else value.permute(0, 1, 4, 2, 3)
 
     def finish(self, inputs: dict[str, Tensor], index: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Augment (unless ``generator`` is None) and resize the output of ``read`` on the device it was moved to."""
@@ -357,12 +362,45 @@ def _take(stored: Tensor, rows: Tensor, frames: Tensor | None) -> Tensor:
     return stored.flatten(0, 1).index_select(0, flat).unflatten(0, frames.shape)
 
 
-def channel_statistics(values: Tensor, *, channel: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def array_spec(kind: str, split: Split, modality: str, index: Tensor) -> InputSpec:
+    """Return the format of vectors or sequences: one mean and standard deviation per feature, of the samples at ``index``.
+
+    Steps of a sequence that are all zero are padding and do not count. A feature that never changes gets a standard deviation of 1:
+    divided by less, its smallest change in other samples would exceed everything else.
+    """
+    stored = split.inputs[modality]
+    features = stored.shape[-1]
+    total, squares = torch.zeros(2, features, dtype=torch.float64)
+    count, shift = 0, None
+    for part in index.split(STATISTICS_CHUNK):
+        values = split.read_modality(modality, part, None).double().reshape(-1, features)
+        if kind == SEQUENCE:
+            values = values[(values != 0).any(dim=1)]
+        if shift is None and len(values):
+            # Differences from a value near the mean: a constant has a variance of exactly 0, whatever rounding does.
+            shift = values[0].clone()
+        if shift is not None:
+            values -= shift
+            total += values.sum(0)
+            squares += values.square().sum(0)
+            count += len(values)
+    if shift is None:
+        raise ValueError(f"modality {modality!r}: the training samples have no step that is not zero")
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0.0).sqrt()
+    std = torch.where(std == 0.0, 1.0, std.clamp(min=SMALLEST_STD))
+    return InputSpec(kind, tuple(stored.shape[1:]), tuple((mean + shift).tolist()), tuple(std.tolist()))
+
+
+def channel_statistics(
+    values: Tensor, *, channel: int, rows: Tensor | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel over a training split.
 
     Args:
         values: ``(samples, ...)``; uint8 is scaled to 0-1.
         channel: index of the channel dimension.
+        rows: int64, which samples; None = all.
 
     Returns:
         One mean and one standard deviation (at least 1e-6) per channel.
@@ -371,11 +409,15 @@ def channel_statistics(values: Tensor, *, channel: int) -> tuple[tuple[float, ..
     scale = 255.0 if values.dtype == torch.uint8 else 1.0
     total = torch.zeros(values.shape[channel], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for part in values.split(STATISTICS_CHUNK):  # in chunks: a float64 copy of a whole split can exceed the memory
+    parts = values.split(STATISTICS_CHUNK) if rows is None else rows.split(STATISTICS_CHUNK)
+    for part in parts:  # in chunks: a float64 copy of a whole split can exceed the memory
+        if rows is not None:
+            part = values.index_select(0, part)
         exact = part.double() / scale
         total += exact.sum(others)
         squares += exact.square().sum(others)
-    count = values.numel() // values.shape[channel]
+    samples = len(values) if rows is None else len(rows)
+    count = samples * values[0].numel() // values.shape[channel]
     mean = total / count
-    std = (squares / count - mean.square()).clamp(min=0.0).sqrt().clamp(min=1e-6)
+    std = (squares / count - mean.square()).clamp(min=0.0).sqrt().clamp(min=SMALLEST_STD)
     return tuple(mean.tolist()), tuple(std.tolist())

@@ -18,6 +18,7 @@ from mm_balance.data.frames import color_moments, read_frames
 from mm_balance.data.growing_array import RowWriter, row_shapes
 from mm_balance.data.journal import Clip, frames_of
 from mm_balance.data.memory import NotEnoughMemory, limited_memory, memory_errors_named
+from mm_balance.data.npy import read_array
 from mm_balance.data.recipe import Recipe
 from mm_balance.data.sound import audio_features
 from mm_balance.data.workers import Rescue, now_at
@@ -59,7 +60,7 @@ def _decode_clip(clip: Clip, row: int, task: Task, arrays: Mapping[str, RowWrite
         path = clip.files[name]
         now_at(name)
         try:
-            values, facts = _decode(path, kind, task.recipe)
+            values, facts = _decode(path, name, kind, task.recipe)
             if path not in hashes:
                 hashes[path] = content_hash(path)
         except DecodeError as error:
@@ -95,7 +96,11 @@ RESCUE = Rescue(_single_clips, _joined, _died)
 
 
 @memory_errors_named()
-def _decode(path: Path, kind: str, recipe: Recipe) -> tuple[np.ndarray, dict[str, Any]]:
+def _decode(path: Path, modality: str, kind: str, recipe: Recipe) -> tuple[np.ndarray, dict[str, Any]]:
+    if modality in recipe.shapes:
+        # No moments of each clip, as of sounds and images: a vector has as many of them as numbers.
+        numbers, array = read_array(path, kind, recipe.shapes[modality])
+        return numbers, {"steps": array.steps, "features": array.features, "dtype": str(array.dtype)}
     if kind == SOUND:
         values, sound = audio_features(
             path, AUDIO_RECIPES[recipe.audio], recipe.clip_seconds, recipe.audio_fit, recipe.resampler,

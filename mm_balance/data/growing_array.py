@@ -21,7 +21,8 @@ def row_shapes(recipe: Recipe, kinds: Mapping[str, str]) -> dict[str, tuple[tupl
     sound = (AUDIO_RECIPES[recipe.audio].shape(recipe.clip_seconds), "<f4")
     # Channels last, as images are decoded and as convolutions are fastest.
     image = ((recipe.frame_count, recipe.frame_edge, recipe.frame_edge, 3), "|u1")
-    return {name: sound if kind == SOUND else image for name, kind in kinds.items()}
+    arrays = {name: (shape, "<f4") for name, shape in recipe.shapes.items()}
+    return {name: arrays.get(name, sound if kind == SOUND else image) for name, kind in kinds.items()}
 
 
 def _header(rows: int, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
@@ -66,5 +67,5 @@ def check_disk_space(folder: Path, clips: int, shapes: Mapping[str, tuple[tuple[
     if needed > free:
         raise UserError(
             f"{folder}: {clips} clips need {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; use another data_dir, a "
-            "smaller image_size or a lower frames_per_second"
+            "smaller image_size, a lower frames_per_second or fewer sequence_steps"
         )

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class Journal:
     @classmethod
     def read(cls, folder: Path, recipe: Recipe, kinds: Mapping[str, str]) -> Journal:
         """Read the journal of the store in ``folder``, or start one. Raises UserError if it was written with another recipe."""
-        header = {"version": VERSION, "recipe": asdict(recipe), "kinds": dict(kinds)}
+        header = {"version": VERSION, "recipe": recipe.settings(), "kinds": dict(kinds)}
         journal = cls(folder / JOURNAL_FILE, header)
         if not journal.path.is_file():
             journal.path.write_text(json.dumps(header) + "\n", "utf-8")

@@ -11,7 +11,7 @@ import csv
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path, PureWindowsPath
 
@@ -20,16 +20,19 @@ import torch
 from mm_balance.data.files import DecodeError, open_regular, why_not_regular
 from mm_balance.data.frames import IMAGE_EXTENSIONS
 from mm_balance.data.journal import Clip, identify
+from mm_balance.data.npy import ARRAY_EXTENSIONS, ArrayFacts, array_facts, why_different
 from mm_balance.data.sound import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
 from mm_balance.data.suspicions import hidden_character, labels_alike
 from mm_balance.errors import UserError
-from mm_balance.input_kinds import IMAGE, SOUND
+from mm_balance.input_kinds import IMAGE, SEQUENCE, SOUND
 
 SPLITS = ("train", "val", "test")
 REQUIRED = ("sample", "split", "label")
 GROUP = "group"
 SOUND_NAMES = ("audio", "sound", "speech", "voice")
 """A column of videos is a sound modality if its name starts with one of these, otherwise an image modality."""
+ARRAY = "array"
+"""Vector or sequence: which of them is in the file, not in its name."""
 VAL_SHARE = 0.1
 OR_ALLOW = "or allow this with allow_outside=true"
 SHOWN = 5
@@ -178,16 +181,24 @@ class Columns:
     """Contents of the modality columns of a manifest.
 
     Attributes:
-        kinds: modality -> ``sound`` or ``image``.
+        kinds: modality -> ``sound``, ``image``, ``vector`` or ``sequence``.
         is_video: modality -> whether it has videos or folders of frames.
+        shapes: modality -> shape of its stored arrays, of vectors and sequences.
     """
 
     kinds: dict[str, str]
     is_video: dict[str, bool]
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def find_files(
-    root: Path, rows: list[Row], modalities: Sequence[str], rejected: RowErrors, *, allow_outside: bool = False
+    root: Path,
+    rows: list[Row],
+    modalities: Sequence[str],
+    rejected: RowErrors,
+    *,
+    allow_outside: bool = False,
+    sequence_steps: int | None = None,
 ) -> tuple[list[Row], Columns, dict[str, Clip]]:
     """Check that the files of each row exist and match the kind of their column; bad rows go to ``rejected``.
 
@@ -197,30 +208,70 @@ def find_files(
         modalities: columns of files.
         rejected: takes the bad rows.
         allow_outside: whether paths may be absolute, and paths and symbolic links may leave ``root``.
+        sequence_steps: steps that are kept of a sequence; None = those of the longest one in train.
 
     Returns:
         The good rows, the contents of the columns, and the clip to decode per sample.
     """
     folder = root.resolve()
     kinds = {name: _column_kind(folder, name, [row.files[name] for row in rows]) for name in modalities}
-    is_video = dict.fromkeys(modalities, False)
-    good, clips = [], {}
+    usable = []
     for row in rows:
         for name, file in row.files.items():
             if reason := _why_unusable(folder, name, file, kinds[name], allow_outside):
                 rejected.add(row, reason, file)
                 break
         else:
-            paths = {name: (folder / file) for name, file in row.files.items()}
-            try:
-                clips[row.sample] = identify(row.sample, paths, row.files)
-            except OSError as error:
-                rejected.add(row, f"cannot be read ({error.strerror or error})", error.filename or "")
-                continue
+            usable.append(row)
+    shapes = {}
+    for name in [name for name, kind in kinds.items() if kind == ARRAY]:
+        usable, kinds[name], shapes[name] = _array_column(folder, name, usable, rejected, sequence_steps)
+    is_video = dict.fromkeys(modalities, False)
+    good, clips = [], {}
+    for row in usable:
+        paths = {name: (folder / file) for name, file in row.files.items()}
+        try:
+            clips[row.sample] = identify(row.sample, paths, row.files)
+        except OSError as error:
+            rejected.add(row, f"cannot be read ({error.strerror or error})", error.filename or "")
+            continue
+        good.append(row)
+        for name, path in paths.items():
+            is_video[name] |= kinds[name] == IMAGE and path.suffix.lower() not in IMAGE_EXTENSIONS
+    return good, Columns(kinds, is_video, shapes), clips
+
+
+def _array_column(
+    folder: Path, modality: str, rows: list[Row], rejected: RowErrors, sequence_steps: int | None
+) -> tuple[list[Row], str, tuple[int, ...]]:
+    """Decide what a column of arrays contains: kind and number of features that most of its files have.
+
+    Returns:
+        The rows whose array is of that kind and size, the kind, and the shape of a stored array.
+    """
+    found: dict[str, ArrayFacts] = {}
+    for row in rows:
+        try:
+            found[row.sample] = array_facts(folder / row.files[modality])
+        except DecodeError as error:
+            rejected.add(row, str(error), row.files[modality])
+        except OSError as error:
+            rejected.add(row, f"cannot be read ({error.strerror or error})", row.files[modality])
+    if not found:
+        return [], SEQUENCE, (1, 1)  # an error in any case: no rows are left
+    (kind, features), _ = Counter((facts.kind, facts.features) for facts in found.values()).most_common(1)[0]
+    good = []
+    for row in rows:
+        if row.sample not in found:
+            continue
+        if reason := why_different(found[row.sample], kind, features):
+            rejected.add(row, f"{reason}, as most files of column {modality} have it", row.files[modality])
+        else:
             good.append(row)
-            for name, path in paths.items():
-                is_video[name] |= kinds[name] == IMAGE and path.suffix.lower() not in IMAGE_EXTENSIONS
-    return good, Columns(kinds, is_video), clips
+    if kind != SEQUENCE:
+        return good, kind, (features,)
+    lengths = [found[row.sample].steps for row in good if row.split == "train"]
+    return good, kind, (sequence_steps or max(lengths, default=1), features)
 
 
 def _column_kind(folder: Path, modality: str, files: list[str]) -> str:
@@ -238,6 +289,8 @@ def _kinds(folder: Path, file: str) -> tuple[str, ...]:
         return (SOUND, IMAGE)
     if extension in SOUND_EXTENSIONS:
         return (SOUND,)
+    if extension in ARRAY_EXTENSIONS:
+        return (ARRAY,)
     # Unlike Path.is_dir, this has no errors for impossible names.
     if extension in IMAGE_EXTENSIONS or os.path.isdir(folder / file):
         return (IMAGE,)
@@ -261,7 +314,7 @@ def _why_unusable(folder: Path, modality: str, file: str, kind: str, allow_outsi
         return f"the path cannot be followed ({error})"
     usable_as = _kinds(folder, file)
     if not usable_as:
-        known = ", ".join((*SOUND_EXTENSIONS, *IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS))
+        known = ", ".join((*SOUND_EXTENSIONS, *IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS, *ARRAY_EXTENSIONS))
         return f"extension {Path(file).suffix.lower()!r} is not supported; use {known}, or a folder of frames"
     if kind not in usable_as:
         return f"contains {usable_as[0]}, but column {modality} contains {kind}"

@@ -16,7 +16,7 @@ import torch
 
 from mm_balance.config import InputConfig
 from mm_balance.data.augment import VisualTransform
-from mm_balance.data.dataset import FrameView, MultimodalData, Split
+from mm_balance.data.dataset import FrameView, MultimodalData, Split, array_spec
 from mm_balance.data.grid_words import cut_words, is_words
 from mm_balance.data.manifest import (
     GROUP,
@@ -80,7 +80,8 @@ def load_manifest(
 ) -> MultimodalData:
     """Load the data set that a manifest describes: read it, check it, decode it into a store (once), and open that.
 
-    A modality is sound (WAV, FLAC, OGG, MP3, the sound of a video) or images (PNG, JPEG, a folder of frames, a video).
+    A modality is sound (WAV, FLAC, OGG, MP3, the sound of a video), images (PNG, JPEG, a folder of frames, a video), or vectors or
+    sequences of vectors (NPY).
     Without rows of split ``val``, a stratified tenth of train becomes the validation split; groups stay together.
 
     Args:
@@ -99,14 +100,21 @@ def load_manifest(
     """
     rejected = RowErrors()
     rows = drop_unknown_labels(read_rows(path, modalities, rejected), rejected)
-    rows, columns, clips = find_files(path.parent, rows, modalities, rejected, allow_outside=allow_outside)
+    rows, columns, clips = find_files(
+        path.parent,
+        rows,
+        modalities,
+        rejected,
+        allow_outside=allow_outside,
+        sequence_steps=input_config.sequence_steps,
+    )
     rejected.raise_if_any(path, on_error)
     check_groups(path, rows)
     warned = check_labels(path, rows)
     if not any(row.split == "val" for row in rows):
         split_off_validation(path, rows, seed)
     check_enough(path, rows)
-    recipe = stored_recipe(input_config, has_video=any(columns.is_video.values()))
+    recipe = stored_recipe(input_config, has_video=any(columns.is_video.values()), shapes=columns.shapes)
     path_digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     folder = work.data_dir / "manifests" / f"{_title(path)}-{path_digest}" / recipe.key(columns.kinds)
     store, failures = build_store(
@@ -320,10 +328,7 @@ def _assemble(
     # Normalization statistics come from the training split only.
     train = [number for number, row in enumerate(rows) if row.split == "train"]
     specs = {
-        modality: _sound_spec(inputs[modality], modality, facts, train, input_config)
-        if kind == SOUND
-        else _image_spec(modality, facts, train, input_config, views[modality])
-        for modality, kind in columns.kinds.items()
+        modality: _spec(kind, whole, modality, facts, train, input_config) for modality, kind in columns.kinds.items()
     }
     table: dict[str, list[Any]] = {
         "sample": whole.samples,
@@ -372,6 +377,16 @@ def _frame_view(modality: str, facts: dict[str, list[Any]], is_video: bool, inpu
         stacked=input_config.frames_as == "channels",
     )
     return FrameView(transform, counts, width / height)
+
+
+def _spec(
+    kind: str, whole: Split, modality: str, facts: dict[str, list[Any]], train: list[int], input_config: InputConfig
+) -> InputSpec:
+    if kind == SOUND:
+        return _sound_spec(whole.inputs[modality], modality, facts, train, input_config)
+    if kind == IMAGE:
+        return _image_spec(modality, facts, train, input_config, whole.views[modality])
+    return array_spec(kind, whole, modality, torch.tensor(train))
 
 
 def _sound_spec(

@@ -8,7 +8,7 @@ Files of a store::
 
     store.json      version, recipe, kinds and shapes of the modalities
     samples.parquet one line per decoded clip: identity, sample, row, and per modality hash, seconds, rate, size, ...
-    <modality>.npy  (rows, *shape), float32 for sounds, uint8 for images
+    <modality>.npy  (rows, *shape), float32 for sounds, vectors and sequences, uint8 for images
     journal.jsonl   decoding attempts in order; samples.parquet is derived from it; survives a kill
 
 A clip is identified by its sample id and the names, sizes and modification times of its files: a changed file is decoded again.
@@ -37,7 +37,7 @@ from mm_balance.data.journal import VERSION, Clip, Failure, Journal
 from mm_balance.data.recipe import Recipe
 from mm_balance.data.workers import results
 from mm_balance.errors import UserError
-from mm_balance.input_kinds import SOUND
+from mm_balance.input_kinds import IMAGE, SEQUENCE, SOUND, VECTOR
 
 STORE_FILE, TABLE_FILE = "store.json", "samples.parquet"
 LOCK_FILE = "lock"
@@ -88,7 +88,7 @@ def build_store(
         folder: folder of the store; created if missing.
         clips: clips the store is to contain.
         recipe: how to decode them.
-        kinds: modality -> ``sound`` or ``image``.
+        kinds: modality -> ``sound``, ``image``, ``vector`` or ``sequence``.
         workers: decoding processes; None = one per core, fewer for few clips; 1 = in this process.
         progress: show a progress bar.
         stop: polled between chunks.
@@ -193,9 +193,12 @@ def finish(folder: Path, journal: Journal, recipe: Recipe, kinds: dict[str, str]
 
 FACTS = {
     SOUND: ("sha256", "seconds", "rate", "channels", "mean", "square"),
-    "image": ("sha256", "seconds", "rate", "width", "height", "frames", "mean", "square"),
+    IMAGE: ("sha256", "seconds", "rate", "width", "height", "frames", "mean", "square"),
+    VECTOR: ("sha256", "features", "dtype"),
+    SEQUENCE: ("sha256", "steps", "features", "dtype"),
 }
-"""Metadata columns of each clip, by kind of modality. ``mean`` and ``square`` (mean of the squares) are per channel."""
+"""Metadata columns of each clip, by kind of modality. ``mean`` and ``square`` (mean of the squares) are per channel; ``steps`` is what
+the file has, also where fewer are kept."""
 
 
 @contextmanager

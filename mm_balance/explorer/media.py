@@ -16,6 +16,10 @@ HEIGHT = 144
 QUALITY = 80
 """Of WebP, for colored frames."""
 MOST_FRAMES = 4
+STRIPS = (2 * HEIGHT, HEIGHT)
+"""Width and height of the picture of a vector or sequence, pixels."""
+MOST_DEVIATIONS = 3.0
+"""Standard deviations from the mean at which its colors end."""
 PALETTE = palette("cividis")
 
 
@@ -24,7 +28,7 @@ class Media:
     """What can be seen and heard of one sample.
 
     Attributes:
-        pictures: modality -> PNG or WebP: frames of images, or the spectrogram of a sound.
+        pictures: modality -> PNG or WebP: frames of images, the spectrogram of a sound, the values of a vector or sequence.
         sounds: modality -> Opus in an Ogg file.
         files: modality -> path of the original file, relative to the folder of the data set.
     """
@@ -58,6 +62,20 @@ def spectrogram_png(values: np.ndarray) -> bytes:
     low, high = float(values.min()), float(values.max())
     scaled = np.zeros(values.shape) if high == low else (values - low) / (high - low)
     image = Image.fromarray((255 * scaled[::-1]).round().astype(np.uint8))
+    image.putpalette(PALETTE)
+    return _encoded(image, "png", optimize=True)
+
+
+def features_png(values: np.ndarray) -> bytes:
+    """Draw a vector as a strip, or a sequence as a strip per feature: dark = far below the training mean, light = far above.
+
+    Args:
+        values: ``(features,)`` or ``(steps, features)``, normalized by mean and standard deviation of each feature.
+    """
+    strips = values[None] if values.ndim == 1 else values.T
+    scaled = (np.clip(strips, -MOST_DEVIATIONS, MOST_DEVIATIONS) / MOST_DEVIATIONS + 1) / 2
+    # Averages of neighbors where there are more than pixels, else whole blocks.
+    image = Image.fromarray((255 * scaled).round().astype(np.uint8)).resize(STRIPS, Image.Resampling.BOX)
     image.putpalette(PALETTE)
     return _encoded(image, "png", optimize=True)
 

@@ -32,7 +32,7 @@ class SheetSample:
         name: sample id.
         label: class name.
         pictures: modality -> ``(frames, channels, height, width)`` uint8.
-        spectrograms: modality -> ``(bins, frames)`` float.
+        spectrograms: modality -> ``(bins, frames)`` float; of a vector or sequence its values, ``(features, steps)``.
     """
 
     name: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mm_balance.data.sound import SoundFacts
-from mm_balance.input_kinds import SOUND
+from mm_balance.input_kinds import IMAGE, SOUND, VIDEO
 from mm_balance.serving.recipes import ModalityRecipe, Range, levels
 from mm_balance.types import InputSpec
 
@@ -25,7 +25,7 @@ def warnings_of_values(values: Tensor, spec: InputSpec, recipe: ModalityRecipe) 
         spec: format of the modality.
         recipe: recipe of the modality, with the range of the training samples.
     """
-    what = "spectrogram" if recipe.kind == SOUND else "picture"
+    what = {SOUND: "spectrogram", IMAGE: "picture", VIDEO: "picture"}.get(recipe.kind, recipe.kind)
     found = []
     for level, spread, contrast in zip(*(item.tolist() for item in levels(values, spec)), strict=True):
         if contrast < BLANK:

@@ -1,4 +1,4 @@
-"""An example of what a model takes: a short made-up sound and picture, as text that JSON can hold."""
+"""An example of what a model takes: a short made-up sound, picture or array, as text that JSON can hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mm_balance.data.digits import RATE as DIGITS_RATE
-from mm_balance.input_kinds import SOUND
+from mm_balance.input_kinds import SEQUENCE, SOUND, VECTOR
 from mm_balance.serving.recipes import ARRAYS, DIGITS, ModalityRecipe
 
 RATE = 16_000
@@ -19,11 +19,13 @@ EDGE = 36
 
 
 def example_of(recipe: ModalityRecipe) -> str | None:
-    """Return a file as ``data:...;base64,...``: a rising tone, or a gray ramp; None for a model that takes arrays only."""
+    """Return a file as ``data:...;base64,...``: a tone, a gray ramp, rising numbers; None for a model that takes arrays only."""
     if recipe.made == ARRAYS:
         return None
     if recipe.kind == SOUND:
         return _text("audio/wav", _rising_tone(DIGITS_RATE if recipe.made == DIGITS else RATE))
+    if recipe.kind in (VECTOR, SEQUENCE):
+        return _text("application/octet-stream", _rising_numbers(recipe.shape))
     return _text("image/png", _ramp())
 
 
@@ -40,6 +42,12 @@ def _rising_tone(rate: int) -> bytes:
         writer.setsampwidth(2)
         writer.setframerate(rate)
         writer.writeframes(samples.tobytes())
+    return file.getvalue()
+
+
+def _rising_numbers(shape: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.linspace(0, 1, int(np.prod(shape))).reshape(shape).astype(np.float32))
     return file.getvalue()
 
 

@@ -25,6 +25,7 @@ from mm_balance.data.features import AUDIO_RECIPES
 from mm_balance.data.files import DecodeError
 from mm_balance.data.frames import IMAGE_EXTENSIONS, open_image, read_frames, read_picture
 from mm_balance.data.logmel import log_mel
+from mm_balance.data.npy import ARRAY_EXTENSIONS, read_array
 from mm_balance.data.sound import (
     RESAMPLER_MARGIN,
     SOUND_EXTENSIONS,
@@ -33,7 +34,7 @@ from mm_balance.data.sound import (
     read_sound_file,
     resample,
 )
-from mm_balance.input_kinds import SOUND
+from mm_balance.input_kinds import SEQUENCE, SOUND, VECTOR
 from mm_balance.serving.checks import warnings_of_sound
 from mm_balance.serving.recipes import ARRAYS, DIGITS, ModalityRecipe
 
@@ -51,6 +52,7 @@ SIGNATURES = (
     (0, b"\xff\xf3", ".mp3"),
     (0, b"\xff\xf2", ".mp3"),
     (0, b"\x89PNG", ".png"),
+    (0, b"\x93NUMPY", ".npy"),
     (0, b"\xff\xd8\xff", ".jpg"),
     (8, b"WAVE", ".wav"),
     (8, b"AVI ", ".avi"),
@@ -153,13 +155,15 @@ def _as_float(values: Tensor, recipe: ModalityRecipe) -> Tensor:
 
 
 def _array(cell: Any, recipe: ModalityRecipe) -> np.ndarray:
-    expected = f"{recipe.dtype} of shape {recipe.shape}"
+    expected = f"{recipe.dtype} of shape {recipe.shape}" + (" or of any length" if recipe.kind == SEQUENCE else "")
     try:
         values = np.asarray(cell)
     except ValueError as error:  # nested lists of unequal length
         raise CellError(f"not an array ({error}); the network takes {expected}") from error
     if values.dtype.kind not in "iuf":
         raise CellError(f"an array of {values.dtype}; the network takes {expected}")
+    if recipe.kind == SEQUENCE and values.ndim == 2 and len(values) and values.shape[1] == recipe.shape[1]:
+        values = _as_long_as(values, recipe.shape[0])
     if values.shape != recipe.shape:
         raise CellError(f"an array of shape {values.shape}; the network takes {expected}")
     if values.dtype == np.uint8 and recipe.dtype == "uint8":
@@ -172,7 +176,17 @@ def _array(cell: Any, recipe: ModalityRecipe) -> np.ndarray:
         return values.astype(np.uint8)
     if not np.isfinite(values).all():
         raise CellError("NaN or infinite values in the array; remove them")
-    return values.astype(np.float32)
+    with np.errstate(over="ignore"):  # a sequence or vector of a file is refused for it, too
+        result = values.astype(np.float32)
+    if not np.isfinite(result).all():
+        raise CellError("values beyond what float32 holds in the array; scale them as in training")
+    return result
+
+
+def _as_long_as(values: np.ndarray, steps: int) -> np.ndarray:
+    """Cut a sequence, or pad it with steps of zeros, as its file would be."""
+    kept = values[:steps]
+    return np.pad(kept, ((0, steps - len(kept)), (0, 0)))
 
 
 def _decoded(text: str) -> bytes:
@@ -193,7 +207,7 @@ def _as_file(content: bytes) -> Iterator[Path]:
     extension = next((end for start, mark, end in SIGNATURES if content[start : start + len(mark)] == mark), None)
     if extension is None:
         raise CellError(
-            f"{len(content):,} bytes of an unknown format; give a WAV, FLAC, OGG, MP3, PNG, JPEG or video file"
+            f"{len(content):,} bytes of an unknown format; give a WAV, FLAC, OGG, MP3, PNG, JPEG, NPY or video file"
         )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"bytes{extension}"
@@ -202,12 +216,17 @@ def _as_file(content: bytes) -> Iterator[Path]:
 
 
 def _read_file(path: Path, recipe: ModalityRecipe) -> Reading:
+    is_array = recipe.kind in (VECTOR, SEQUENCE)
     known = (*(SOUND_EXTENSIONS if recipe.kind == SOUND else IMAGE_EXTENSIONS), *VIDEO_EXTENSIONS)
-    folder = recipe.kind != SOUND and path.is_dir()
+    known = ARRAY_EXTENSIONS if is_array else known
+    takes_folders = recipe.kind != SOUND and not is_array
+    folder = takes_folders and path.is_dir()
     if not folder and path.suffix.lower() not in known:
-        wanted = ", ".join(known) + (" or a folder of frames" if recipe.kind != SOUND else "")
+        wanted = ", ".join(known) + (" or a folder of frames" if takes_folders else "")
         raise CellError(f"extension {path.suffix.lower()!r}, where a {recipe.kind} is wanted; give {wanted}")
     try:
+        if is_array:
+            return Reading(read_array(path, recipe.kind, recipe.shape)[0], finished=False)
         if recipe.kind == SOUND:
             return _read_digit_sound(path, recipe) if recipe.made == DIGITS else _read_sound(path, recipe)
         return _read_digit_image(path) if recipe.made == DIGITS else _read_image(path, recipe)

@@ -18,7 +18,7 @@ from mm_balance.data.digits import CANVAS, CLIP, LOUDNESS
 from mm_balance.data.digits import RATE as DIGITS_RATE
 from mm_balance.data.recipe import Recipe, stored_recipe
 from mm_balance.data.store import open_store
-from mm_balance.input_kinds import SOUND
+from mm_balance.input_kinds import INPUT_KINDS, SEQUENCE, SOUND, VECTOR
 from mm_balance.types import InputSpec
 
 FILES, DIGITS, ARRAYS = "files", "digits", "arrays"
@@ -50,12 +50,12 @@ class ModalityRecipe:
     """How the inputs of one modality are made.
 
     Attributes:
-        kind: ``sound`` or ``image``.
+        kind: a key of ``INPUT_KINDS``.
         made: ``files``, ``digits`` or ``arrays``.
         dtype: type of the arrays that the network gets, ``float32`` or ``uint8``.
         shape: their shape, without the batch.
-        decoding: with ``files``, how files are decoded: the recipe of the training data's store.
-        view: with ``files`` and images, how decoded frames become inputs in evaluation; None for sounds.
+        decoding: with ``files``, how files are decoded: the recipe of the training data's store; None for arrays in memory.
+        view: with ``files`` and images, how decoded frames become inputs in evaluation; else None.
         training: what the training samples were like.
     """
 
@@ -89,6 +89,13 @@ class ModalityRecipe:
     def text(self) -> str:
         """Say in one sentence what to give, and what is made of it."""
         array = f"array ({self.dtype}, {' x '.join(map(str, self.shape))})"
+        if self.kind == VECTOR:
+            return f"a file (.npy) with an array of {self.shape[0]} numbers, float or int; or such an array"
+        if self.kind == SEQUENCE:
+            return (
+                f"a file (.npy) with an array of steps of {self.shape[1]} numbers, float or int, of which the first {self.shape[0]} "
+                "are used (shorter ones are padded with steps of zeros); or such an array"
+            )
         if self.made == ARRAYS:
             return f"only a prepared {array} can be given: the data set has no recipe for files"
         if self.made == DIGITS and self.kind == SOUND:
@@ -127,7 +134,11 @@ def modality_recipes(data: MultimodalData, config: InputConfig | None) -> dict[s
     if config is not None and data.folder is not None and train.rows is not None:
         return {name: _of_store(name, data, config) for name in data.specs}
     made = DIGITS if config is not None and config.recipe == "embedded" and data.name == "digits" else ARRAYS
-    return {name: _of_memory(name, made, train, spec) for name, spec in data.specs.items()}
+    # A vector or sequence lies in a file as it is in memory.
+    return {
+        name: _of_memory(name, FILES if spec.kind in (VECTOR, SEQUENCE) else made, train, spec)
+        for name, spec in data.specs.items()
+    }
 
 
 def _of_store(modality: str, data: MultimodalData, config: InputConfig) -> ModalityRecipe:
@@ -139,9 +150,10 @@ def _of_store(modality: str, data: MultimodalData, config: InputConfig) -> Modal
         # What lies in the store, whatever it was derived from: a set of single images has one frame per clip.
         recipe |= {"frame_count": stored.shape[1], "frame_edge": stored.shape[2]}
     dtype = str(stored.numpy().dtype)
-    return ModalityRecipe(
-        spec.kind, FILES, dtype, spec.shape, Recipe(**recipe), view, _range_in_store(modality, data, spec)
-    )
+    # The store has no moments of vectors and sequences.
+    read = spec.kind in (VECTOR, SEQUENCE)
+    training = _range_of_values(modality, train, spec) if read else _range_in_store(modality, data, spec)
+    return ModalityRecipe(spec.kind, FILES, dtype, spec.shape, Recipe(**recipe), view, training)
 
 
 def _range_in_store(modality: str, data: MultimodalData, spec: InputSpec) -> TrainingRange:
@@ -169,12 +181,18 @@ def _range_in_store(modality: str, data: MultimodalData, spec: InputSpec) -> Tra
 
 
 def _of_memory(modality: str, made: str, train: Split, spec: InputSpec) -> ModalityRecipe:
-    values = train.inputs[modality]
+    dtype = str(train.inputs[modality].numpy().dtype)
+    training = _range_of_values(modality, train, spec)
+    return ModalityRecipe(spec.kind, made, dtype, spec.shape, None, None, training)
+
+
+def _range_of_values(modality: str, train: Split, spec: InputSpec) -> TrainingRange:
+    """Return the range of the training samples, of those that are not corrupted, by reading them."""
     clean = torch.tensor([name != modality for name in train.corrupted])
-    parts = [levels(part, spec) for part in (values[clean] if clean.any() else values).split(CHUNK)]
+    index = clean.nonzero().squeeze(1) if clean.any() else torch.arange(len(train))
+    parts = [levels(train.read_modality(modality, part, None), spec) for part in index.split(CHUNK)]
     level, spread = (torch.cat(column).tolist() for column in zip(*((part[0], part[1]) for part in parts), strict=True))
-    training = TrainingRange(_range(level), _range(spread))
-    return ModalityRecipe(spec.kind, made, str(values.numpy().dtype), spec.shape, None, None, training)
+    return TrainingRange(_range(level), _range(spread))
 
 
 def levels(values: Tensor, spec: InputSpec) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,9 +204,12 @@ def levels(values: Tensor, spec: InputSpec) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns:
         ``(batch,)`` each, in normalized units: mean; standard deviation; largest range of values within one channel of one frame
-        (0 = each channel of each frame is constant).
+        (0 = each channel of each frame is constant). Of a vector, mean and so on are those of its features; of a sequence, those
+        of its steps that are no padding, and the largest range is that within one feature.
     """
     scaled = values.float() / 255 if values.dtype == torch.uint8 else values.float()
+    if INPUT_KINDS[spec.kind].channels == -1:
+        return _levels_of_features(scaled, spec)
     mean, std = (torch.tensor(item).view(-1, 1, 1) for item in (spec.mean, spec.std))
     normalized = (scaled - mean) / std
     flat = normalized.flatten(1)
@@ -197,6 +218,23 @@ def levels(values: Tensor, spec: InputSpec) -> tuple[Tensor, Tensor, Tensor]:
     level = flat.mean(1)
     # From the moments: torch's own standard deviation takes ten times as long, on a whole training split as long as logging the model.
     spread = (flat.square().mean(1) - level.square()).clamp(min=0).sqrt()
+    return level, spread, contrast
+
+
+def _levels_of_features(values: Tensor, spec: InputSpec) -> tuple[Tensor, Tensor, Tensor]:
+    """``levels`` of ``(batch, features)`` or ``(batch, steps, features)``."""
+    normalized = (values - torch.tensor(spec.mean)) / torch.tensor(spec.std)
+    if spec.kind == VECTOR:
+        # A vector of zeros is what is there where nothing was found.
+        contrast = torch.where((values != 0).any(1), normalized.amax(1) - normalized.amin(1), 0.0)
+        return normalized.mean(1), normalized.std(1, correction=0), contrast
+    real = (values != 0).any(2, keepdim=True)
+    count = (real.sum((1, 2)) * values.shape[2]).clamp(min=1)
+    present = torch.where(real, normalized, 0.0)
+    level = present.sum((1, 2)) / count
+    spread = (present.square().sum((1, 2)) / count - level.square()).clamp(min=0).sqrt()
+    high, low = (torch.where(real, normalized, edge) for edge in (-torch.inf, torch.inf))
+    contrast = (high.amax(1) - low.amin(1)).amax(1).clamp(min=0)
     return level, spread, contrast
 
 

@@ -18,7 +18,9 @@ from mm_balance.data import MultimodalData, Split
 from mm_balance.data.card import CardSample, data_card
 from mm_balance.errors import UserError
 from mm_balance.figures import Figure, SheetSample, contact_sheet, save_png
+from mm_balance.input_kinds import IMAGE, SEQUENCE, VECTOR, VIDEO
 from mm_balance.tracking.runs import TrackedRun
+from mm_balance.types import InputSpec
 
 SHEET_SAMPLES = 12
 TAG_LENGTH = 60
@@ -105,6 +107,8 @@ def card_samples(data: MultimodalData) -> list[CardSample]:
     table = data.table
     sound_modalities = [name for name in data.specs if f"{name}_channels" in table]
     image_modalities = [name for name in data.specs if f"{name}_frames" in table]
+    array_modalities = [name for name in data.specs if f"{name}_features" in table]
+    sequences = [name for name in array_modalities if f"{name}_steps" in table]
 
     def values_of(modalities: list[str], column: str, index: int) -> dict[str, Any]:
         values = {name: table[f"{name}_{column}"][index] for name in modalities}
@@ -118,6 +122,11 @@ def card_samples(data: MultimodalData) -> list[CardSample]:
             rate=values_of(sound_modalities, "rate", index),
             size={name: (table[f"{name}_width"][index], table[f"{name}_height"][index]) for name in image_modalities},
             frames=values_of(image_modalities, "frames", index),
+            array={
+                name: f"{table[f'{name}_features'][index]:,} features of {table[f'{name}_dtype'][index]}"
+                for name in array_modalities
+            },
+            steps=values_of(sequences, "steps", index),
         )
         for index in range(len(table["sample"]))
     ]
@@ -137,8 +146,10 @@ def _sheet_sample(data: MultimodalData, train: Split, index: int) -> SheetSample
     for name, value in train.stored(index).items():
         if name in train.views:
             pictures[name] = value[: int(train.views[name].counts[index])].permute(0, 3, 1, 2).numpy()
-        elif data.specs[name].kind == "image":
+        elif data.specs[name].kind in (IMAGE, VIDEO):
             pictures[name] = _visible(value).numpy()
+        elif data.specs[name].kind in (VECTOR, SEQUENCE):
+            spectrograms[name] = torch.atleast_2d(normalized_features(value, data.specs[name])).T.numpy()
         else:
             spectrograms[name] = torch.flatten(value, 0, -2).numpy()
     label = data.classes[int(train.labels[index])]
@@ -149,6 +160,12 @@ def _sheet_sample(data: MultimodalData, train: Split, index: int) -> SheetSample
         pictures=pictures,
         spectrograms=spectrograms,
     )
+
+
+def normalized_features(value: torch.Tensor, spec: InputSpec) -> torch.Tensor:
+    """Return a vector or sequence as the network sees it, ``spec.shape``: in standard deviations from the mean of each feature."""
+    normalized = (value.float() - torch.tensor(spec.mean)) / torch.tensor(spec.std)
+    return torch.where((value == 0).all(-1, keepdim=True), 0.0, normalized) if spec.kind == SEQUENCE else normalized
 
 
 def _visible(frames: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ from mm_balance.engine.predictions import predict_split
 from mm_balance.errors import UserError
 from mm_balance.escaping import spreadsheet_cell
 from mm_balance.explorer.gap_table import gap_table
-from mm_balance.explorer.media import Media, frames_picture, spectrogram_png
+from mm_balance.explorer.media import Media, features_png, frames_picture, spectrogram_png
 from mm_balance.explorer.page import PageText, explorer_html
 from mm_balance.explorer.parquet import write_samples
 from mm_balance.explorer.samples import (
@@ -38,7 +38,7 @@ from mm_balance.explorer.samples import (
     suspects,
 )
 from mm_balance.figures import component_flow, svg_text
-from mm_balance.input_kinds import SOUND
+from mm_balance.input_kinds import SEQUENCE, SOUND, VECTOR
 from mm_balance.methods import build_method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.tracking.lookup import page_link
@@ -46,6 +46,7 @@ from mm_balance.tracking.model import load_network
 from mm_balance.tracking.refits import read_gap_table, read_refit, read_validation_table, refit_epochs, stage_run
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import GapFit
+from mm_balance.workflow.card import normalized_features
 from mm_balance.workflow.gap_report import gap_findings
 from mm_balance.workflow.report import NEXT
 from mm_balance.workflow.setup import DATA_SEED, corruption_of, read_data, resolve_device
@@ -278,6 +279,8 @@ class MediaReader:
             kind = self._data.specs[name].kind
             if kind == SOUND:
                 pictures[name] = spectrogram_png(torch.flatten(value, 0, -2).float().numpy())
+            elif kind in (VECTOR, SEQUENCE):
+                pictures[name] = features_png(normalized_features(value, self._data.specs[name]).numpy())
             else:
                 pictures[name] = frames_picture(_frames(value, split, name, place))
             if (file := self._file(split, place, name)) is not None:

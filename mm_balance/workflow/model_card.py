@@ -6,10 +6,13 @@ from collections.abc import Mapping
 
 from mm_balance import names
 from mm_balance.escaping import markdown_code, markdown_text
+from mm_balance.input_kinds import SEQUENCE, SOUND, VECTOR
 from mm_balance.serving import ModalityRecipe
 from mm_balance.workflow.stage import StageResult
 
 SHOWN_CLASSES = 30
+EXAMPLES = {SOUND: "clip.wav", VECTOR: "clip.npy", SEQUENCE: "clip.npy"}
+"""Kind of input -> name of a file of it; all others are pictures."""
 LONGEST_NAME = 100
 """Characters of a class name that are shown."""
 
@@ -31,9 +34,7 @@ def model_card(
     more = f" and {len(data.classes) - SHOWN_CLASSES} more" if len(data.classes) > SHOWN_CLASSES else ""
     branches = stage.method.sees_others()
     columns = ", ".join(f"`{name}`" for name in recipes)
-    example = ", ".join(
-        f'"{name}": "{"clip.wav" if item.kind == "sound" else "clip.png"}"' for name, item in recipes.items()
-    )
+    example = ", ".join(f'"{name}": "{EXAMPLES.get(item.kind, "clip.png")}"' for name, item in recipes.items())
     return "\n".join(
         [
             f"**{what}**: one of {len(data.classes)} classes from {columns}, trained on {markdown_code(data.name)}.",

@@ -15,6 +15,7 @@ HEADER = ["sample", "split", "label", "audio", "visual"]
 OPTIONS = InputConfig(
     recipe="logmel64", clip_seconds=0.1, audio_fit="tile", resampler="soxr_hq", audio_normalization="train", image_size=8,
     frames=1, frames_per_second=10.0, frame_choice="random", augment="none", visual_normalization="train",
+    sequence_steps=None,
 )  # fmt: skip
 
 

@@ -39,10 +39,10 @@ def write_module(folder: Path, name: str, text: str = METHOD) -> Path:
     return path
 
 
-def write_plugin(folder: Path, package: str, **methods: str) -> None:
+def write_plugin(folder: Path, package: str, *, group: str = "mm_balance.methods", **offered: str) -> None:
     """What installing ``package`` leaves in ``folder`` beside its modules: entry points, name = import path."""
     information = folder / f"{package}-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-    lines = [f"{name} = {path}" for name, path in methods.items()]
-    (information / "entry_points.txt").write_text("\n".join(["[mm_balance.methods]", *lines, ""]))
+    lines = [f"{name} = {path}" for name, path in offered.items()]
+    (information / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))

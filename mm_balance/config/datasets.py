@@ -1,0 +1,76 @@
+"""Data sets by name: those of this package, manifests, and functions that return one. Nothing here loads PyTorch by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import resources
+from typing import Any
+
+from mm_balance.errors import UserError, did_you_mean
+from mm_balance.imports import import_function
+from mm_balance.plugins import Plugins
+
+PRESETS = resources.files("mm_balance") / "presets"
+QUICK, MANIFEST = "quick", "manifest"
+OWN = "package.module:build"
+SHOWN = 60
+"""Characters of a name in a message."""
+
+
+def built_in() -> list[str]:
+    """Return the data sets of this package: those that have a preset of their own."""
+    stems = (file.name.removesuffix(".yaml") for file in PRESETS.iterdir() if file.name.endswith(".yaml"))
+    return sorted(name for name in stems if name not in (QUICK, MANIFEST))
+
+
+PLUGINS = Plugins("dataset", "mm_balance.datasets", {name: f"the data set {name}" for name in built_in()}, OWN)
+"""Data sets of installed packages: name = import path of a function, see ``find_builder``."""
+
+
+def find_builder(dataset: str) -> Callable[[], Any] | None:
+    """Return the function that makes a data set; None = the name is a manifest's path, or a data set of this package.
+
+    Such a function takes nothing and returns a ``MultimodalData``. Its attribute ``settings``, if it has one, is its preset:
+    parameter -> value, in place of those of ``manifest.yaml``.
+
+    Args:
+        dataset: value of the parameter ``dataset``: a path that ends with .csv, ``package.module:build``, or a name.
+
+    Raises:
+        UserError: no such data set, a name that two packages have, or no such module or function.
+    """
+    path = builder_path(dataset)
+    return None if path is None else import_function(path, f"dataset={dataset}")
+
+
+def builder_path(dataset: str) -> str | None:
+    """Return the import path of the function that makes a data set; None = there is none. Nothing is imported.
+
+    Raises:
+        UserError: as ``find_builder``, for names.
+    """
+    if dataset.endswith(".csv"):
+        return None
+    if ":" in dataset:
+        return dataset
+    if dataset not in PLUGINS.built_in and not PLUGINS.offered(dataset):
+        shown = dataset if len(dataset) <= SHOWN else f"{dataset[:SHOWN]}..."
+        known = PLUGINS.names()
+        raise UserError(
+            f"dataset={shown} is not known; give {', '.join(known)}, the path of a manifest.csv, or your own function as {OWN}"
+            f"{did_you_mean(shown, known)}"
+        )
+    outside = PLUGINS.outside(dataset)
+    return None if outside is None else outside.path
+
+
+def builder_settings(dataset: str) -> Mapping[str, Any]:
+    """Return the preset that the function of a data set brings along; empty = none, or there is no such function.
+
+    Raises:
+        UserError: as ``find_builder``; or its ``settings`` are no mapping.
+    """
+    settings = getattr(find_builder(dataset), "settings", {})
+    if not isinstance(settings, Mapping):
+        raise UserError(f"dataset={dataset}: its settings are no mapping of parameter to value")
+    return settings

@@ -1,0 +1,162 @@
+"""Data sets that a function outside this package makes: called, checked, and identified by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mm_balance.data.dataset import MultimodalData, Split
+from mm_balance.data.manifest import SPLITS
+from mm_balance.errors import UserError
+from mm_balance.input_kinds import IMAGE, INPUT_KINDS, VIDEO
+
+VERSION = "contents-1"
+CHUNK = 256
+RETURN_WANTED = "return what mm_balance.from_dataset makes, or a MultimodalData"
+
+
+def load_outside(build: Callable[[], Any], modalities: Sequence[str], what: str) -> MultimodalData:
+    """Return the data set that a function makes, checked, with these modalities and a digest of its contents.
+
+    Args:
+        build: the function; it is called without arguments.
+        modalities: which ones, in which order; the first one is the leading one of the gap.
+        what: name for messages, as ``dataset=my_data:build``.
+
+    Raises:
+        UserError: it returns something else, lacks a modality, or the parts do not fit together.
+    """
+    data = build()
+    if not isinstance(data, MultimodalData):
+        raise UserError(f"{what} returned a {type(data).__name__}; {RETURN_WANTED}")
+    check_data(data, what)
+    if missing := [name for name in modalities if name not in data.specs]:
+        has = ",".join(data.specs)
+        raise UserError(
+            f"{what} has the modalities {has}, not {','.join(missing)}; give modalities={has}, or let the function have it as a "
+            f'default: build.settings = {{"modalities": "{has}"}}'
+        )
+    chosen = with_modalities(data, modalities)
+    return replace(chosen, digest=content_digest(chosen))
+
+
+def with_modalities(data: MultimodalData, modalities: Sequence[str]) -> MultimodalData:
+    """Return the data with these modalities, in this order."""
+
+    def of(values: Any) -> Any:
+        return None if values is None else {name: values[name] for name in modalities if name in values}
+
+    splits = {
+        name: replace(
+            split, inputs=of(split.inputs), rows=of(split.rows), views=of(split.views), replacements=of(split.replacements)
+        )
+        for name, split in data.splits.items()
+    }  # fmt: skip
+    return replace(data, specs=of(data.specs), splits=splits)
+
+
+def check_data(data: MultimodalData, what: str) -> None:
+    """Check that the parts of a data set fit together, and that every number can be trained on.
+
+    Args:
+        data: the data set.
+        what: its name for messages.
+
+    Raises:
+        UserError: what does not fit, of which split, modality and sample.
+    """
+    if missing := [name for name in SPLITS if not len(data.splits.get(name, ()))]:
+        raise UserError(f"{what} has no samples in split {', '.join(missing)}; every split needs some")
+    if len(data.classes) < 2 or len(set(data.classes)) < len(data.classes):
+        raise UserError(f"{what} has the classes {list(data.classes)[:5]}; give two or more different ones")
+    if len(data.specs) < 2:
+        raise UserError(f"{what} has the modalities {', '.join(data.specs) or 'none'}; give two or more")
+    seen: dict[str, str] = {}
+    for name, split in data.splits.items():
+        _check_split(data, split, f"{what}: split {name}")
+        for sample in split.samples:
+            if sample in seen:
+                raise UserError(
+                    f"{what}: the sample id {sample!r} is in {seen[sample]} and in {name}; give each its own"
+                )
+            seen[sample] = name
+    train = data.splits["train"].labels
+    if absent := [data.classes[number] for number in range(len(data.classes)) if not (train == number).any()]:
+        raise UserError(f"{what}: no training samples of class {', '.join(map(repr, absent[:5]))}")
+
+
+def _check_split(data: MultimodalData, split: Split, where: str) -> None:
+    count = len(split.labels)
+    if split.labels.dtype != torch.int64 or split.labels.dim() != 1:
+        raise UserError(
+            f"{where}: labels are {split.labels.dtype} of shape {tuple(split.labels.shape)}, not int64, (samples,)"
+        )
+    if count and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < len(data.classes):
+        raise UserError(f"{where}: labels from {int(split.labels.min())} to {int(split.labels.max())}, but classes are 0 to "
+                        f"{len(data.classes) - 1}")  # fmt: skip
+    if len(split.samples) != count or len(split.corrupted) != count:
+        raise UserError(
+            f"{where}: {count} labels, {len(split.samples)} sample ids, {len(split.corrupted)} entries of `corrupted`"
+        )
+    for name, spec in data.specs.items():
+        if spec.kind not in INPUT_KINDS:
+            raise UserError(f"{where}, modality {name}: kind {spec.kind!r} is not one of {', '.join(INPUT_KINDS)}")
+        if name not in split.inputs:
+            raise UserError(f"{where} has no modality {name}")
+        stored = split.inputs[name]
+        if split.rows is None and len(stored) != count:
+            raise UserError(f"{where}, modality {name}: {len(stored)} samples, {count} labels")
+        dimensions = INPUT_KINDS[VIDEO if spec.kind == IMAGE and len(spec.shape) == 4 else spec.kind]
+        if len(spec.shape) != len(dimensions.dimensions):
+            raise UserError(
+                f"{where}, modality {name}: the shape of a {spec.kind} is {dimensions.shape_text()}, not {spec.shape}"
+            )
+        if name in split.views:  # of a store, which was checked as it was written
+            continue
+        if tuple(stored.shape[1:]) != spec.shape:
+            raise UserError(
+                f"{where}, modality {name}: samples of shape {tuple(stored.shape[1:])}, but its spec says {spec.shape}"
+            )
+        if stored.dtype not in (torch.float32, torch.uint8):
+            raise UserError(f"{where}, modality {name}: {stored.dtype}; give float32, or uint8 for pictures")
+        if stored.dtype == torch.float32:
+            _check_finite(split, name, where)
+
+
+def _check_finite(split: Split, name: str, where: str) -> None:
+    for part in torch.arange(len(split)).split(CHUNK):
+        finite = torch.isfinite(split.read_modality(name, part, None)).flatten(1).all(1)
+        if not finite.all():
+            sample = split.samples[int(part[int((~finite).nonzero()[0])])]
+            raise UserError(f"{where}, modality {name}, sample {sample!r}: NaN or infinite values")
+
+
+def content_digest(data: MultimodalData) -> str:
+    """Return the SHA-256 of everything that training sees: arrays, labels, sample ids, splits, classes, specs, in hex."""
+    digest = hashlib.sha256()
+
+    def add(values: Any) -> None:
+        digest.update(json.dumps(values).encode())
+        digest.update(b"\n")
+
+    add([VERSION, list(data.classes), [[name, asdict(spec)] for name, spec in data.specs.items()]])
+    for name, split in sorted(data.splits.items()):
+        add([name, split.samples, split.corrupted, split.corruption_kind])
+        digest.update(_bytes(split.labels))
+        for modality in data.specs:
+            add([modality, str(split.inputs[modality].dtype)])
+            for part in torch.arange(len(split)).split(CHUNK):
+                digest.update(_bytes(split.read_modality(modality, part, None)))
+    return digest.hexdigest()
+
+
+def _bytes(values: Tensor) -> bytes:
+    """Return the numbers of a tensor as bytes, little-endian on every machine."""
+    numbers = values.numpy()
+    return numbers.astype(numbers.dtype.newbyteorder("<"), copy=False).tobytes()
