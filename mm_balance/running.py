@@ -15,6 +15,7 @@ from mm_balance.commands.command import Command, Request
 from mm_balance.commands.main import COMMAND as MAIN
 from mm_balance.commands.train import COMMAND as TRAIN
 from mm_balance.config import Config, Option, format_value, options, parse_value, stage_options
+from mm_balance.config.datasets import AT_HAND
 from mm_balance.data import MultimodalData
 from mm_balance.engine import loop
 from mm_balance.engine.checkpoint import gap_fit_from_state, validation_fit_from_state
@@ -28,15 +29,13 @@ from mm_balance.models import MultimodalNetwork
 from mm_balance.types import GapFit, SplitPredictions
 from mm_balance.workflow.build import begin_from, build_stage
 from mm_balance.workflow.plans import StagePlan, adaptive_plan, check_takes_warmup, train_plan, warmup_plan
-from mm_balance.workflow.setup import HELD_OUT_SEED, prepared, read_data, resolve_device
+from mm_balance.workflow.setup import HELD_OUT_SEED, data_at_hand, read_data, resolve_device
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mm_balance.figures import Figure
 
-PYTHON = "python"
-"""Module of the import path that stands for data given from Python, as value of ``dataset``."""
 HERE = ("run_id", "resume_run")
 """Parameters that make no sense here."""
 
@@ -165,18 +164,15 @@ def run(
     command = MAIN if warmup else TRAIN
     given = _given(command, {"method": method, "seed": seed, **parameters})
     if isinstance(data, MultimodalData):
-        at_hand: MultimodalData | None = data
-        given |= {"dataset": f"{PYTHON}:{re.sub('[^0-9a-zA-Z_]', '_', data.name)}", "modalities": ",".join(data.specs)}
+        given |= {"dataset": f"{AT_HAND}:{re.sub('[^0-9a-zA-Z_]', '_', data.name)}", "modalities": ",".join(data.specs)}
     else:
-        at_hand = None
         given["dataset"] = parse_value(options()["dataset"], data)
     config = command.resolve(given)
     check_method_name(config.method.method)
-    if at_hand is not None and config.corruption.corruption:
-        raise UserError("corruption: data that are given as an object are trained on as they are; corrupt them before")
+    chosen = data_at_hand(data, config) if isinstance(data, MultimodalData) else read_data(config)
     if track:
-        return _tracked(command, Request(given, config), at_hand)
-    return _untracked(config, read_data(config) if at_hand is None else prepared(at_hand, config), warmup=warmup)
+        return _tracked(command, Request(given, config), chosen)
+    return _untracked(config, chosen, warmup=warmup)
 
 
 def _given(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,7 +192,7 @@ def _given(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _tracked(command: Command, request: Request, data: MultimodalData | None) -> Result:
+def _tracked(command: Command, request: Request, data: MultimodalData) -> Result:
     """Train as the command does, and read the result back from its run."""
     from mm_balance.commands import main, train
     from mm_balance.tracking.model import load_network
@@ -205,13 +201,12 @@ def _tracked(command: Command, request: Request, data: MultimodalData | None) ->
 
     config = request.config
     assert config is not None
-    trained = (main.train if command is MAIN else train.train)(request, lambda: False, data)
+    trained = (main.train if command is MAIN else train.train)(request, lambda: False, lambda config, stop: data)
     stage = stage_run(trained)
     state = saved_state(stage)
     assert state is not None
     model, epoch = load_network(trained)
-    chosen = read_data(config) if data is None else prepared(data, config)
-    chosen = chosen.with_held_out(find_method(config.method.method).held_out, seed=HELD_OUT_SEED)
+    chosen = data.with_held_out(find_method(config.method.method).held_out, seed=HELD_OUT_SEED)
     fit, validation = gap_fit_from_state(state["refit"]), validation_fit_from_state(state)
     points = [MetricPoint(**point) for point in state["points"]]
     point = next(item for item in points if item.step == epoch)
@@ -236,7 +231,6 @@ def _untracked(config: Config, data: MultimodalData, *, warmup: bool) -> Result:
         first = ListRecorder()
         state = _trained(warmup_plan(config), data, first, None)[2]
         points += first.points
-        recorder.refits, recorder.validation_refits = first.refits, first.validation_refits
         plan = adaptive_plan(config)
         stage, progress, _ = _trained(plan, data, recorder, state)
     else:

@@ -10,10 +10,12 @@ from mm_balance.config import Config, stage_options
 from mm_balance.errors import Interrupted
 
 if TYPE_CHECKING:
+    from mm_balance.commands.training import Read
     from mm_balance.data import MultimodalData
     from mm_balance.tracking.runs import TrackedRun
     from mm_balance.workflow.both_stages import BothStages
     from mm_balance.workflow.plans import StagePlan
+    from mm_balance.workflow.setup import read_data
 
 
 def run(request: Request, stop: Stop) -> None:
@@ -21,8 +23,8 @@ def run(request: Request, stop: Stop) -> None:
     train(request, stop)
 
 
-def train(request: Request, stop: Stop, data: MultimodalData | None = None) -> TrackedRun:
-    """Do the same and return the run; ``data`` = those to train on, instead of those that the parameters name."""
+def train(request: Request, stop: Stop, read: Read | None = None) -> TrackedRun:
+    """Do the same and return the run; ``read`` reads the data, by default those that the parameters name."""
     from mm_balance.commands.training import add_explorer, open_training, print_result
     from mm_balance.workflow.plans import adaptive_plan, check_takes_warmup, warmup_plan
     from mm_balance.workflow.report import accuracies
@@ -31,7 +33,7 @@ def train(request: Request, stop: Stop, data: MultimodalData | None = None) -> T
         check_takes_warmup(config.method.method)
         return warmup_plan(config), adaptive_plan(config)
 
-    with open_training(COMMAND, request, stop, both_stages, data=data) as training:
+    with open_training(COMMAND, request, stop, both_stages, read=read or read_data) as training:
         final = run_recipe(*training.plan, training.data, training.run, stop)
         add_explorer(training, training.plan[1].config, stop)
         print_result(training.run, accuracies(final, "test", tuple(training.data.specs)), "test accuracy")

@@ -11,6 +11,7 @@ from mm_balance.config import Config, stage_options
 from mm_balance.methods import find_method, method_names, option_lines
 
 if TYPE_CHECKING:
+    from mm_balance.commands.training import Read
     from mm_balance.data import MultimodalData
     from mm_balance.tracking.runs import TrackedRun
 
@@ -20,17 +21,18 @@ def run(request: Request, stop: Stop) -> None:
     train(request, stop)
 
 
-def train(request: Request, stop: Stop, data: MultimodalData | None = None) -> TrackedRun:
-    """Do the same and return the run; ``data`` = those to train on, instead of those that the parameters name."""
+def train(request: Request, stop: Stop, read: Read | None = None) -> TrackedRun:
+    """Do the same and return the run; ``read`` reads the data, by default those that the parameters name."""
     from mm_balance.commands.training import add_explorer, open_training, print_validation
     from mm_balance.workflow.plans import train_plan
     from mm_balance.workflow.runs import run_stage
+    from mm_balance.workflow.setup import read_data
     from mm_balance.workflow.warmups import choose_warmup, follows_warmup
 
     def choose(config: Config, data: MultimodalData) -> TrackedRun | None:
         return choose_warmup(config, data) if follows_warmup(config) else None
 
-    with open_training(COMMAND, request, stop, train_plan, choose_warmup=choose, data=data) as training:
+    with open_training(COMMAND, request, stop, train_plan, choose_warmup=choose, read=read or read_data) as training:
         result = run_stage(training.plan, training.data, training.run, stop, training.warmup)
         add_explorer(training, training.plan.config, stop)
         print_validation(result)

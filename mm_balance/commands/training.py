@@ -22,11 +22,13 @@ from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.next_steps import announce, command_line
 from mm_balance.workflow.provenance import recorded_parameters
 from mm_balance.workflow.report import accuracies
-from mm_balance.workflow.setup import prepared, read_data, resolve_device
+from mm_balance.workflow.setup import read_data, resolve_device
 from mm_balance.workflow.stage import StageResult, saved_state
 from mm_balance.workflow.titles import overrides, run_title
 
 P = TypeVar("P")
+Read = Callable[[Config, Stop], MultimodalData]
+"""Reads the data of a configuration."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def open_training(
     make_plan: Callable[[Config], P],
     *,
     choose_warmup: Callable[[Config, MultimodalData], TrackedRun | None] = lambda config, data: None,
-    data: MultimodalData | None = None,
+    read: Read = read_data,
 ) -> Iterator[Training[P]]:
     """Open a new run, or the one to resume; no run is left RUNNING on exit.
 
@@ -64,7 +66,7 @@ def open_training(
         stop: polled while data are decoded.
         make_plan: returns what to train; raises UserError for a configuration that cannot be trained, before data are read.
         choose_warmup: returns the run to start from.
-        data: those to train on; None = those that the parameters name.
+        read: reads the data.
 
     Raises:
         UserError: an error in the parameters or the data.
@@ -78,7 +80,7 @@ def open_training(
             config = _resumed_config(command, request.given, resumed, state)
         resolve_device(config.run.device)
         plan = make_plan(config)
-        data = prepared(data, config) if data is not None else read_data(config, stop)
+        data = read(config, stop)
         if resumed is not None:
             check_same_data(resumed, data)
         # A checkpoint records the warm-up that its run started from.

@@ -13,6 +13,8 @@ from mm_balance.plugins import Plugins
 PRESETS = resources.files("mm_balance") / "presets"
 QUICK, MANIFEST = "quick", "manifest"
 OWN = "package.module:build"
+AT_HAND = "python"
+"""In place of a module in the name of data that a program gave to ``mm_balance.run``: no command can read them."""
 SHOWN = 60
 """Characters of a name in a message."""
 
@@ -39,6 +41,11 @@ def find_builder(dataset: str) -> Callable[[], Any] | None:
     Raises:
         UserError: no such data set, a name that two packages have, or no such module or function.
     """
+    if _is_at_hand(dataset):
+        raise UserError(
+            f"dataset={dataset}: these data were given by a Python program, so only that can give them again (mm_balance.run); let a "
+            f"function return them, and name it: dataset={OWN}"
+        )
     path = builder_path(dataset)
     return None if path is None else import_function(path, f"dataset={dataset}")
 
@@ -70,7 +77,13 @@ def builder_settings(dataset: str) -> Mapping[str, Any]:
     Raises:
         UserError: as ``find_builder``; or its ``settings`` are no mapping.
     """
+    if _is_at_hand(dataset):
+        return {}
     settings = getattr(find_builder(dataset), "settings", {})
     if not isinstance(settings, Mapping):
         raise UserError(f"dataset={dataset}: its settings are no mapping of parameter to value")
     return settings
+
+
+def _is_at_hand(dataset: str) -> bool:
+    return dataset.startswith(f"{AT_HAND}:")

@@ -18,12 +18,16 @@ BUILT_IN = {
     "temporal_convolution": f"{_PACKAGE}.vectors:TemporalConvolution",
 }
 """The encoders of this package: name -> import path."""
-LIBRARIES = ("torchvision", "timm", "transformers")
-"""Libraries whose models are named ``library/model``; of ``transformers``, the model is a local folder."""
+BY_KIND = "by_kind"
+"""Name that stands for the usual encoder of each kind of input, see ``INPUT_KINDS``."""
 OPTIONAL_LIBRARIES = ("timm", "transformers")
+LIBRARIES = ("torchvision", *OPTIONAL_LIBRARIES)
+"""Libraries whose models are named ``library/model``; of ``transformers``, the model is a local folder."""
 DOWNLOAD, RANDOM = "download", "none"
 """Values of ``encoder_weights`` that are no files."""
-PLUGINS = Plugins("encoder", "mm_balance.encoders", BUILT_IN, "package.module:build")
+PLUGINS = Plugins(
+    "encoder", "mm_balance.encoders", {BY_KIND: "the usual encoder of each kind", **BUILT_IN}, "package.module:build"
+)
 
 
 def check_encoders(text: str, modalities: Sequence[str]) -> dict[str, str]:

@@ -195,7 +195,7 @@ class ModelConfig:
 
     encoder: str = param(
         AUTO,
-        "encoder of all modalities, or `audio:NAME,visual:NAME`: `resnet18`, `resnet_narrow`, `mlp`, `transformer`, "
+        "encoder of all modalities, or `audio:NAME,visual:NAME`: `by_kind`, `resnet18`, `resnet_narrow`, `mlp`, `transformer`, "
         "`temporal_convolution`, `torchvision/NAME`, `timm/NAME`, `transformers/FOLDER`, an installed plug-in, or your own, "
         "`package.module:build`",
         source=f"{PAPER}, Sec. 4.2: ResNet-18 from scratch",

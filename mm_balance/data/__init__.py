@@ -24,6 +24,8 @@ __all__ = [
     "load_data",
     "load_digits",
     "load_manifest",
+    "load_outside",
+    "plant",
     "prepare_raw",
 ]
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from mm_balance.config import Config, by_modality
-from mm_balance.config.encoders import RANDOM, check_encoders
+from mm_balance.config.encoders import BY_KIND, RANDOM, check_encoders
 from mm_balance.models import EncoderSpec, MultimodalNetwork, find_encoder, source_digest
 
 
 def encoders_of(config: Config) -> dict[str, EncoderSpec]:
-    """Return modality -> the encoder that ``config`` names for it. Raises UserError if there is none of that name."""
+    """Return modality -> the encoder that ``config`` names for it, without those that follow from the kind of input.
+
+    Raises:
+        UserError: there is none of that name.
+    """
     names = check_encoders(config.model.encoder, config.data.modalities.split(","))
-    return {modality: find_encoder(name) for modality, name in names.items()}
+    return {modality: find_encoder(name) for modality, name in names.items() if name != BY_KIND}
 
 
 def weight_sources(config: Config) -> dict[str, str]:
@@ -21,14 +25,16 @@ def weight_sources(config: Config) -> dict[str, str]:
     encoders = encoders_of(config)
     sources = {modality: spec.folder or RANDOM for modality, spec in encoders.items()}
     if config.model.encoder_weights is not None:
-        sources = by_modality("encoder_weights", config.model.encoder_weights, tuple(encoders))
+        sources = by_modality("encoder_weights", config.model.encoder_weights, config.data.modalities.split(","))
     return {modality: source for modality, source in sources.items() if source != RANDOM}
 
 
 def weight_digests(config: Config) -> dict[str, str]:
     """Return modality -> digest of its pretrained weights. Raises UserError if a file cannot be read."""
     encoders = encoders_of(config)
-    return {modality: source_digest(encoders[modality], source) for modality, source in weight_sources(config).items()}
+    return {
+        modality: source_digest(encoders.get(modality), source) for modality, source in weight_sources(config).items()
+    }
 
 
 def load_pretrained(model: MultimodalNetwork, config: Config) -> str:

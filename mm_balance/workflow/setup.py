@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from mm_balance.config import AUTO, Config, format_value
-from mm_balance.data import Corruption, DecodeSettings, MultimodalData, load_data
+from mm_balance.data import Corruption, DecodeSettings, MultimodalData, load_data, load_outside, plant
 from mm_balance.errors import UserError
 from mm_balance.folders import cache_folder
 
@@ -40,15 +40,21 @@ def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> Multi
         input_config=config.input,
         work=decoding(config, stop),
     )
-    return prepared(data, config)
+    return _reduced(data, config)
 
 
-def prepared(data: MultimodalData, config: Config) -> MultimodalData:
-    """Apply ``train_fraction`` to data that are at hand, and print what is suspicious about them.
+def data_at_hand(data: MultimodalData, config: Config) -> MultimodalData:
+    """Check data that were not read but given, and do with them what ``read_data`` does.
 
     Raises:
-        UserError: ``train_fraction`` is less than one sample.
+        UserError: their parts do not fit together, or as ``read_data``.
     """
+    chosen = load_outside(lambda: data, tuple(data.specs), f"the data set {data.name}")
+    return _reduced(plant(chosen, corruption_of(config), config.input, seed=DATA_SEED), config)
+
+
+def _reduced(data: MultimodalData, config: Config) -> MultimodalData:
+    """Apply ``train_fraction``, and print what is suspicious about the data."""
     for warning in data.warnings:
         print(f"mm-balance: warning: {config.data.dataset}: {warning}", file=sys.stderr)
     fraction, samples = config.data.train_fraction, len(data.splits["train"])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mm_balance.config.encoders import BUILT_IN, PLUGINS, check_encoders
+from mm_balance.config.encoders import BUILT_IN, BY_KIND, PLUGINS, check_encoders
 from mm_balance.errors import UserError
 from mm_balance.imports import import_function
 from mm_balance.input_kinds import INPUT_KINDS
@@ -95,16 +95,15 @@ def choose_encoders(text: str, specs: Mapping[str, InputSpec]) -> dict[str, Enco
         UserError: a modality without encoder or with two, an unknown name, or one for none of the modalities.
     """
     names = check_encoders(text, tuple(specs))
-    if len(set(names.values())) == 1 and ":" not in text:
+    usual = {modality: INPUT_KINDS[spec.kind].encoder for modality, spec in specs.items()}
+    names = {modality: usual[modality] if name == BY_KIND else name for modality, name in names.items()}
+    if len(set(names.values())) == 1 and ":" not in text and text != BY_KIND:
         name = next(iter(names.values()))
         fitting = [modality for modality, spec in specs.items() if _takes(name, spec.kind)]
         if not fitting:
             kinds = _listed(sorted({spec.kind for spec in specs.values()}))
             raise UserError(f"encoder={name} is for none of the modalities, which are {kinds}; {_suggestion(specs)}")
-        names = {
-            modality: name if modality in fitting else INPUT_KINDS[spec.kind].encoder
-            for modality, spec in specs.items()
-        }
+        names = {modality: name if modality in fitting else usual[modality] for modality in specs}
     return {modality: find_encoder(name) for modality, name in names.items()}
 
 

@@ -132,13 +132,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def source_digest(spec: EncoderSpec, source: str) -> str:
+def source_digest(spec: EncoderSpec | None, source: str) -> str:
     """Return the SHA-256 of the file that ``load_weights`` would read, in hex; of a download, what it is called.
 
     Raises:
         UserError: the file cannot be read.
     """
-    if source == DOWNLOAD:
+    if source == DOWNLOAD and spec is not None:
         return f"{spec.name} {torchvision.__version__ if '/' not in spec.name else spec.name.partition('/')[0]}"
     path = _file_of(Path(source).expanduser())
     try:
