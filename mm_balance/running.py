@@ -32,8 +32,7 @@ from mm_balance.workflow.plans import StagePlan, adaptive_plan, check_takes_warm
 from mm_balance.workflow.setup import HELD_OUT_SEED, data_at_hand, read_data, resolve_device
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from mm_balance.explorer.samples import Table
     from mm_balance.figures import Figure
 
 HERE = ("run_id", "resume_run")
@@ -91,7 +90,7 @@ class Result:
         return self.refits[-1].mixture
 
     @cached_property
-    def gaps(self) -> pd.DataFrame:
+    def gaps(self) -> Table:
         """The last refit's training samples: index, sample, label, ``p_<modality>``, p_fused, gap, posterior_imbalanced."""
         return self.measured("train").table()
 
@@ -106,7 +105,7 @@ class Result:
         method = build_method("concat", {}, self.model.modalities, 0)
         return predict_split(self.model.to(device), method, self.data.splits[split], device, coalitions=True)
 
-    def explore(self, path: str | Path = "explorer.html", *, worst: int = 100) -> pd.DataFrame:
+    def explore(self, path: str | Path = "explorer.html", *, worst: int = 100) -> Table:
         """Write the page on which one sees and hears the samples, the most suspicious first.
 
         Args:
