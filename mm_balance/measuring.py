@@ -23,8 +23,7 @@ from mm_balance.types import GapFit
 from mm_balance.workflow.gap_report import mixture_warnings, signed, who_is_ahead
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from mm_balance.explorer.samples import Table
     from mm_balance.figures import Figure
 
 PROBABILITY_TOLERANCE = 1e-3
@@ -88,7 +87,7 @@ class Measured(GapFit):
         parts.append(f"{100 * values['gap/fraction_imbalanced']:.1f} % of them count as imbalanced.")
         return " ".join([*parts, *(_plain(warning.text) for warning in mixture_warnings(self, self.mixture.kind))])
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> Table:
         """Return one row per sample, with the columns of a run's ``gaps.parquet``.
 
         They are index, sample, label, ``p_<modality>``, p_fused (NaN where no fused logits were given), gap and posterior_imbalanced.
@@ -97,7 +96,7 @@ class Measured(GapFit):
 
         return gap_table(self, self.samples, None)
 
-    def most_suspicious(self, count: int = 20) -> pd.DataFrame:
+    def most_suspicious(self, count: int = 20) -> Table:
         """Return the rows of the ``count`` most suspicious samples, the most suspicious first.
 
         Further columns: suspicion (how much less likely than usual the most suspicious modality finds the class, in nats), doubted
