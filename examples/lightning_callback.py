@@ -65,7 +65,12 @@ if __name__ == "__main__":
         survey_logits, DataLoader(train, 256), validation=DataLoader(validation, 256), start=2, every=2
     )
     trainer = lightning.Trainer(
-        max_epochs=EPOCHS, accelerator="cpu", callbacks=[network.gaps], enable_progress_bar=False, logger=False
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        callbacks=[network.gaps],
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
     )
     with mlflow.start_run(run_name="Lightning with the adaptive loss"):
         trainer.fit(network, DataLoader(train, 32, shuffle=True))

@@ -67,7 +67,8 @@ class GapMixtureCallback(GapSurveys, TrainerCallback):
         self._survey(model, epoch, partial(send_to_device, device=args.device))
         assert self.measured is not None
         # Not as an ExportableState: the trainer would make another callback from its text, without functions and loaders.
-        state.stateful_callbacks[STATE] = {"args": {}, "attributes": {"surveys": _to_text(self._state())}}
+        kept: Any = state.stateful_callbacks  # a mapping, once training has begun
+        kept[STATE] = {"args": {}, "attributes": {"surveys": _to_text(self._state())}}
         if not state.is_world_process_zero:
             return
         metrics = self.measured.metrics()

@@ -112,12 +112,7 @@ def gap_findings(
 
 
 def who_is_ahead(mean_gap: float, modalities: Sequence[str]) -> str:
-    """Return which modality a mean gap says is ahead, as the beginning of a sentence; the first of ``modalities`` leads the gap.
-
-    Example:
-        >>> who_is_ahead(-0.3, ["audio", "visual"])
-        'visual is ahead'
-    """
+    """Return which modality a mean gap says is ahead, as the beginning of a sentence; the first of ``modalities`` leads the gap."""
     if abs(mean_gap) <= EVEN:
         return "No modality is ahead on average"
     lead, *others = modalities
