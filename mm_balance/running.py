@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mm_balance.commands.command import Command, Request
 from mm_balance.commands.main import COMMAND as MAIN
 from mm_balance.commands.train import COMMAND as TRAIN
-from mm_balance.config import Config, Option, format_value, options, parse_value, stage_options
+from mm_balance.config import Config, Option, format_value, options, parse_value, restore, stage_options
 from mm_balance.config.datasets import AT_HAND
 from mm_balance.data import MultimodalData
 from mm_balance.engine import loop
@@ -35,11 +35,8 @@ if TYPE_CHECKING:
     from mm_balance.explorer.samples import Table
     from mm_balance.figures import Figure
 
-HERE = ("run_id", "resume_run")
-"""Parameters that make no sense here."""
 
-
-@dataclass
+@dataclass(repr=False)
 class Result:
     """A trained recipe.
 
@@ -62,6 +59,12 @@ class Result:
     validation: list[GapFit]
     points: list[MetricPoint] = field(repr=False)
     run_id: str = ""
+
+    def __repr__(self) -> str:
+        alone = (f"{name} {100 * self.metrics[f'test/accuracy_{name}']:.1f} %" for name in self.data.specs)
+        what = f"{self.config.method.method} on {self.data.name}, seed {self.config.run.seed}"
+        tracked = f", run {self.run_id}" if self.run_id else ""
+        return f"<{what}: test accuracy fused {100 * self.metrics['test/accuracy']:.1f} %, {', '.join(alone)}{tracked}>"
 
     def measured(self, split: str = "train") -> Measured:
         """Return gaps, mixture and posterior of the last refit, of ``train`` or ``val``; of ``test``, those of the final network."""
@@ -150,7 +153,8 @@ def run(
         track: whether everything is logged to MLflow, as the commands do (store: ``MLFLOW_TRACKING_URI``, by default `mlflow.db` in
             the current folder). Otherwise nothing is written, MLflow is not even imported, and training cannot be resumed.
         parameters: parameters of the command line with their values, ``batch_size=32``, ``encoder="mlp"``; ``auto`` or nothing = the
-            preset's. Data given as an object have the preset of a manifest.
+            preset's. Data given as an object have the preset of a manifest. ``resume_run="ID"`` goes on with an unfinished run, with
+            its method and seed.
 
     Raises:
         UserError: an unknown parameter, a value that is not allowed, or data that the method cannot use.
@@ -161,25 +165,33 @@ def run(
         >>> result.metrics["test/accuracy"], result.gaps, result.figure()  # doctest: +SKIP
     """
     command = MAIN if warmup else TRAIN
-    given = _given(command, {"method": method, "seed": seed, **parameters})
+    resumed = "resume_run" in parameters
+    given = _given(command, parameters if resumed else {"method": method, "seed": seed, **parameters})
     if isinstance(data, MultimodalData):
         given |= {"dataset": f"{AT_HAND}:{re.sub('[^0-9a-zA-Z_]', '_', data.name)}", "modalities": ",".join(data.specs)}
-    else:
+    elif not isinstance(data, str):
+        raise UserError(
+            f"data is a {type(data).__name__}; give a name, a path, or a MultimodalData: mm_balance.from_dataset makes one of "
+            "a data set of torch or Hugging Face"
+        )
+    elif not resumed:
         given["dataset"] = parse_value(options()["dataset"], data)
-    config = command.resolve(given)
-    check_method_name(config.method.method)
-    chosen = data_at_hand(data, config) if isinstance(data, MultimodalData) else read_data(config)
+    if resumed and not track:
+        raise UserError("resume_run: only a tracked run can be resumed")
+    config = None if resumed else command.resolve(given)
+    if config is not None:
+        check_method_name(config.method.method)
     if track:
-        return _tracked(command, Request(given, config), chosen)
-    return _untracked(config, chosen, warmup=warmup)
+        return _tracked(command, Request(given, config), data if isinstance(data, MultimodalData) else None)
+    assert config is not None
+    return _untracked(
+        config, data_at_hand(data, config) if isinstance(data, MultimodalData) else read_data(config), warmup=warmup
+    )
 
 
 def _given(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters with typed values, checked as those of a command line are."""
-    known: dict[str, Option] = {
-        name: option for name, option in stage_options(command.name).items() if name not in HERE
-    }
-    known = {**known, "method": options()["method"], "method_options": options()["method_options"]}
+    known: dict[str, Option] = {**stage_options(command.name), "method": options()["method"]}
     given = {}
     for name, value in values.items():
         if name not in known:
@@ -191,21 +203,26 @@ def _given(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _tracked(command: Command, request: Request, data: MultimodalData) -> Result:
+def _tracked(command: Command, request: Request, data: MultimodalData | None) -> Result:
     """Train as the command does, and read the result back from its run."""
     from mm_balance.commands import main, train
     from mm_balance.tracking.model import load_network
     from mm_balance.tracking.refits import stage_run
     from mm_balance.workflow.stage import saved_state
 
-    config = request.config
-    assert config is not None
-    trained = (main.train if command is MAIN else train.train)(request, lambda: False, lambda config, stop: data)
+    read: list[MultimodalData] = []
+
+    def keep(config: Config, stop: Callable[[], bool]) -> MultimodalData:
+        read.append(read_data(config, stop) if data is None else data_at_hand(data, config))
+        return read[0]
+
+    trained = (main.train if command is MAIN else train.train)(request, lambda: False, keep)
     stage = stage_run(trained)
     state = saved_state(stage)
     assert state is not None
     model, epoch = load_network(trained)
-    chosen = data.with_held_out(find_method(config.method.method).held_out, seed=HELD_OUT_SEED)
+    config = restore(state["record"]["config"]) if request.config is None else request.config
+    chosen = read[0].with_held_out(find_method(config.method.method).held_out, seed=HELD_OUT_SEED)
     fit, validation = gap_fit_from_state(state["refit"]), validation_fit_from_state(state)
     points = [MetricPoint(**point) for point in state["points"]]
     point = next(item for item in points if item.step == epoch)

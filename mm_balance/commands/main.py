@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mm_balance.tracking.runs import TrackedRun
     from mm_balance.workflow.both_stages import BothStages
     from mm_balance.workflow.plans import StagePlan
-    from mm_balance.workflow.setup import read_data
 
 
 def run(request: Request, stop: Stop) -> None:
@@ -28,6 +27,7 @@ def train(request: Request, stop: Stop, read: Read | None = None) -> TrackedRun:
     from mm_balance.commands.training import add_explorer, open_training, print_result
     from mm_balance.workflow.plans import adaptive_plan, check_takes_warmup, warmup_plan
     from mm_balance.workflow.report import accuracies
+    from mm_balance.workflow.setup import read_data
 
     def both_stages(config: Config) -> tuple[StagePlan, StagePlan]:
         check_takes_warmup(config.method.method)

@@ -13,6 +13,7 @@ from mm_balance import names
 from mm_balance.commands.command import Command, Given, Request, Stop
 from mm_balance.commands.guard import close_adopted, unless_the_store_is_away
 from mm_balance.config import Config, format_value, options, restore
+from mm_balance.config.datasets import is_at_hand
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, Unwritable, UserError, reason
 from mm_balance.tracking.experiment_page import prepare_page, view_link
@@ -88,7 +89,7 @@ def open_training(
         run = resumed or open_run(run_title(command.name, config, data.name))
         if resumed is None:
             alone.enter_context(alone_on(run.run_id))
-        line = command_line(command.name, {"resume_run": run.run_id})
+        line = command_line(command.name, {"resume_run": run.run_id}, at_hand=is_at_hand(config.data.dataset))
         if resumed is not None:
             resumed.reopen()
         try:

@@ -41,7 +41,7 @@ def find_builder(dataset: str) -> Callable[[], Any] | None:
     Raises:
         UserError: no such data set, a name that two packages have, or no such module or function.
     """
-    if _is_at_hand(dataset):
+    if is_at_hand(dataset):
         raise UserError(
             f"dataset={dataset}: these data were given by a Python program, so only that can give them again (mm_balance.run); let a "
             f"function return them, and name it: dataset={OWN}"
@@ -77,7 +77,7 @@ def builder_settings(dataset: str) -> Mapping[str, Any]:
     Raises:
         UserError: as ``find_builder``; or its ``settings`` are no mapping.
     """
-    if _is_at_hand(dataset):
+    if is_at_hand(dataset):
         return {}
     settings = getattr(find_builder(dataset), "settings", {})
     if not isinstance(settings, Mapping):
@@ -85,5 +85,6 @@ def builder_settings(dataset: str) -> Mapping[str, Any]:
     return settings
 
 
-def _is_at_hand(dataset: str) -> bool:
+def is_at_hand(dataset: str) -> bool:
+    """Tell whether a value of ``dataset`` stands for data that a program gave to ``mm_balance.run``."""
     return dataset.startswith(f"{AT_HAND}:")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
-from mm_balance.config import GROUPS, Config, MethodOptions, options, stage_options
+from mm_balance.config import AUTO, GROUPS, NONE, Config, MethodOptions, options, stage_options
+from mm_balance.config.datasets import is_at_hand
 from mm_balance.escaping import markdown_code
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.titles import overrides
@@ -38,19 +39,22 @@ def next_steps(
     if command == "warmup":
         return [f"- The second stage: {markdown_code(command_line('adaptive', {'warmup_run': run_id}))}"]
     lines = []
-    if command != "main":
+    at_hand = is_at_hand(config.data.dataset)
+    if command != "main" and not at_hand:
         lines.append(
             f"- Test accuracy, when nothing is left to choose: {markdown_code(command_line('evaluate', {'run_id': run_id}))}"
         )
     same = _to_repeat(command, config)
     start = {} if from_scratch or warmup_run is None else {"warmup_run": warmup_run}
     for what, settings in remedies:
-        lines.append(f"- {what}: {markdown_code(command_line(command, {**start, **same, **settings}))}")
+        lines.append(
+            f"- {what}: {markdown_code(command_line(command, {**start, **same, **settings}, at_hand=at_hand))}"
+        )
     if from_scratch:
-        another = command_line(command, {**same, "seed": str(config.run.seed + 1)})
+        another = command_line(command, {**same, "seed": str(config.run.seed + 1)}, at_hand=at_hand)
         lines.append(f"- Luck or effect? More seeds: {markdown_code(another)}")
         if config.method.method != CONTROL:
-            control = command_line(command, {**_without_method(same), "method": CONTROL})
+            control = command_line(command, {**_without_method(same), "method": CONTROL}, at_hand=at_hand)
             lines.append(f"- Better than unimodal losses alone? The control: {markdown_code(control)}")
     if experiment is not None:
         report = command_line("report", {"experiment": experiment})
@@ -65,11 +69,26 @@ def announce(run: TrackedRun, go_on: str) -> None:
         run.describe(f"Not finished yet. If it was stopped or killed, go on with: `{go_on}`")
 
 
-def command_line(command: str, values: Mapping[str, str]) -> str:
-    """Return the line that starts ``command`` with these parameters, quoted for a shell."""
+def command_line(command: str, values: Mapping[str, str], *, at_hand: bool = False) -> str:
+    """Return the line that starts ``command`` with these parameters, quoted for a shell.
+
+    ``at_hand``: the data were given by a program, so that the line is one of Python.
+    """
+    if at_hand:
+        return _python_line(command, values)
     entry = "" if command == "main" else f" -e {command}"
     parts = [f"-P {shlex.quote(f'{name}={value}')}" for name, value in values.items()]
     return " ".join([f"mlflow run . --env-manager local{entry}", *parts])
+
+
+def _python_line(command: str, values: Mapping[str, str]) -> str:
+    declared = options()
+    given = [] if command == "main" else ["warmup=False"]
+    for name, value in values.items():
+        plain = declared[name].type in (int, float) and value not in (AUTO, NONE)
+        if name not in ("dataset", "modalities"):
+            given.append(f"{name}={value if plain else repr(value)}")
+    return f"mm_balance.run({', '.join(['data', *given])})"
 
 
 def _to_repeat(command: str, config: Config) -> dict[str, str]:

@@ -96,7 +96,7 @@ def test_the_code_of_a_method_outside_the_package_counts_too(import_folder):
     def code(module):
         method = find_method(f"{module}:Halved")
         provenance._outside_digest.cache_clear()
-        return provenance.training_code(method)
+        return provenance.training_code(method, resolve({}))
 
     alone = write_module(import_folder, "alone_methods")
     write_module(import_folder, "of_package.methods")
@@ -109,7 +109,7 @@ def test_the_code_of_a_method_outside_the_package_counts_too(import_folder):
     alone.write_text(alone.read_text() + "\n")
     assert code("alone_methods") != first
     assert code("of_package.methods") != second
-    assert provenance.training_code(find_method("ogm")) == provenance.code_digest()
+    assert provenance.training_code(find_method("ogm"), resolve({})) == provenance.code_digest()
 
 
 def test_an_edited_method_is_another_training_but_begins_from_the_same_warm_up(import_folder, monkeypatch):
