@@ -48,7 +48,7 @@ class GapMixtureCallback(GapSurveys, Callback):
     def _survey_and_log(self, trainer: Trainer, pl_module: LightningModule) -> None:
         before = self.measured
         self._survey(pl_module, trainer.current_epoch, partial(move_data_to_device, device=pl_module.device))
-        if self.measured is None or self.measured is before or trainer.sanity_checking or not trainer.is_global_zero:
+        if self.measured is None or self.measured is before or not trainer.is_global_zero:
             return
         log = partial(log_refit, self.measured, self.measured.epoch, validation=self.validation_measured)
         active = active_run_id()

@@ -75,6 +75,12 @@ def test_the_code_in_readme_runs():
     assert found["posterior"].shape == (800,)
 
 
+def test_the_measuring_code_in_own_loop_runs(capsys):
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own-loop.md").read_text("utf-8"), re.DOTALL)[0]
+    exec(compile(code, "own-loop.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("text is ahead: mean gap +0.")
+
+
 def test_readme_names_every_method_once():
     named = re.findall(r"`([a-z_]+)`", "\n".join(table_rows(section("Methods"))[1:]))
     assert sorted(named) == sorted(METHODS)
