@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 import mm_balance
-from mm_balance.config import restore
+from mm_balance.config import validate
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.methods import find_method
 from mm_balance.redaction import redact
@@ -90,7 +90,7 @@ def find_study(study_name: str, storage: str) -> StudyHandle | None:
             f"study {study_name} was created by MM-Balance {settings.version}, this is {mm_balance.__version__}; "
             "continue with that version, or give another study_name"
         )
-    code = training_code(find_method(settings.values["method"]), restore(settings.values))
+    code = training_code(find_method(settings.values["method"]), validate(settings.values))
     if settings.code != code:
         raise UserError(
             f"study {study_name} was created with different training code ({settings.code[:12]}, this is {code[:12]}): its trials "
