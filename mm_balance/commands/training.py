@@ -87,7 +87,8 @@ def open_training(
         if resumed is not None:
             check_same_data(resumed, data)
         else:
-            warn_if_long(config, data, sum(item.epochs for item in (plan if isinstance(plan, tuple) else (plan,))))
+            stages = plan if isinstance(plan, tuple) else (plan,)
+            warn_if_long(config, data, sum(stage.epochs for stage in stages), command.parameters)
         # A checkpoint records the warm-up that its run started from.
         warmup = choose_warmup(config, data) if state is None else None
         run = resumed or open_run(run_title(command.name, config, data.name))

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from mm_balance import names
+from mm_balance.config import stage_options
 from mm_balance.data import READERS, MultimodalData, Split
 from mm_balance.data.card import CardSample, data_card
 from mm_balance.data.suggestions import as_words, suggested_settings
@@ -111,7 +112,8 @@ def suggested_line(data: MultimodalData, samples: Sequence[CardSample]) -> str:
     settings = {"dataset": "PATH/manifest.csv"}
     if tuple(data.specs) != ("audio", "visual"):
         settings["modalities"] = ",".join(data.specs)
-    settings |= suggested_settings(samples, [spec.kind for spec in data.specs.values()])
+    suggested = suggested_settings(samples, [spec.kind for spec in data.specs.values()])
+    settings |= {name: value for name, value in suggested.items() if name in stage_options("main")}
     return f"mlflow run . --env-manager local {as_words(settings)}"
 
 

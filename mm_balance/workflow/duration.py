@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Collection
 
 import torch
 
@@ -18,12 +19,13 @@ from mm_balance.workflow.setup import resolve_device
 from mm_balance.workflow.stage import build_stage
 
 MEASURED_SAMPLES = 4
-LONG_HOURS = 1.0
+LONG_HOURS = 1 / 6
+"""From here on there is time to read a line and start again."""
 SHARES = 4 / 3
 """Training steps (one forward, one backward pass of twice the length) and what is predicted besides."""
 
 
-def warn_if_long(config: Config, data: MultimodalData, epochs: int) -> None:
+def warn_if_long(config: Config, data: MultimodalData, epochs: int, takes: Collection[str]) -> None:
     """Print one line if a training on a CPU takes more than ``LONG_HOURS``: the hours, and settings that fit the data set.
 
     Of the user's own data only: the built-in sets have presets that say what they cost. Nothing is changed.
@@ -32,6 +34,7 @@ def warn_if_long(config: Config, data: MultimodalData, epochs: int) -> None:
         config: the configuration.
         data: its data.
         epochs: length of all stages.
+        takes: parameters of the command, of which some are suggested.
     """
     own = config.data.dataset.endswith(".csv") or builder_path(config.data.dataset) is not None
     if not own or resolve_device(config.run.device).type != "cpu":
@@ -43,7 +46,7 @@ def warn_if_long(config: Config, data: MultimodalData, epochs: int) -> None:
     declared = config.values()
     known = card_samples(data) if data.table else []
     fitting = suggested_settings(known, [spec.kind for spec in data.specs.values()])
-    changed = {name: value for name, value in fitting.items() if str(declared[name]) != value}
+    changed = {name: value for name, value in fitting.items() if name in takes and str(declared[name]) != value}
     print(
         f"mm-balance: warning: about {hours:,.1f} hours on this CPU ({len(data.splits['train']):,} samples, {epochs} epochs, "
         f"{seconds:.2f} s a sample); settings that fit: {as_words(changed)}",

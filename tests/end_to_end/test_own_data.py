@@ -11,7 +11,7 @@ from tests.helpers.commands import artifacts, by_stage, do, newest, runs
 from tests.helpers.outside import write_module
 
 pytestmark = pytest.mark.slow
-SOURCE = '''
+SOURCE = """
 import numpy as np
 
 import mm_balance as mm
@@ -34,7 +34,7 @@ build.settings = {
     "modalities": "word,motion", "encoder": "word:mlp,motion:transformer", "batch_size": 16, "learning_rate": 0.02,
     "warmup_epochs": 1, "adaptive_epochs": 2, "epochs": 2, "refit_every": 1,
 }
-'''
+"""
 WORDS = "dataset=own_words:build device=cpu"
 
 

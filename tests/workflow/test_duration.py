@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mm_balance.config import resolve
+from mm_balance.config import options, resolve, stage_options
 from mm_balance.data.card import CardSample
 from mm_balance.data.suggestions import suggested_settings
 from mm_balance.testing import tiny_data
@@ -52,19 +52,22 @@ def test_the_card_has_a_command():
         "mlflow run . --env-manager local -P dataset=PATH/manifest.csv -P modalities=depth,touch -P encoder=resnet_narrow -P "
         "image_size=64 -P clip_seconds=1 "
     )
+    assert "-P epochs" not in line, "main has none"
 
 
 def test_one_line_says_the_hours_and_what_fits(config, monkeypatch, capsys):
     data = replace(tiny_data(), table={"sample": ["a"], "split": ["train"], "label": ["x"]})
     monkeypatch.setattr(duration, "seconds_per_sample", lambda config, data: 0.9)
-    duration.warn_if_long(config, data, 70)  # 40 samples x 70 epochs x 0.9 s x 4/3 = 0.93 hours
+    duration.warn_if_long(config, data, 12, options())  # 40 samples x 12 epochs x 0.9 s x 4/3 = 9.6 minutes
     assert capsys.readouterr().err == ""
-    duration.warn_if_long(config, data, 100)
+    duration.warn_if_long(config, data, 100, stage_options("main"))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
         "mm-balance: warning: about 1.3 hours on this CPU (40 samples, 100 epochs, 0.90 s a sample); settings that fit: -P "
     )
     assert "-P batch_size=32" in line
+    assert "-P warmup_epochs=6" in line
+    assert "-P epochs" not in line, "main has none"
     assert "-P encoder" not in line, "it has that already"
 
 
@@ -73,9 +76,9 @@ def test_built_in_data_and_gpus_are_not_measured(config, monkeypatch, capsys):
         raise AssertionError
 
     monkeypatch.setattr(duration, "seconds_per_sample", measured)
-    duration.warn_if_long(resolve({"device": "cpu"}), tiny_data(), 10**6)
+    duration.warn_if_long(resolve({"device": "cpu"}), tiny_data(), 10**6, options())
     monkeypatch.setattr(duration, "resolve_device", lambda device: type("Device", (), {"type": "cuda"}))
-    duration.warn_if_long(config, tiny_data(), 10**6)
+    duration.warn_if_long(config, tiny_data(), 10**6, options())
     assert capsys.readouterr().err == ""
 
 
