@@ -20,14 +20,16 @@ from mm_balance.tracking.experiment_page import prepare_page, view_link
 from mm_balance.tracking.lookup import children, existing_run, open_run, relatives, run_link, tracking_uri
 from mm_balance.tracking.presence import alone_on
 from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.duration import warn_if_long
 from mm_balance.workflow.next_steps import announce, command_line
+from mm_balance.workflow.plans import StagePlan
 from mm_balance.workflow.provenance import recorded_parameters
 from mm_balance.workflow.report import accuracies
 from mm_balance.workflow.setup import read_data, resolve_device
 from mm_balance.workflow.stage import StageResult, saved_state
 from mm_balance.workflow.titles import overrides, run_title
 
-P = TypeVar("P")
+P = TypeVar("P", bound=StagePlan | tuple[StagePlan, ...])
 Read = Callable[[Config, Stop], MultimodalData]
 """Reads the data of a configuration."""
 
@@ -84,6 +86,9 @@ def open_training(
         data = read(config, stop)
         if resumed is not None:
             check_same_data(resumed, data)
+        else:
+            stages = plan if isinstance(plan, tuple) else (plan,)
+            warn_if_long(config, data, sum(stage.epochs for stage in stages), command.parameters)
         # A checkpoint records the warm-up that its run started from.
         warmup = choose_warmup(config, data) if state is None else None
         run = resumed or open_run(run_title(command.name, config, data.name))

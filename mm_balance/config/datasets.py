@@ -29,17 +29,17 @@ PLUGINS = Plugins("dataset", "mm_balance.datasets", {name: f"the data set {name}
 """Data sets of installed packages: name = import path of a function, see ``find_builder``."""
 
 
-def find_builder(dataset: str) -> Callable[[], Any] | None:
-    """Return the function that makes a data set; None = the name is a manifest's path, or a data set of this package.
+def find_builder(dataset: str) -> Callable[[], Any]:
+    """Return the function that makes a data set.
 
     Such a function takes nothing and returns a ``MultimodalData``. Its attribute ``settings``, if it has one, is its preset:
     parameter -> value, in place of those of ``manifest.yaml``.
 
     Args:
-        dataset: value of the parameter ``dataset``: a path that ends with .csv, ``package.module:build``, or a name.
+        dataset: value of the parameter ``dataset``: ``package.module:build``, or a name that an installed package offers.
 
     Raises:
-        UserError: no such data set, a name that two packages have, or no such module or function.
+        UserError: no such data set, one that no function makes, a name that two packages have, or no such module or function.
     """
     if is_at_hand(dataset):
         raise UserError(
@@ -47,7 +47,9 @@ def find_builder(dataset: str) -> Callable[[], Any] | None:
             f"function return them, and name it: dataset={OWN}"
         )
     path = builder_path(dataset)
-    return None if path is None else import_function(path, f"dataset={dataset}")
+    if path is None:
+        raise UserError(f"dataset={dataset} is not made by a function")
+    return import_function(path, f"dataset={dataset}")
 
 
 def builder_path(dataset: str) -> str | None:
@@ -77,7 +79,7 @@ def builder_settings(dataset: str) -> Mapping[str, Any]:
     Raises:
         UserError: as ``find_builder``; or its ``settings`` are no mapping.
     """
-    if is_at_hand(dataset):
+    if is_at_hand(dataset) or builder_path(dataset) is None:
         return {}
     settings = getattr(find_builder(dataset), "settings", {})
     if not isinstance(settings, Mapping):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mm_balance.config import InputConfig
-from mm_balance.config.datasets import find_builder
+from mm_balance.config.datasets import OWN, PLUGINS, find_builder
 from mm_balance.data.corruption import Corruption, plant
 from mm_balance.data.dataset import BatchLoader, MultimodalData, Split
 from mm_balance.data.digits import load_digits
@@ -86,9 +86,11 @@ def load_data(
             input_config=input_config,
             work=work,
         )
+    elif ":" not in dataset and not PLUGINS.offered(dataset):
+        raise UserError(
+            f"dataset={dataset} is not known; give digits, {', '.join(READERS)} or the path of a manifest.csv, or your own function "
+            f"as {OWN}"
+        )
     else:
-        build = find_builder(dataset)
-        if build is None:
-            raise UserError(f"dataset={dataset} cannot be read by this version")
-        data = load_outside(build, modalities, f"dataset={dataset}")
+        data = load_outside(find_builder(dataset), modalities, f"dataset={dataset}")
     return plant(data, corruption, input_config, seed=seed)

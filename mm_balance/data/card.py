@@ -14,6 +14,7 @@ SHOWN_KINDS = 8
 """Maximum number of sampling rates or image sizes listed."""
 LONGEST_NAME, LONGEST_LINE = 100, 1000
 """Characters of a label, and of a line about a clip, that are shown."""
+NOT_SET = "Nothing of it is set by itself: what is not given has the value of the preset, which is for a GPU."
 SHOWN_LINES = 50
 """Maximum number of skipped or excluded clips listed."""
 
@@ -53,6 +54,7 @@ def data_card(
     excluded: Sequence[str],
     skipped: Sequence[str],
     warnings: Sequence[str] = (),
+    suggested: str = "",
 ) -> str:
     """Write the data card as markdown text.
 
@@ -66,6 +68,7 @@ def data_card(
         excluded: one line per clip excluded by the data set's own recipe.
         skipped: one line per unusable clip.
         warnings: what is suspicious about the data.
+        suggested: command line with settings that fit the data on a machine without a GPU; empty = none.
     """
     parts = [
         f"# {markdown_text(name)}\n\n{markdown_text(source)}\n",
@@ -85,6 +88,9 @@ def data_card(
     if lists:
         rows = [f"| {markdown_text(file)} | `{sha256}` |" for file, sha256 in lists.items()]
         parts.append("\n".join(["## Lists\n", "| list | SHA-256 |", "|---|---|", *rows, ""]))
+    if suggested:
+        parts.append(f"## Suggested settings\n\nFor a machine without a GPU, from the sizes and lengths above. {NOT_SET}\n\n"
+                     f"```bash\n{suggested}\n```\n")  # fmt: skip
     for title, lines in (
         ("Warnings", warnings),
         ("Notes", notes),

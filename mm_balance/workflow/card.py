@@ -6,6 +6,7 @@ The card is written once, next to the store, when a run first logs the data set.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pyarrow.parquet as pq
 import torch
 
 from mm_balance import names
-from mm_balance.data import MultimodalData, Split
+from mm_balance.config import stage_options
+from mm_balance.data import READERS, MultimodalData, Split
 from mm_balance.data.card import CardSample, data_card
+from mm_balance.data.suggestions import as_words, suggested_settings
 from mm_balance.errors import UserError
 from mm_balance.figures import Figure, SheetSample, contact_sheet, save_png
 from mm_balance.input_kinds import IMAGE, SEQUENCE, VECTOR, VIDEO
@@ -77,9 +80,10 @@ def _write_card(data: MultimodalData, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     pq.write_table(pa.table(data.table), folder / names.SAMPLES_FILE)
     save_png(_sheet(data), folder / names.SHEET_FILE)
+    samples = card_samples(data)
     text = data_card(
         data.name,
-        card_samples(data),
+        samples,
         recipe=data.recipe,
         digest=data.digest,
         source=data.source,
@@ -88,6 +92,7 @@ def _write_card(data: MultimodalData, folder: Path) -> None:
         warnings=data.warnings,
         excluded=data.excluded,
         skipped=data.skipped,
+        suggested="" if data.name in READERS else suggested_line(data, samples),
     )
     partial = folder / f".{names.CARD_FILE}"  # last and atomically: its presence marks the card as complete
     partial.write_text(text, "utf-8")
@@ -100,6 +105,16 @@ def _sheet(data: MultimodalData) -> Figure:
     broken = {sample for sample, corrupted in zip(train.samples, train.corrupted, strict=True) if corrupted}
     note = CORRUPTED if data.truth_known and any(sample.name in broken for sample in samples) else ""
     return contact_sheet(samples, title=f"{data.name}: training samples", note=note)
+
+
+def suggested_line(data: MultimodalData, samples: Sequence[CardSample]) -> str:
+    """Return the command line with settings that fit a data set of a manifest on a machine without a GPU."""
+    settings = {"dataset": "PATH/manifest.csv"}
+    if tuple(data.specs) != ("audio", "visual"):
+        settings["modalities"] = ",".join(data.specs)
+    suggested = suggested_settings(samples, [spec.kind for spec in data.specs.values()])
+    settings |= {name: value for name, value in suggested.items() if name in stage_options("main")}
+    return f"mlflow run . --env-manager local {as_words(settings)}"
 
 
 def card_samples(data: MultimodalData) -> list[CardSample]:
