@@ -72,7 +72,7 @@ def test_the_code_in_readme_runs():
     exec(compile(code, "README.md", "exec"), found)
     assert found["loss"].isfinite()
     assert found["loss"].shape == ()
-    assert found["posterior"].shape == (800,)
+    assert found["posterior"].shape == (32,)
 
 
 def test_the_measuring_code_in_own_loop_runs(capsys):
