@@ -23,6 +23,7 @@ from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.duration import warn_if_long
 from mm_balance.workflow.next_steps import announce, command_line
 from mm_balance.workflow.plans import StagePlan
+from mm_balance.workflow.pretrained import check_networks
 from mm_balance.workflow.provenance import recorded_parameters
 from mm_balance.workflow.report import accuracies
 from mm_balance.workflow.setup import read_data, resolve_device
@@ -83,6 +84,7 @@ def open_training(
             config = _resumed_config(command, request.given, resumed, state)
         resolve_device(config.run.device)
         plan = make_plan(config)
+        check_networks(config)
         data = read(config, stop)
         if resumed is not None:
             check_same_data(resumed, data)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mm_balance.config import Config, by_modality
-from mm_balance.config.encoders import BY_KIND, RANDOM, check_encoders
+from mm_balance.config.encoders import BY_KIND, DOWNLOAD, RANDOM, check_encoders
+from mm_balance.errors import UserError
 from mm_balance.models import EncoderSpec, MultimodalNetwork, find_encoder, source_digest
 
 
@@ -15,6 +18,15 @@ def encoders_of(config: Config) -> dict[str, EncoderSpec]:
     """
     names = check_encoders(config.model.encoder, config.data.modalities.split(","))
     return {modality: find_encoder(name) for modality, name in names.items() if name != BY_KIND}
+
+
+def check_networks(config: Config) -> None:
+    """Raise UserError if an encoder, or a file of its weights, is missing: before data are read, which may take hours."""
+    for spec in encoders_of(config).values():
+        spec.check()
+    for source in weight_sources(config).values():
+        if source != DOWNLOAD and not Path(source).exists():
+            raise UserError(f"encoder_weights={source}: cannot be read (No such file or directory)")
 
 
 def weight_sources(config: Config) -> dict[str, str]:

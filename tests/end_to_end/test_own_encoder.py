@@ -13,7 +13,7 @@ from mm_balance.errors import UserError
 from mm_balance.models import MultimodalNetwork
 from mm_balance.tracking.lookup import existing_run
 from mm_balance.tracking.model import load_network
-from mm_balance.workflow import provenance
+from mm_balance.workflow import provenance, setup
 from tests.helpers.commands import by_stage, do, newest, runs
 from tests.helpers.outside import write_module
 
@@ -115,7 +115,8 @@ def test_pretrained_weights_are_where_training_begins_and_belong_to_what_was_tra
         ("encoder=torchvision/resnt18", "torchvision has no model 'resnt18' (did you mean resnet18?)"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line_before_anything_is_trained(store, capsys, words, message):
+def test_what_cannot_be_is_said_in_one_line_before_data_are_read(store, capsys, monkeypatch, words, message):
+    monkeypatch.setattr(setup, "load_data", lambda *words, **more: pytest.fail("data were read"))
     assert do("train", f"{QUICK} {words}") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line

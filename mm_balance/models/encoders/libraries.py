@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import torchvision
@@ -36,6 +37,16 @@ class FromLibrary(Encoder):
         return average_over_frames(self.backbone, samples)
 
 
+def check_model(library: str, model: str) -> None:
+    """Raise UserError if a library is not installed or has no such model; nothing is built."""
+    if library == "torchvision":
+        known = torchvision.models.list_models(torchvision.models)
+    else:
+        known = require("timm", f"encoder=timm/{model}", extra="timm").list_models()
+    if model not in known:
+        raise UserError(f"{library} has no model {model!r}{did_you_mean(model, known)}")
+
+
 def torchvision_model(spec: InputSpec, *, model: str) -> Encoder:
     """Build a classifier of torchvision without its last linear layer, for any number of channels, with random weights.
 
@@ -46,9 +57,7 @@ def torchvision_model(spec: InputSpec, *, model: str) -> Encoder:
     Raises:
         UserError: no such model, one without a linear classifier, or a transformer for pictures that are not square.
     """
-    known = torchvision.models.list_models(torchvision.models)
-    if model not in known:
-        raise UserError(f"torchvision has no model {model!r}{did_you_mean(model, known)}")
+    check_model("torchvision", model)
     options: dict[str, Any] = {"weights": None}
     if model in ("googlenet", "inception_v3"):
         options |= {"aux_logits": False, "init_weights": False}
@@ -81,9 +90,8 @@ def timm_model(spec: InputSpec, *, model: str) -> Encoder:
     Raises:
         UserError: ``timm`` is not installed, or has no such model.
     """
-    timm = require("timm", f"encoder=timm/{model}", extra="timm")
-    if not timm.is_model(model):
-        raise UserError(f"timm has no model {model!r}{did_you_mean(model, timm.list_models())}")
+    check_model("timm", model)
+    timm = import_module("timm")
     options = {"pretrained": False, "in_chans": spec.shape[-3], "num_classes": 0}
     takes_size = "img_size" in inspect.signature(timm.model_entrypoint(model)).parameters
     try:

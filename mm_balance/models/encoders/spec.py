@@ -59,6 +59,14 @@ class EncoderSpec:
             return module, module.features
         return module, _count_features(module, spec, what)
 
+    def check(self) -> None:
+        """Raise UserError if it cannot be imported, or its library is missing or has no such model; nothing is built."""
+        library, slash, model = self.name.partition("/")
+        if slash and library in ("torchvision", "timm"):
+            import_function(f"{_LIBRARIES}:check_model", self.name)(library, model)
+        else:
+            import_function(self.builder, f"encoder={self.name}")
+
     def describe(self) -> dict[str, Any]:
         """Return a JSON-ready description for ``from_description``.
 
