@@ -32,6 +32,9 @@ ONE_EACH = (
     "Every sample has exactly one true class, but the labels are multi-hot, so each class was judged by its own sigmoid: if the "
     "classes exclude each other, give class numbers."
 )
+EDGE = 0.05
+"""Logits for multi-hot labels are taken for probabilities if they reach both ends of [0, 1] within this, but never leave it. Those of
+an untrained network may lie between 0 and 1, too, but hardly just fill it."""
 PROBABILITY_TOLERANCE = 1e-3
 """Rows of probabilities sum to 1 within this much, also in half precision."""
 
@@ -116,7 +119,7 @@ class Measured(GapFit):
 
         Further columns: suspicion (how much less likely than usual the most suspicious modality finds the class, in nats), doubted
         (that modality; ``label or all`` if all are in trouble; empty below a suspicion of 1) and why. This is the explorer's rule on
-        one measurement instead of one per refit.
+        one measurement instead of one per refit. With several true classes, "the class" in ``why`` is the mean over them.
         """
         from mm_balance.explorer.samples import suspicion
 
@@ -355,9 +358,11 @@ def _probabilities(logits: Tensor, labels: Tensor, name: str) -> Tensor:
         raise ValueError(
             f"logits of {name} are probabilities (none is negative, and each row sums to 1): give logits, or the logarithm of these"
         )
-    if labels.ndim == 2 and 0 <= float(logits.min()) < float(logits.max()) <= 1:
+    lowest, highest = float(logits.min()), float(logits.max())
+    if labels.ndim == 2 and 0 <= lowest < EDGE and 1 - EDGE < highest <= 1:
         raise ValueError(
-            f"logits of {name} are probabilities (all are between 0 and 1): give logits, or the inverse of the sigmoid, torch.logit"
+            f"logits of {name} are probabilities (all are between {lowest:.2g} and {highest:.2g}): give logits, or the inverse of the "
+            "sigmoid, torch.logit"
         )
     return probabilities
 

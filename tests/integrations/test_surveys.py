@@ -15,7 +15,7 @@ from mm_balance.engine.predictions import predict_split
 from mm_balance.functional.gap_fits import fit_gaps
 from mm_balance.integrations.surveys import GapSurveys, survey
 from mm_balance.testing import tiny_stage
-from tests.integrations.rows import METHOD, Rows, logits_of
+from tests.integrations.rows import METHOD, Rows, logits_of, several_of
 
 CPU = torch.device("cpu")
 
@@ -41,23 +41,16 @@ def test_the_gaps_are_those_of_our_own_survey(tiny_data):
 
 def test_several_true_classes_are_surveyed_kept_and_trained_with(network, tiny_data):
     loader = DataLoader(Rows(tiny_data.splits["train"]), 7)
-    classes = len(tiny_data.classes)
-
-    def logits(model, batch):
-        unimodal, labels, ids, fused = logits_of(model, batch)
-        labels = nn.functional.one_hot(labels, classes).bool()
-        return unimodal, labels | labels.roll(1, dims=1), ids, fused
-
-    surveys, restored = GapSurveys(logits, loader), GapSurveys(logits, loader)
+    surveys, restored = GapSurveys(several_of, loader), GapSurveys(several_of, loader)
     surveys._survey(network, 2, stay)
     with torch.no_grad():
-        expected = [modality_gap(*logits(network.eval(), batch)[:2]) for batch in loader]
+        expected = [modality_gap(*several_of(network.eval(), batch)[:2]) for batch in loader]
     torch.testing.assert_close(surveys.measured.gaps.float(), torch.cat(expected), atol=1e-6, rtol=0)
     assert surveys.measured.is_multi_label
     restored._restore(surveys._state())
     assert torch.equal(restored.measured.labels, surveys.measured.labels)
     batch = next(iter(loader))
-    unimodal, labels, ids, fused = logits(network.train(), batch)
+    unimodal, labels, ids, fused = several_of(network.train(), batch)
     adaptive_loss(
         fused, unimodal, labels, posterior_imbalanced=restored.posterior_imbalanced(ids), balanced_mean=restored.balanced_mean,
         weights=LossWeights(), anneal=1.0,

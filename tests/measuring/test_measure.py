@@ -218,10 +218,12 @@ def test_one_true_class_each_is_not_taken_for_class_numbers_and_the_sentence_say
     assert "exclude" not in numbers.sentence()
 
 
-def test_a_modality_whose_logits_are_all_zero_is_not_taken_for_probabilities():
+def test_a_modality_that_has_learned_nothing_is_not_taken_for_probabilities():
     logits, labels, _ = multi_label_predictions()
     measured = mm.measure({"audio": logits["audio"], "visual": torch.zeros_like(logits["audio"])}, labels)
     assert measured.probabilities["visual"].unique().tolist() == [0.5]
+    untrained = torch.tensor([0.2, 0.6, 0.1, 0.8]) + 0.01 * logits["audio"].clamp(-2, 2)  # all between 0 and 1
+    assert len(mm.measure({"audio": untrained, "visual": logits["visual"]}, labels).gaps) == SAMPLES
 
 
 def given(**changes):
@@ -269,7 +271,7 @@ BAD = {
     "no true class": ({"labels": torch.eye(5)[[*LABELS[:299], 4]][:, :4]},
                       "labels of sample 299: no true class, so it has no gap; leave such samples out, or give them a class"),
     "multi-hot and probabilities": ({"labels": torch.eye(4)[LABELS], "logits": {name: torch.rand(300, 4) for name in LOGITS}},
-                                    r"logits of audio are probabilities \(all are between 0 and 1\): .* torch\.logit"),
+                                    r"logits of audio are probabilities \(all are between .* and 1\): .* torch\.logit"),
     "text labels": ({"labels": ["cat"] * 300}, "labels are no array of numbers"),
     "fewer labels": ({"labels": LABELS[:299]}, "there are 299 labels"),
     "no labels": ({"labels": torch.zeros(0, dtype=torch.long)}, "0 labels: need two or more samples"),
