@@ -12,6 +12,12 @@ from collections.abc import Sequence
 from mm_balance.redaction import redact
 
 REASON_LENGTH = 500
+NEEDS_CLASSES = (
+    "The method needs classes: a gap is a difference of probabilities of the true class (regression is not supported)"
+)
+SEVERAL_CLASSES = (
+    "Our own training takes one class per sample; for several, use `measure` and `adaptive_loss` in a loop of your own"
+)
 MAKE_ROOM = "make room, or check the permissions"
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 

@@ -18,6 +18,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from mm_balance.errors import NEEDS_CLASSES
+from mm_balance.functional.gap import multi_hot_fault
 from mm_balance.functional.gap_fits import exact_probabilities, fit_gaps_from_probabilities, gap_fit_metrics
 from mm_balance.types import GapFit
 from mm_balance.workflow.gap_report import mixture_warnings, signed, who_is_ahead
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
     from mm_balance.explorer.samples import Table
     from mm_balance.figures import Figure
 
+ONE_EACH = (
+    "Every sample has exactly one true class, but the labels are multi-hot, so each class was judged by its own sigmoid: if the "
+    "classes exclude each other, give class numbers."
+)
+EDGE = 0.05
+"""Logits for multi-hot labels are taken for probabilities if they reach both ends of [0, 1] within this, but never leave it. Those of
+an untrained network may lie between 0 and 1, too, but hardly just fill it."""
 PROBABILITY_TOLERANCE = 1e-3
 """Rows of probabilities sum to 1 within this much, also in half precision."""
 
@@ -39,6 +48,11 @@ class Measured(GapFit):
     """
 
     samples: Sequence[str] = ()
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether the labels were given as multi-hot, so that probabilities are means over the true classes."""
+        return self.labels.ndim == 2
 
     @property
     def balanced_mean(self) -> float:
@@ -78,19 +92,23 @@ class Measured(GapFit):
     def sentence(self) -> str:
         """Say who is ahead, how many samples count as imbalanced, and what to distrust about the mixture."""
         values = self.metrics()
+        what = "mean probability of the true classes" if self.is_multi_label else "probability of the true class"
         parts = [
             f"{who_is_ahead(values['gap/mean'], list(self.probabilities))}: mean gap {signed(values['gap/mean'])} over "
-            f"{len(self.gaps):,} samples, mean abs(gap) {values['gap/mean_abs']:.2f} (probability of the true class, not accuracy)."
+            f"{len(self.gaps):,} samples, mean abs(gap) {values['gap/mean_abs']:.2f} ({what}, not accuracy)."
         ]
+        if self.is_multi_label and bool((self.labels.sum(dim=1) == 1).all()):
+            parts.append(ONE_EACH)
         if self.mixture.degenerate:
-            return f"{parts[0]} No mixture was fitted: the gaps are too few or all the same."
+            return " ".join([*parts, "No mixture was fitted: the gaps are too few or all the same."])
         parts.append(f"{100 * values['gap/fraction_imbalanced']:.1f} % of them count as imbalanced.")
         return " ".join([*parts, *(_plain(warning.text) for warning in mixture_warnings(self, self.mixture.kind))])
 
     def table(self) -> Table:
         """Return one row per sample, with the columns of a run's ``gaps.parquet``.
 
-        They are index, sample, label, ``p_<modality>``, p_fused (NaN where no fused logits were given), gap and posterior_imbalanced.
+        They are index, sample, label (the class number; of multi-hot labels the numbers of the true classes as a text, ``0 3``),
+        ``p_<modality>``, p_fused (NaN where no fused logits were given), gap and posterior_imbalanced.
         """
         from mm_balance.explorer.gap_table import gap_table  # pandas is loaded when a table is asked for
 
@@ -101,7 +119,7 @@ class Measured(GapFit):
 
         Further columns: suspicion (how much less likely than usual the most suspicious modality finds the class, in nats), doubted
         (that modality; ``label or all`` if all are in trouble; empty below a suspicion of 1) and why. This is the explorer's rule on
-        one measurement instead of one per refit.
+        one measurement instead of one per refit. With several true classes, "the class" in ``why`` is the mean over them.
         """
         from mm_balance.explorer.samples import suspicion
 
@@ -149,8 +167,11 @@ def measure(
 
     Args:
         logits: modality -> ``(samples, classes)`` logits of that modality alone, as tensors on any device or as arrays; two or more
-            modalities. The first one leads the gap: a positive gap says that it is ahead. Log-probabilities are logits, too.
-        labels: ``(samples,)`` integers, 0 to classes - 1.
+            modalities. The first one leads the gap: a positive gap says that it is ahead. With class numbers, log-probabilities are
+            logits, too; with multi-hot labels only the inverse of the sigmoid is.
+        labels: ``(samples,)`` integers, 0 to classes - 1. Or multi-hot, ``(samples, classes)``, bool, or numbers that are exactly 0 or
+            1: each class is then judged by the sigmoid of its logit, and the probability of a sample is the mean over its true
+            classes (ours). That holds for rows with exactly one true class, too: these are not turned into class numbers.
         samples: ``(samples,)`` ids, texts or numbers, each once; default: positions from 0.
         fused: ``(samples, classes)`` logits of the fused prediction, if there is one; only for the table.
         kind: mixture, ``two``, ``two_absolute`` (on the absolute gap) or ``three``.
@@ -160,8 +181,9 @@ def measure(
 
     Raises:
         ValueError: fewer than two modalities, samples or classes; shapes that do not match; logits that are no floating-point numbers,
-            not finite (minus infinity, for a class that is ruled out, is), or probabilities; labels that are no integers, or out of
-            range; ids that are given twice, or of another number; an unknown kind.
+            not finite (minus infinity, for a class that is ruled out, is), or probabilities; labels that are no classes (targets of
+            a regression), or out of range; multi-hot labels without any true class, which have no gap; ids that are given twice, or
+            of another number; an unknown kind.
 
     Example:
         >>> labels = np.arange(100) % 2
@@ -176,6 +198,8 @@ mixture was fitted: the gaps are too few or all the same.'
     if "fused" in logits:
         raise ValueError("fused is no modality: give its logits as fused=...")
     truth = _labels(labels)
+    ids = [str(place) for place in range(len(truth))] if samples is None else _ids(samples)
+    _check_ids(ids, len(truth))
     given = {str(name): _logits(values, str(name)) for name, values in logits.items()}
     classes = next(iter(given.values())).shape[1]
     fused_given = {} if fused is None else {"fused": _logits(fused, "fused")}
@@ -185,16 +209,10 @@ mixture was fitted: the gaps are too few or all the same.'
                 f"logits of {name} have shape {tuple(values.shape)}, but there are {len(truth)} labels, and {next(iter(given))} has "
                 f"{classes} classes: need ({len(truth)}, {classes})"
             )
-    if int(truth.min()) < 0 or int(truth.max()) >= classes:
-        place = int(((truth < 0) | (truth >= classes)).nonzero()[0])
-        raise ValueError(
-            f"label {int(truth[place])} of sample {place} is out of range: {classes} classes are 0 to {classes - 1}"
-        )
+    truth = _multi_hot(truth, classes, ids) if truth.ndim == 2 else _class_numbers(truth, classes)
     probabilities = {name: _probabilities(values, truth, name) for name, values in given.items()}
     unknown = torch.full((len(truth),), torch.nan, dtype=torch.float64)
     fused_probability = _probabilities(fused_given["fused"], truth, "fused") if fused_given else unknown
-    ids = [str(place) for place in range(len(truth))] if samples is None else _ids(samples)
-    _check_ids(ids, len(truth))
     fit = fit_gaps_from_probabilities(
         probabilities,
         fused_probability,
@@ -272,14 +290,51 @@ def _logits(values: Any, name: str) -> Tensor:
 
 
 def _labels(values: Any) -> Tensor:
+    """Return labels as a tensor on the CPU: ``(samples,)`` int64, or ``(samples, columns)`` that is still to be checked."""
+    if isinstance(values, list | tuple) and len({len(item) for item in values if isinstance(item, list | tuple)}) > 1:
+        raise ValueError(
+            "labels are lists of different lengths: give several classes per sample as multi-hot, (samples, classes), with 1 for each "
+            "true class"
+        )
     tensor = _tensor(values, "labels")
-    if tensor.ndim != 1:
-        raise ValueError(f"labels have shape {tuple(tensor.shape)}; need (samples,), one class number per sample")
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise ValueError(f"labels are {tensor.dtype}; need integers, the number of the class from 0")
+    targets = f". {NEEDS_CLASSES}" if tensor.is_floating_point() or tensor.is_complex() else ""
+    if tensor.ndim not in (1, 2) or tensor.shape[1:] == (1,):
+        hint = targets or (": give labels[:, 0]" if tensor.ndim == 2 else "")
+        raise ValueError(
+            f"labels have shape {tuple(tensor.shape)}; need (samples,), one class number per sample, or multi-hot (samples, classes)"
+            f"{hint}"
+        )
     if len(tensor) < 2:
         raise ValueError(f"{len(tensor)} labels: need two or more samples")
+    if tensor.ndim == 2:
+        return tensor
+    if targets or tensor.dtype == torch.bool:
+        raise ValueError(f"labels are {tensor.dtype}; need integers, the number of the class from 0{targets}")
     return tensor.to(torch.int64)
+
+
+def _class_numbers(labels: Tensor, classes: int) -> Tensor:
+    """Return class numbers as they are. Raises ValueError if one is out of range."""
+    outside = (labels < 0) | (labels >= classes)
+    if outside.any():
+        place = int(outside.nonzero()[0])
+        raise ValueError(
+            f"label {int(labels[place])} of sample {place} is out of range: {classes} classes are 0 to {classes - 1}"
+        )
+    return labels
+
+
+def _multi_hot(labels: Tensor, classes: int, ids: Sequence[str]) -> Tensor:
+    """Return multi-hot labels as ``(samples, classes)`` bool. Raises ValueError if they are none, or a sample has no true class."""
+    if labels.shape[1] != classes:
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)}, but the logits have {classes} classes: multi-hot labels are "
+            f"(samples, {classes})"
+        )
+    if (fault := multi_hot_fault(labels)) is not None:
+        row, reason = fault
+        raise ValueError(f"labels of sample {ids[row]}: {reason}")
+    return labels.to(torch.bool)
 
 
 def _tensor(values: Any, what: str) -> Tensor:
@@ -302,6 +357,12 @@ def _probabilities(logits: Tensor, labels: Tensor, name: str) -> Tensor:
     if float(logits.min()) >= 0 and float((logits.double().sum(dim=1) - 1).abs().max()) < PROBABILITY_TOLERANCE:
         raise ValueError(
             f"logits of {name} are probabilities (none is negative, and each row sums to 1): give logits, or the logarithm of these"
+        )
+    lowest, highest = float(logits.min()), float(logits.max())
+    if labels.ndim == 2 and 0 <= lowest < EDGE and 1 - EDGE < highest <= 1:
+        raise ValueError(
+            f"logits of {name} are probabilities (all are between {lowest:.2g} and {highest:.2g}): give logits, or the inverse of the "
+            "sigmoid, torch.logit"
         )
     return probabilities
 

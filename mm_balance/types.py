@@ -153,8 +153,9 @@ class GapFit:
     Attributes:
         epoch: epochs finished at the time of the fit.
         samples_digest: identifies the samples and their order (``Split.samples_digest``); a fit applies to no others.
-        labels: ``(samples,)`` int64.
-        probabilities: modality -> ``(samples,)`` float64, true-class probability of that modality alone.
+        labels: ``(samples,)`` int64; of predictions from elsewhere also ``(samples, classes)`` bool, multi-hot.
+        probabilities: modality -> ``(samples,)`` float64, true-class probability of that modality alone; with multi-hot labels the
+            mean over the true classes.
         fused_probability: ``(samples,)`` float64, true-class probability of the fused prediction.
         gaps: ``(samples,)`` float64 in [-1, 1].
         mixture: the fitted mixture.

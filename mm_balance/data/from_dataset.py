@@ -21,9 +21,17 @@ from torch import Tensor
 
 from mm_balance.data.dataset import MultimodalData, Split, array_spec, channel_statistics
 from mm_balance.data.growing_array import RowWriter, check_disk_space, write_header
-from mm_balance.data.manifest import SOUND_NAMES, SPLITS, Row, check_groups, check_labels, split_off_validation
+from mm_balance.data.manifest import (
+    SOUND_NAMES,
+    SPLITS,
+    Row,
+    check_groups,
+    check_labels,
+    refuse_fractions,
+    split_off_validation,
+)
 from mm_balance.data.outside import check_data, content_digest
-from mm_balance.errors import UserError
+from mm_balance.errors import NEEDS_CLASSES, SEVERAL_CLASSES, UserError
 from mm_balance.folders import cache_folder
 from mm_balance.input_kinds import IMAGE, INPUT_KINDS, SEQUENCE, SOUND, VECTOR, VIDEO
 from mm_balance.types import InputSpec
@@ -78,7 +86,8 @@ def from_dataset(
             set is anything with a length and numbered samples: a ``torch.utils.data.Dataset``, a list of dictionaries, a Hugging
             Face ``Dataset``; a ``DatasetDict`` is a mapping of them. Samples are read twice, those of sequences three times.
         modalities: modality -> column; or the columns, which are then the modalities. The first one is the leading one of the gap.
-        label: column of the class: a text, or a whole number.
+        label: column of the class: a text, or a whole number. One per sample: several classes, and targets of a regression, are
+            refused.
         split: column of the split, ``train``, ``val`` or ``test``.
         sample: column of the sample's id; None = split and number.
         group: column of the group (speaker, source video), which may not be in two splits.
@@ -99,8 +108,8 @@ def from_dataset(
     first = _sample(parts, "train", 0)
     _check_columns(first, [*(item.column for item in columns.values()), label, *filter(None, (split, sample, group))])
     rows, places = _rows(parts, label, split, sample, group)
-    labels, known = _labels(rows, parts, label, classes)
     where = Path(name)
+    labels, known = _labels(rows, parts, label, classes, where)
     warned = check_labels(where, rows)
     check_groups(where, rows)
     if not any(row.split == "val" for row in rows):
@@ -237,8 +246,12 @@ def _label_text(value: Any, where: str) -> str:
     if isinstance(value, int | np.integer):
         return str(int(value))
     if isinstance(value, float | np.floating):
+        raise UserError(f"{where}: the label {value} is no class; give a text or a whole number. {NEEDS_CLASSES}")
+    if isinstance(value, list | tuple | set | Tensor | np.ndarray):
+        count = len(value) if isinstance(value, list | tuple | set) else int(np.prod(value.shape))
         raise UserError(
-            f"{where}: the label {value} is no class; give a text or a whole number (regression is not supported)"
+            f"{where}: the label is a {type(value).__name__}; give one class per sample, as a text or a whole number. "
+            f"{NEEDS_CLASSES if count == 1 else SEVERAL_CLASSES}"
         )
     raise UserError(
         f"{where}: the label is a {type(value).__name__}; give one class per sample, as a text or a whole number"
@@ -246,7 +259,7 @@ def _label_text(value: Any, where: str) -> str:
 
 
 def _labels(
-    rows: list[Row], parts: Mapping[str, Any], label: str, classes: Sequence[str] | None
+    rows: list[Row], parts: Mapping[str, Any], label: str, classes: Sequence[str] | None, where: Path
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Return the class numbers and the names of the classes; the rows get the names."""
     features = getattr(next(iter(parts.values())), "features", None)
@@ -265,6 +278,7 @@ def _labels(
             row.label = found
         known = tuple(map(str, named))
     else:
+        refuse_fractions(where, rows, ", or give classes=")
         whole = all(text.lstrip("-").isdigit() for text in in_train)
         known = tuple(sorted(in_train, key=int) if whole else sorted(in_train))
         if strange := [row for row in rows if row.label not in in_train]:

@@ -8,9 +8,10 @@ training.
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path, PureWindowsPath
@@ -23,7 +24,7 @@ from mm_balance.data.journal import Clip, identify
 from mm_balance.data.npy import ARRAY_EXTENSIONS, ArrayFacts, array_facts, why_different
 from mm_balance.data.sound import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
 from mm_balance.data.suspicions import hidden_character, labels_alike
-from mm_balance.errors import UserError
+from mm_balance.errors import NEEDS_CLASSES, UserError
 from mm_balance.input_kinds import IMAGE, SEQUENCE, SOUND
 
 SPLITS = ("train", "val", "test")
@@ -165,6 +166,31 @@ def check_labels(path: Path, rows: list[Row]) -> list[str]:
             )
         warnings.append(f"the labels {where} differ by case only and are two classes")
     return warnings
+
+
+def refuse_fractions(path: Path, rows: Iterable[Row], remedy: str = "") -> None:
+    """Refuse targets of a regression: raise UserError if all labels are finite numbers, and some have a fraction.
+
+    Args:
+        path: the manifest.
+        rows: its rows.
+        remedy: what else to do if the numbers are names of classes.
+    """
+    strange = None
+    for row in rows:
+        try:
+            value = float(row.label)
+        except ValueError:
+            return
+        if not math.isfinite(value):
+            return
+        if strange is None and not value.is_integer():
+            strange = row
+    if strange is not None:
+        raise UserError(
+            f"{path}: the labels are numbers with fractions, as {strange.label!r} of sample {strange.sample!r}, not classes; if they "
+            f"are names of classes, write them with a letter, as 'class {strange.label}'{remedy}. {NEEDS_CLASSES}"
+        )
 
 
 def check_enough(path: Path, rows: list[Row]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mm_balance.data.dataset import MultimodalData, Split
 from mm_balance.data.manifest import SPLITS
-from mm_balance.errors import UserError
+from mm_balance.errors import NEEDS_CLASSES, SEVERAL_CLASSES, UserError
 from mm_balance.input_kinds import IMAGE, INPUT_KINDS, VIDEO
 
 VERSION = "contents-1"
@@ -94,8 +94,9 @@ def check_data(data: MultimodalData, what: str) -> None:
 def _check_split(data: MultimodalData, split: Split, where: str) -> None:
     count = len(split.labels)
     if split.labels.dtype != torch.int64 or split.labels.dim() != 1:
+        shape = tuple(split.labels.shape)
         raise UserError(
-            f"{where}: labels are {split.labels.dtype} of shape {tuple(split.labels.shape)}, not int64, (samples,)"
+            f"{where}: labels are {split.labels.dtype} of shape {shape}, not int64, (samples,). {_why(split.labels)}"
         )
     if count and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < len(data.classes):
         raise UserError(f"{where}: labels from {int(split.labels.min())} to {int(split.labels.max())}, but classes are 0 to "
@@ -127,6 +128,15 @@ def _check_split(data: MultimodalData, split: Split, where: str) -> None:
             raise UserError(f"{where}, modality {name}: {stored.dtype}; give float32, or uint8 for pictures")
         if stored.dtype == torch.float32:
             _check_finite(split, name, where)
+
+
+def _why(labels: Tensor) -> str:
+    """Return why such labels cannot be trained on."""
+    if labels.dim() == 2 and labels.shape[1] > 1:
+        return SEVERAL_CLASSES
+    if labels.is_floating_point() or labels.is_complex():
+        return NEEDS_CLASSES
+    return "Give the number of the class of each sample"
 
 
 def _check_finite(split: Split, name: str, where: str) -> None:

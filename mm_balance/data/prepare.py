@@ -30,6 +30,7 @@ from mm_balance.data.manifest import (
     drop_unknown_labels,
     find_files,
     read_rows,
+    refuse_fractions,
     split_off_validation,
 )
 from mm_balance.data.readers import check_protocol, grid, read_raw, write_manifest
@@ -99,7 +100,9 @@ def load_manifest(
             empty split (after skipping); not enough disk space.
     """
     rejected = RowErrors()
-    rows = drop_unknown_labels(read_rows(path, modalities, rejected), rejected)
+    listed = read_rows(path, modalities, rejected)
+    refuse_fractions(path, listed)
+    rows = drop_unknown_labels(listed, rejected)
     rows, columns, clips = find_files(
         path.parent,
         rows,

@@ -4,6 +4,8 @@ Source: arXiv 2510.21797v1. Its display equations 5, 7 and 10 were lost: **all l
 the prose, the ablation table and the abstracts of later versions, not the authors' own equations. Notation: D modality
 gap (Eq. 6), q_m and q_b posterior of imbalanced and balanced (Eq. 9), mu_b mean of the balanced component, lambda the
 annealing coefficient, alpha = ``gap``, beta = ``shift``, gamma = ``hard``, delta = ``balanced_fusion``.
+
+Labels may be multi-hot. The paper has one class per sample; what several mean is our rule.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mm_balance.functional.gap import gap_from_probabilities, true_class_probability, weaker_moving_gap
+from mm_balance.functional.gap import check_labels, gap_from_probabilities, true_class_probability, weaker_moving_gap
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Terms:
     """Per-sample terms that a loss form combines, each ``(batch,)``.
 
     Attributes:
-        fusion: L_f, cross-entropy of the fused logits (Eq. 5, reconstructed).
+        fusion: L_f, cross-entropy of the fused logits (Eq. 5, reconstructed); of multi-hot labels binary, see ``cross_entropy``.
         unimodal: sum of the unimodal cross-entropies over modalities.
         distance: abs(D).
         shift: squared distance to the balanced center, (D - mu_b)^2.
@@ -143,7 +145,9 @@ def adaptive_loss(
     Args:
         fused_logits: ``(batch, classes)``.
         logits: modality -> ``(batch, classes)`` unimodal logits, two or more. The first modality is the leading one of the gap.
-        labels: ``(batch,)`` int64.
+        labels: ``(batch,)`` int64; or multi-hot, ``(batch, classes)``, bool, or numbers that are exactly 0 or 1, each row with a true
+            class. Then the cross-entropies are binary (``cross_entropy``) and the gap is that of ``true_class_probability``; all
+            else is the same (ours).
         posterior_imbalanced: ``(batch,)`` in [0, 1], q_m; never differentiated. The range is not
             checked, because that would synchronize with the device.
         balanced_mean: mu_b, a constant between refits.
@@ -158,8 +162,8 @@ def adaptive_loss(
         Scalars: the parts and their sum. With alpha = beta = gamma = delta = 0 it equals ``warmup_loss``.
 
     Raises:
-        ValueError: mismatched shapes, fewer than two modalities, unknown form or gap gradient, or ``anneal`` is negative or
-            not finite.
+        ValueError: mismatched shapes, labels that do not fit (``check_labels``), fewer than two modalities, unknown form or gap
+            gradient, or ``anneal`` is negative or not finite.
     """
     if form not in FORMS:
         raise ValueError(f"form={form} is not known; give one of {', '.join(FORMS)}")
@@ -168,7 +172,7 @@ def adaptive_loss(
     if not math.isfinite(anneal) or anneal < 0:
         raise ValueError(f"anneal must be a finite number of at least 0, got {anneal}")
     for name, value in {"posterior_imbalanced": posterior_imbalanced, "posterior_balanced": posterior_balanced}.items():
-        if value is not None and value.shape != labels.shape:
+        if value is not None and value.shape != labels.shape[:1]:
             # Broadcasting a (batch, 1) posterior would silently mix samples.
             raise ValueError(f"{name} has shape {tuple(value.shape)}, labels {tuple(labels.shape)}; need (B,)")
     fusion, unimodal = _cross_entropies(fused_logits, logits, labels)
@@ -195,14 +199,15 @@ def warmup_loss(
     Args:
         fused_logits: ``(batch, classes)``.
         logits: modality -> ``(batch, classes)`` unimodal logits, one or more.
-        labels: ``(batch,)`` int64.
+        labels: ``(batch,)`` int64, or multi-hot as for ``adaptive_loss``.
         unimodal_weight: w_uni >= 0; 0 is plain joint training.
 
     Returns:
         The same parts as the adaptive loss; gap, shift and hard are 0.
 
     Raises:
-        ValueError: mismatched shapes, no modality, or a weight that is negative or not finite.
+        ValueError: mismatched shapes, labels that do not fit (``check_labels``), no modality, or a weight that is negative or not
+            finite.
     """
     LossWeights(unimodal=unimodal_weight)  # validates the weight
     fusion, unimodal = _cross_entropies(fused_logits, logits, labels)
@@ -231,20 +236,32 @@ def posterior_weights(posterior: Tensor, imbalanced_weight: float, kind: str) ->
     raise ValueError(f"posterior_weighting={kind} is not known; give posterior, none or prior")
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of each sample (Eq. 5, reconstructed), ``(batch,)``, never in half precision.
+
+    Args:
+        logits: ``(batch, classes)``.
+        labels: ``(batch,)`` int64: the cross-entropy of the softmax. Multi-hot, ``(batch, classes)``: the binary cross-entropy of the
+            sigmoid, mean over all classes (ours).
+    """
+    logits = logits.float() if logits.element_size() < 4 else logits
+    if labels.ndim == 1:
+        return functional.cross_entropy(logits, labels, reduction="none")
+    return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(dim=1)
+
+
 def _cross_entropies(fused_logits: Tensor, logits: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return L_f and the sum of the unimodal L_m (Eq. 5, reconstructed), each ``(batch,)``, never in half precision."""
+    """Return L_f and the sum of the unimodal L_m (Eq. 5, reconstructed), each ``(batch,)``."""
     if not logits:
         raise ValueError("the unimodal losses need at least one modality, got none")
     for name, value in [("fused", fused_logits), *logits.items()]:
-        if value.ndim != 2 or value.shape != fused_logits.shape or labels.shape != value.shape[:1]:
+        if value.ndim != 2 or value.shape != fused_logits.shape or labels.shape not in (value.shape[:1], value.shape):
             raise ValueError(
                 f"{name} logits have shape {tuple(value.shape)}, fused logits {tuple(fused_logits.shape)}, "
-                f"labels {tuple(labels.shape)}; need (B, C), (B, C) and (B,)"
+                f"labels {tuple(labels.shape)}; need (B, C), (B, C), and (B,) class numbers or (B, C) multi-hot labels"
             )
-    fusion, *unimodal = [
-        functional.cross_entropy(value.float() if value.element_size() < 4 else value, labels, reduction="none")
-        for value in (fused_logits, *logits.values())
-    ]
+    check_labels(fused_logits, labels)
+    fusion, *unimodal = [cross_entropy(value, labels) for value in (fused_logits, *logits.values())]
     return fusion, torch.stack(unimodal).sum(dim=0)
 
 

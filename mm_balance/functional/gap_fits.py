@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mm_balance.functional.gap import gap_from_probabilities, true_class_probability
+from mm_balance.functional.gap import check_labels, gap_from_probabilities, true_class_probability
 from mm_balance.functional.mixture import fit_mixture
 from mm_balance.types import GapFit, SplitPredictions
 
@@ -18,13 +18,14 @@ def exact_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: ``(samples, classes)``, of any floating-point dtype.
-        labels: ``(samples,)`` int64, 0 to classes - 1.
+        labels: ``(samples,)`` int64, 0 to classes - 1; or multi-hot, ``(samples, classes)``, see ``true_class_probability``.
 
     Raises:
-        ValueError: mismatched shapes.
+        ValueError: labels that do not fit, see ``check_labels``.
     """
+    check_labels(logits, labels)
     rows = max(BLOCK_ELEMENTS // max(logits.shape[-1], 1), 1)
-    if logits.ndim != 2 or len(labels) != len(logits) or len(logits) <= rows:
+    if len(logits) <= rows:
         return true_class_probability(logits.double(), labels)
     blocks = zip(logits.split(rows), labels.split(rows), strict=True)
     return torch.cat([true_class_probability(block.double(), part) for block, part in blocks])

@@ -25,7 +25,8 @@ class GapSurveys:
 
     Args:
         logits: called as ``logits(model, batch)`` in eval mode without gradients. Returns modality -> ``(batch, classes)`` unimodal
-            logits, ``(batch,)`` labels and ``(batch,)`` sample ids, and may return ``(batch, classes)`` fused logits as a fourth item.
+            logits, ``(batch,)`` labels (or multi-hot, ``(batch, classes)``) and ``(batch,)`` sample ids, and may return
+            ``(batch, classes)`` fused logits as a fourth item.
         loader: batches of all training samples, each once. Give a loader of its own: no shuffling, no augmentation, no
             ``drop_last``, no sampler that splits samples among processes.
         validation: the same of validation samples; only for what is logged. None = there are none.

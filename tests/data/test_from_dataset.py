@@ -177,6 +177,22 @@ BAD = {
     "no label": ({"label": None}, "sample 1 of val: no label"),
     "regression": ({"label": 0.5}, r"the label 0\.5 is no class; .* \(regression is not supported\)"),
     "several labels": ({"label": [1, 0]}, "the label is a list; give one class per sample"),
+    "multi-hot": (
+        {"label": np.array([1, 0])},
+        "sample 1 of val: the label is a ndarray; .*for several, use `measure` and `adaptive_loss`",
+    ),
+    "several texts": (
+        {"label": ["cat", "dog"]},
+        "for several, use `measure` and `adaptive_loss` in a loop of your own",
+    ),
+    "one column of targets": (
+        {"label": torch.tensor([0.5])},
+        r"sample 1 of val: the label is a Tensor; .*\(regression is not supported\)",
+    ),
+    "a target in a tensor": (
+        {"label": torch.tensor(0.5)},
+        r"The method needs classes: .* \(regression is not supported\)",
+    ),
 }
 
 
@@ -186,6 +202,23 @@ def test_what_cannot_be_used_is_named(case):
     with pytest.raises(UserError, match=told) as caught:
         from_dataset(with_one("val", 1, **changes), modalities=MODALITIES)
     assert "\n" not in str(caught.value)
+
+
+def targets(**more):
+    texts = splits()
+    for part in texts.values():
+        for number, item in enumerate(part):
+            item["label"] = f"{number % 4 / 2}"  # 0.0, 0.5, 1.0, 1.5
+    return from_dataset(texts, modalities=MODALITIES, **more)
+
+
+def test_targets_of_a_regression_as_texts_are_refused_unless_they_are_named_as_classes():
+    with pytest.raises(
+        UserError, match=r"numbers with fractions, as '0\.5' of sample 'train-1'.*give classes=.*regression"
+    ) as found:
+        targets()
+    assert "\n" not in str(found.value)
+    assert targets(classes=("0.0", "0.5", "1.0", "1.5")).classes == ("0.0", "0.5", "1.0", "1.5")
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,19 @@ def test_subfolders_are_allowed(folder):
     assert folder.load().counts["train"] == 6
 
 
+def test_targets_of_a_regression_are_refused_in_one_line(folder):
+    told = message(folder.fill(("0.5", "-1e1")))
+    assert "the labels are numbers with fractions, as '0.5' of sample 's0'" in told
+    assert told.endswith("a gap is a difference of probabilities of the true class (regression is not supported)")
+
+
+@pytest.mark.parametrize(
+    "names", [("0", "1"), ("1.0", "2.0"), ("0.5", "many"), ("0.5", "nan"), ("class 0.5", "class 1.5")]
+)
+def test_numbers_that_may_be_classes_are_classes(folder, names):
+    assert folder.fill(names).load().classes == names
+
+
 def test_byte_order_mark_and_non_ascii_labels(folder):
     folder.encoding = "utf-8-sig"
     assert folder.fill(("été", "猫")).load().classes == ("été", "猫")

@@ -177,6 +177,13 @@ def vector(data):
     data.specs["audio"] = replace(data.specs["audio"], kind="vector")
 
 
+def relabeled(change):
+    def spoil(data):
+        data.splits["val"].labels = change(data.splits["val"].labels)
+
+    return spoil
+
+
 def no_class(data):
     data.splits["train"].labels[:] = 0
 
@@ -194,6 +201,19 @@ def no_class(data):
         (other_kind, "kind 'text' is not one of sound, image, video, vector, sequence"),
         (vector, r"the shape of a vector is \(features\), not \(1, 8, 8\)"),
         (no_class, "no training samples of class '1', '2'"),
+        (
+            relabeled(lambda labels: labels / 2),
+            r"split val: labels are torch\.float32 .*\(regression is not supported\)",
+        ),
+        (relabeled(lambda labels: labels[:, None] / 2), r"\(12, 1\), not int64.*\(regression is not supported\)"),
+        (
+            relabeled(lambda labels: torch.eye(3)[labels]),
+            r"\(12, 3\), not int64.*for several, use `measure` and `adaptive_loss`",
+        ),
+        (
+            relabeled(lambda labels: labels.int()),
+            r"int32 of shape \(12,\), not int64, \(samples,\)\. Give the number of the class",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_named(spoil, told):

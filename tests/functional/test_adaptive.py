@@ -276,3 +276,99 @@ def test_warmup_errors():
         warmup_loss(FUSED, LOGITS, LABELS, unimodal_weight=-1.0)
     with pytest.raises(ValueError, match="logits have shape"):
         warmup_loss(FUSED, {"audio": torch.zeros(3, 9)}, LABELS, unimodal_weight=1.0)
+
+
+# Two samples, three classes, logits = logits of probabilities. Several true classes: 0 and 1 of the first sample, 2 of the second.
+#   D = (.8 + .6) / 2 - (.2 + .4) / 2 = .4 and .25 - .75 = -.5; q_m = 1 and .5; L_f = ln 2 twice
+#   L_a + L_v, binary, mean over the classes: -(ln(.8 * .6 * .9) + ln(.2 * .4 * .1)) / 3 = 1.889214
+#                                         and -(ln(.5 * .5 * .25) + ln(.5 * .5 * .75)) / 3 = 1.482188
+MULTI_HOT = torch.tensor([[1, 1, 0], [0, 0, 1]])
+MULTI_FUSED = torch.zeros(2, 3, dtype=torch.float64)
+MULTI_LOGITS = {
+    "audio": torch.tensor([[0.8, 0.6, 0.1], [0.5, 0.5, 0.25]], dtype=torch.float64).logit(),
+    "visual": torch.tensor([[0.2, 0.4, 0.9], [0.5, 0.5, 0.75]], dtype=torch.float64).logit(),
+}
+# With the weights, lambda and mu_b of above, sums divided by 2:
+#   fusion (1 + 1.5) ln 2 / 2 = 0.866434; without delta ln 2.  unimodal 2 * 3.371403 / 2
+#   gap .25 * (.4 + .5) / 2 = .1125; times q_m .25 * (.4 + .25) / 2 = .08125.  shift 1.5 * (.3^2 + .5 * .6^2) / 2 = .2025
+#   hard 2 * (1.889214 + .5 * 1.482188) / 2 = 2.630309; prose 4 * 1.5 ln 2 / 2 = 2.079442
+MULTI_GOLDEN = {
+    "reconstructed": (0.866434, 3.371403, 0.1125, 0.2025, 2.630309),
+    "prose": (0.693147, 3.371403, 0.1125, 0.2025, 2.079442),
+    "abstract_v2": (0.866434, 3.371403, 0.08125, 0.0, 0.0),
+}
+
+
+def multi_loss(form="reconstructed", labels=MULTI_HOT, logits=MULTI_LOGITS, fused=MULTI_FUSED, **changes):
+    return loss(form, fused, logits, labels, POSTERIOR[:2], **changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
+@pytest.mark.parametrize("form", FORMS)
+def test_golden_numbers_of_several_true_classes(form, dtype):
+    result = multi_loss(form, MULTI_HOT.to(dtype))
+    assert [float(getattr(result, name)) for name in PARTS] == pytest.approx(MULTI_GOLDEN[form], abs=1e-6)
+    assert float(result.total) == pytest.approx(sum(MULTI_GOLDEN[form]), abs=3e-6)
+
+
+def test_the_warm_up_of_several_true_classes():
+    result = warmup_loss(MULTI_FUSED, MULTI_LOGITS, MULTI_HOT, unimodal_weight=2.0)
+    assert float(result.fusion) == pytest.approx(math.log(2))
+    assert float(result.unimodal) == pytest.approx(3.371403, abs=1e-6)
+    off = multi_loss(weights=LossWeights(unimodal=2.0, gap=0, shift=0, hard=0))
+    assert torch.equal(off.total, result.total)
+
+
+def test_the_gradient_of_several_true_classes_is_right():
+    inputs = [value.clone().requires_grad_() for value in (MULTI_FUSED, *MULTI_LOGITS.values())]
+
+    def total(fused, audio, visual):
+        return multi_loss(fused=fused, logits={"audio": audio, "visual": visual}).total
+
+    assert torch.autograd.gradcheck(total, inputs)
+
+
+def test_several_true_classes_move_only_the_weaker_modality_if_asked():
+    logits = {name: value.clone().requires_grad_() for name, value in MULTI_LOGITS.items()}
+    multi_loss(logits=logits, gap_gradient="weaker", weights=LossWeights(0, 1, 0, 0, 0)).gap.backward()
+    assert (logits["audio"].grad[0] == 0).all()
+    assert (logits["visual"].grad[0] != 0).tolist() == [True, True, False]
+    assert (logits["visual"].grad[1] == 0).all()
+
+
+def test_half_precision_with_several_true_classes():
+    half = {name: value.half() for name, value in MULTI_LOGITS.items()}
+    result = multi_loss(fused=MULTI_FUSED.half(), logits=half)
+    assert result.total.dtype == torch.float32
+    assert float(result.total) == pytest.approx(sum(MULTI_GOLDEN["reconstructed"]), abs=0.02)
+
+
+def test_class_numbers_give_the_cross_entropy_of_pytorch_to_the_last_bit():
+    fused, logits, labels, _ = random_case(4, samples=50)
+    result = warmup_loss(fused, logits, labels, unimodal_weight=1.0)
+    expected = [
+        torch.nn.functional.cross_entropy(value, labels, reduction="none") for value in (fused, *logits.values())
+    ]
+    assert torch.equal(result.fusion, expected[0].mean())
+    assert torch.equal(result.unimodal, torch.stack(expected[1:]).sum(dim=0).mean())
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([[1, 1, 0], [0, 0, 0]]), "labels of row 1: no true class"),
+        (torch.tensor([[1, 1, 0], [0, 0, 0.5]]), "labels of row 1: 0.5 is neither 0 nor 1. The method needs classes"),
+        (torch.tensor([0.3, 1.7]), r"labels are torch.float32; need int64.*\(regression is not supported\)"),
+        (torch.tensor([[1], [0]]), r"labels \(2, 1\); need .* \(B,\) class numbers or \(B, C\) multi-hot labels"),
+    ],
+)
+def test_labels_that_are_no_classes_are_named(labels, message):
+    with pytest.raises(ValueError, match=message):
+        multi_loss(labels=labels)
+    with pytest.raises(ValueError, match=message):
+        warmup_loss(MULTI_FUSED, MULTI_LOGITS, labels, unimodal_weight=1.0)
+
+
+def test_the_posterior_of_several_true_classes_is_one_number_per_sample():
+    with pytest.raises(ValueError, match=r"posterior_imbalanced has shape \(2, 3\), labels \(2, 3\); need \(B,\)"):
+        loss("reconstructed", MULTI_FUSED, MULTI_LOGITS, MULTI_HOT, torch.ones(2, 3))

@@ -26,3 +26,10 @@ def logits_of(network, batch):
     inputs = {name: batch[name] for name in network.modalities}
     output = network(inputs)
     return output.unimodal, labels, batch["id"], output.fused
+
+
+def several_of(network, batch):
+    """The same with multi-hot labels, two true classes each."""
+    unimodal, labels, ids, fused = logits_of(network, batch)
+    labels = torch.nn.functional.one_hot(labels, fused.shape[1]).bool()
+    return unimodal, labels | labels.roll(1, dims=1), ids, fused

@@ -14,7 +14,7 @@ from mm_balance.functional.gap_fits import fit_gaps
 from mm_balance.testing import tiny_data, tiny_stage
 from mm_balance.tracking import refits
 from mm_balance.tracking.lookup import find_run
-from tests.integrations.rows import METHOD, Rows, logits_of
+from tests.integrations.rows import METHOD, Rows, logits_of, several_of
 
 pytest.importorskip("lightning", reason="lightning is not installed: pip install '.[lightning]'")
 
@@ -30,6 +30,8 @@ DATA = tiny_data()
 
 
 class Module(lightning.LightningModule):
+    predict = staticmethod(logits_of)
+
     def __init__(self, gaps=None, *, loss_uses_gaps=True):
         super().__init__()
         self.stage = tiny_stage(METHOD, data=DATA)
@@ -39,7 +41,7 @@ class Module(lightning.LightningModule):
         self.used = []
 
     def training_step(self, batch):
-        unimodal, labels, ids, fused = logits_of(self.network, batch)
+        unimodal, labels, ids, fused = self.predict(self.network, batch)
         if self.gaps is None or self.gaps.measured is None or not self.loss_uses_gaps:
             return nn.functional.cross_entropy(fused, labels)
         posterior = self.gaps.posterior_imbalanced(ids)
@@ -56,7 +58,7 @@ class Module(lightning.LightningModule):
 def callback(**settings):
     loaders = [DataLoader(Rows(DATA.splits[name]), 16) for name in ("train", "val")]
     return GapMixtureCallback(
-        lambda module, batch: logits_of(module.network, batch), loaders[0], validation=loaders[1], **settings
+        lambda module, batch: module.predict(module.network, batch), loaders[0], validation=loaders[1], **settings
     )
 
 
@@ -87,6 +89,17 @@ def test_the_gaps_are_those_of_our_own_survey(tmp_path):
     assert measured.samples == split.samples
     assert module.gaps.validation_measured.samples == DATA.splits["val"].samples
     assert set(module.used) == {(2, 2)}
+
+
+def test_several_true_classes(store, tmp_path):
+    module = Module(callback(start=0))
+    module.predict = several_of
+    with mlflow.start_run() as active:
+        fit(module, tmp_path, epochs=2)
+    assert set(module.used) == {(0, 0), (1, 1)}
+    table = refits.read_gap_table(find_run(active.info.run_id), 2)
+    assert table["label"].str.split().map(len).eq(2).all()
+    assert table["gap"].to_numpy() == pytest.approx(module.gaps.measured.gaps.numpy())
 
 
 def test_a_survey_leaves_no_trace_in_the_training(tmp_path):

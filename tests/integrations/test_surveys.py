@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mm_balance import LossWeights, adaptive_loss, modality_gap
 from mm_balance.engine.predictions import predict_split
 from mm_balance.functional.gap_fits import fit_gaps
 from mm_balance.integrations.surveys import GapSurveys, survey
 from mm_balance.testing import tiny_stage
-from tests.integrations.rows import METHOD, Rows, logits_of
+from tests.integrations.rows import METHOD, Rows, logits_of, several_of
 
 CPU = torch.device("cpu")
 
@@ -36,6 +37,25 @@ def test_the_gaps_are_those_of_our_own_survey(tiny_data):
     torch.testing.assert_close(measured.fused_probability, ours.fused_probability, atol=1e-6, rtol=0)
     torch.testing.assert_close(measured.posterior_imbalanced, ours.posterior_imbalanced, atol=1e-3, rtol=0)
     assert measured.samples == split.samples
+
+
+def test_several_true_classes_are_surveyed_kept_and_trained_with(network, tiny_data):
+    loader = DataLoader(Rows(tiny_data.splits["train"]), 7)
+    surveys, restored = GapSurveys(several_of, loader), GapSurveys(several_of, loader)
+    surveys._survey(network, 2, stay)
+    with torch.no_grad():
+        expected = [modality_gap(*several_of(network.eval(), batch)[:2]) for batch in loader]
+    torch.testing.assert_close(surveys.measured.gaps.float(), torch.cat(expected), atol=1e-6, rtol=0)
+    assert surveys.measured.is_multi_label
+    restored._restore(surveys._state())
+    assert torch.equal(restored.measured.labels, surveys.measured.labels)
+    batch = next(iter(loader))
+    unimodal, labels, ids, fused = several_of(network.train(), batch)
+    adaptive_loss(
+        fused, unimodal, labels, posterior_imbalanced=restored.posterior_imbalanced(ids), balanced_mean=restored.balanced_mean,
+        weights=LossWeights(), anneal=1.0,
+    ).total.backward()  # fmt: skip
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters() if parameter.grad is not None)
 
 
 def test_a_survey_leaves_modes_gradients_and_random_states_as_they_were(network, tiny_data):

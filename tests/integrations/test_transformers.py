@@ -12,7 +12,7 @@ from mm_balance.functional.gap_fits import fit_gaps
 from mm_balance.testing import tiny_data, tiny_stage
 from mm_balance.tracking import refits
 from mm_balance.tracking.lookup import find_run
-from tests.integrations.rows import METHOD, Rows, logits_of
+from tests.integrations.rows import METHOD, Rows, logits_of, several_of
 
 pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[transformers]'")
 pytest.importorskip("accelerate", reason="accelerate is not installed: pip install '.[transformers]'")
@@ -34,13 +34,14 @@ def collate(samples):
 
 class Tiny(Trainer):
     gaps = None
+    predict = staticmethod(logits_of)
 
     def __init__(self, *positional, **named):
         super().__init__(*positional, **named)
         self.used = []
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        unimodal, labels, ids, fused = logits_of(model, inputs)
+        unimodal, labels, ids, fused = self.predict(model, inputs)
         if self.gaps is None or self.gaps.measured is None:
             return nn.functional.cross_entropy(fused, labels)
         self.used.append((int(self.state.epoch), self.gaps.measured.epoch))
@@ -50,9 +51,9 @@ class Tiny(Trainer):
         ).total  # fmt: skip
 
 
-def callback(**settings):
+def callback(logits=logits_of, **settings):
     loaders = [DataLoader(Rows(DATA.splits[name]), 16, collate_fn=collate) for name in ("train", "val")]
-    return GapMixtureCallback(logits_of, loaders[0], validation=loaders[1], **settings)
+    return GapMixtureCallback(logits, loaders[0], validation=loaders[1], **settings)
 
 
 def trainer_of(folder, gaps, epochs=3, *, loss_uses_gaps=True, **settings):
@@ -86,6 +87,20 @@ def test_the_gaps_are_those_of_our_own_survey(tmp_path):
     assert measured.samples == split.samples
     assert trainer.gaps.validation_measured.samples == DATA.splits["val"].samples
     assert set(trainer.used) == {(2, 2)}
+
+
+def test_several_true_classes_are_trained_with_and_kept_in_a_checkpoint(tmp_path):
+    whole, resumed = (
+        trainer_of(tmp_path, callback(several_of, start=0), epochs=2, save_strategy="epoch") for _ in range(2)
+    )
+    for trainer in (whole, resumed):
+        trainer.predict = several_of
+    whole.train()
+    assert set(whole.used) == {(0, 0), (1, 1)}
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert set(resumed.used) == {(1, 1)}
+    assert torch.equal(resumed.gaps.measured.labels, whole.gaps.measured.labels)
+    assert resumed.gaps.measured.is_multi_label
 
 
 def test_a_survey_leaves_no_trace_in_the_training(tmp_path):

@@ -13,10 +13,11 @@ from PIL import Image
 import mm_balance as mm
 from mm_balance import measuring, names
 from mm_balance.explorer.gap_table import gap_table
+from mm_balance.functional.gap import modality_gap
 from mm_balance.functional.gap_fits import exact_probabilities, fit_gaps, gap_fit_metrics
 from mm_balance.functional.mixture import LARGE, fit_mixture
 from mm_balance.types import SplitPredictions
-from tests.helpers.predictions import CLASSES, SAMPLES, predictions
+from tests.helpers.predictions import CLASSES, SAMPLES, multi_label_predictions, predictions
 
 
 def as_split(logits, labels, fused):
@@ -158,6 +159,73 @@ def test_figures(tmp_path):
         measured.save_figure("gaps.jpg")
 
 
+# Logits of probabilities, so the sigmoid gives these back. True: 0 and 1, then 2.
+MULTI_HOT = [[1, 1, 0], [0, 0, 1]]
+MULTI_PROBABILITIES = {"audio": [[0.8, 0.6, 0.1], [0.5, 0.5, 0.25]], "visual": [[0.2, 0.4, 0.9], [0.5, 0.5, 0.75]]}
+MULTI = {name: np.log(values) - np.log1p(-np.array(values)) for name, values in MULTI_PROBABILITIES.items()}
+
+
+@pytest.mark.parametrize("dtype", [bool, int, np.uint8, np.float32])
+def test_golden_numbers_of_several_true_classes(dtype):
+    labels = np.array(MULTI_HOT, dtype)
+    measured = mm.measure(MULTI, labels, ["a", "b"], fused=np.zeros((2, 3)))
+    assert measured.is_multi_label
+    assert measured.probabilities["audio"].tolist() == pytest.approx([0.7, 0.25])
+    assert measured.probabilities["visual"].tolist() == pytest.approx([0.3, 0.75])
+    assert measured.gaps.tolist() == pytest.approx([0.4, -0.5])
+    table = measured.table()
+    assert list(table["label"]) == ["0 1", "2"]
+    assert list(table["p_fused"]) == [0.5, 0.5]
+    assert table["label"].str.get_dummies(" ").to_numpy().tolist() == MULTI_HOT
+
+
+def test_several_true_classes_have_all_that_one_has():
+    logits, labels, fused = multi_label_predictions()
+    measured = mm.measure(logits, labels, fused=fused)
+    assert measured.mixture == fit_mixture(
+        modality_gap({name: value.double() for name, value in logits.items()}, labels)
+    )
+    assert set(measured.metrics()) == set(names.REFIT_METRICS)
+    assert measured.sentence().startswith("audio is ahead: mean gap +0.")
+    assert "(mean probability of the true classes, not accuracy)" in measured.sentence()
+    assert "exactly one" not in measured.sentence()
+    assert measured.posterior_of(["3"]).tolist() == [float(measured.posterior_imbalanced[3].float())]
+    logits["audio"][5, labels[5] == 1] = -12.0
+    rows = mm.measure(logits, labels).most_suspicious(3)
+    assert (rows["sample"][0], rows["doubted"][0]) == ("5", "audio")
+
+
+def test_the_table_of_several_true_classes_reads_back_from_files(tmp_path):
+    logits, labels, _ = multi_label_predictions(classes=12)
+    table = mm.measure(logits, labels).table()
+    table.to_csv(tmp_path / "gaps.csv", index=False)
+    table.to_parquet(tmp_path / "gaps.parquet", index=False)
+    for read in (pd.read_csv(tmp_path / "gaps.csv", dtype={"label": str}), pd.read_parquet(tmp_path / "gaps.parquet")):
+        found = torch.zeros_like(labels)
+        for row, text in enumerate(read["label"]):
+            found[row, [int(item) for item in text.split()]] = 1
+        assert torch.equal(found, labels)
+
+
+def test_one_true_class_each_is_not_taken_for_class_numbers_and_the_sentence_says_so():
+    logits, labels, _ = predictions()
+    numbers, one_hot = mm.measure(logits, labels), mm.measure(logits, torch.eye(CLASSES)[labels])
+    assert not numbers.is_multi_label
+    expected = logits["audio"].double().gather(1, labels[:, None])[:, 0].sigmoid()
+    torch.testing.assert_close(one_hot.probabilities["audio"], expected)
+    assert (one_hot.gaps - numbers.gaps).abs().max() > 0.1
+    assert "if the classes exclude each other, give class numbers" in one_hot.sentence()
+    assert "exclude" not in numbers.sentence()
+
+
+def test_a_modality_that_has_learned_nothing_is_not_taken_for_probabilities():
+    logits, labels, _ = multi_label_predictions()
+    measured = mm.measure({"audio": logits["audio"], "visual": torch.zeros_like(logits["audio"])}, labels)
+    assert measured.probabilities["visual"].unique().tolist() == [0.5]
+    untrained = torch.tensor([0.2, 0.6, 0.1, 0.8]) + 0.01 * logits["audio"].clamp(-2, 2)  # all between 0 and 1
+    assert len(mm.measure({"audio": untrained, "visual": logits["visual"]}, labels).gaps) == SAMPLES
+
+
 def given(**changes):
     logits, labels, fused = predictions()
     return {"logits": logits, "labels": labels, "fused": fused} | changes
@@ -192,7 +260,18 @@ BAD = {
     "labels below 0": ({"labels": torch.where(torch.arange(300) == 9, -1, LABELS)}, "label -1 of sample 9 is out of range"),
     "float labels": ({"labels": LABELS.double()}, "labels are torch.float64; need integers"),
     "boolean labels": ({"labels": LABELS > 1}, "labels are torch.bool; need integers"),
-    "one-hot labels": ({"labels": torch.eye(4, dtype=torch.long)[LABELS]}, r"labels have shape \(300, 4\)"),
+    "labels of a regression": ({"labels": LABELS / 3}, r"The method needs classes: .* \(regression is not supported\)"),
+    "targets in one column": ({"labels": LABELS[:, None] / 3}, r"labels have shape \(300, 1\).* \(regression is not supported\)"),
+    "classes in one column": ({"labels": LABELS[:, None]}, r"labels have shape \(300, 1\); need .*: give labels\[:, 0\]$"),
+    "targets in three columns": ({"labels": torch.ones(300, 3)}, r"labels have shape \(300, 3\), but the logits have 4 classes"),
+    "targets in as many columns": ({"labels": LOGITS["audio"]}, r"sample 0: .* is neither 0 nor 1\. The method needs classes"),
+    "labels of three dimensions": ({"labels": torch.ones(300, 4, 1)}, r"labels have shape \(300, 4, 1\); need"),
+    "lists of classes": ({"labels": [[0, 2], [1]] * 150}, "lists of different lengths: give several classes per sample as multi-hot"),
+    "another number of multi-hot labels": ({"labels": torch.ones(299, 4)}, "there are 299 labels"),
+    "no true class": ({"labels": torch.eye(5)[[*LABELS[:299], 4]][:, :4]},
+                      "labels of sample 299: no true class, so it has no gap; leave such samples out, or give them a class"),
+    "multi-hot and probabilities": ({"labels": torch.eye(4)[LABELS], "logits": {name: torch.rand(300, 4) for name in LOGITS}},
+                                    r"logits of audio are probabilities \(all are between .* and 1\): .* torch\.logit"),
     "text labels": ({"labels": ["cat"] * 300}, "labels are no array of numbers"),
     "fewer labels": ({"labels": LABELS[:299]}, "there are 299 labels"),
     "no labels": ({"labels": torch.zeros(0, dtype=torch.long)}, "0 labels: need two or more samples"),
@@ -222,6 +301,10 @@ def test_many_classes_are_converted_in_blocks_to_the_same_numbers(monkeypatch):
     whole = exact_probabilities(logits["audio"], labels)
     monkeypatch.setattr("mm_balance.functional.gap_fits.BLOCK_ELEMENTS", 7 * 64)
     assert torch.equal(exact_probabilities(logits["audio"], labels), whole)
+    several, multi_hot, _ = multi_label_predictions(samples=1000, classes=7)
+    blocks = exact_probabilities(several["audio"], multi_hot)
+    monkeypatch.undo()
+    assert torch.equal(blocks, exact_probabilities(several["audio"], multi_hot))
 
 
 @pytest.mark.parametrize("kind", ["two", "two_absolute", "three"])

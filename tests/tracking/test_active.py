@@ -11,7 +11,7 @@ from mm_balance import names
 from mm_balance.errors import UserError
 from mm_balance.tracking import refits
 from mm_balance.tracking.lookup import find_run
-from tests.helpers.predictions import predictions
+from tests.helpers.predictions import multi_label_predictions, predictions
 from tests.helpers.servers import tracking_server
 
 IDS = [f"clip {place}" for place in range(300)]
@@ -57,6 +57,18 @@ def test_a_script_has_what_our_own_runs_have(run):
             "validation_gaps.parquet",
         )
     }
+
+
+def test_several_true_classes_are_logged_and_read_back(run):
+    logits, labels, fused = multi_label_predictions()
+    training = mm.measure(logits, labels, IDS, fused=fused)
+    mm.log_refit(training, 3, validation=mm.measure(*multi_label_predictions(seed=1)[:2], IDS))
+    assert refits.is_complete(run, 3, with_validation=True)
+    assert refits.read_refit(run, 3).mixture == training.mixture
+    table = refits.read_gap_table(run, 3)
+    pd.testing.assert_frame_equal(table, training.table())
+    np.testing.assert_array_equal(table["label"].str.get_dummies(" "), labels)
+    assert len(refits.read_validation_table(run, 3)) == len(IDS)
 
 
 def test_the_run_page_has_a_slider_over_all_steps(run):
