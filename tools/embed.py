@@ -15,11 +15,13 @@ without corruption: what a run should corrupt, it corrupts in the vectors.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -83,10 +85,10 @@ def embed(arguments: Sequence[str], stop: Stop = lambda: False) -> None:
         import torch
 
         model = model.to(device).to(memory_format=torch.channels_last).eval()
-        model.requires_grad_(False)
-        for split in data.splits.values():
-            encode_split(split, model, origins, out, config.optimization.batch_size, device, stop)
-        write_rows(data, out)
+        with alone(out):
+            for split in data.splits.values():
+                encode_split(split, model, origins, out, config.optimization.batch_size, device, stop)
+            write_rows(data, out)
     described = ", ".join(f"{name} {item['features']} features" for name, item in recipe["encoders"].items())
     counts = ", ".join(f"{name} {len(split):,}" for name, split in data.splits.items())
     modalities = "" if tuple(data.specs) == ("audio", "visual") else f" -P modalities={','.join(data.specs)}"
@@ -286,6 +288,17 @@ def begin(out: Path, recipe: Mapping[str, Any]) -> None:
         )
 
 
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keep other processes from writing to ``out``. Raises UserError if one does."""
+    with (out / RECIPE_FILE).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"out={out}: another process is encoding into it; wait, or give another folder") from None
+        yield
+
+
 def encode_split(
     split: Split,
     model: MultimodalNetwork,
@@ -345,7 +358,7 @@ def write_vector(path: Path, values: np.ndarray) -> None:
     """Write a file of numpy's; a kill leaves it whole, or not there."""
     import numpy as np
 
-    partial = path.with_name(f".{path.stem}-{os.getpid()}")
+    partial = path.with_name(f".{path.name}")
     with partial.open("wb") as file:
         np.save(file, values)
     os.replace(partial, path)
