@@ -11,7 +11,9 @@ from mm_balance.imports import import_function
 from mm_balance.plugins import Plugins
 
 PRESETS = resources.files("mm_balance") / "presets"
-QUICK, MANIFEST = "quick", "manifest"
+QUICK, EMBEDDINGS, MANIFEST = "quick", "embeddings", "manifest"
+NAMED_PRESETS = (QUICK, EMBEDDINGS)
+"""Presets that are given by name, over that of the data set."""
 OWN = "package.module:build"
 AT_HAND = "python"
 """In place of a module in the name of data that a program gave to ``mm_balance.run``: no command can read them."""
@@ -22,7 +24,7 @@ SHOWN = 60
 def built_in() -> list[str]:
     """Return the data sets of this package: those that have a preset of their own."""
     stems = (file.name.removesuffix(".yaml") for file in PRESETS.iterdir() if file.name.endswith(".yaml"))
-    return sorted(name for name in stems if name not in (QUICK, MANIFEST))
+    return sorted(name for name in stems if name not in (*NAMED_PRESETS, MANIFEST))
 
 
 PLUGINS = Plugins("dataset", "mm_balance.datasets", {name: f"the data set {name}" for name in built_in()}, OWN)

@@ -282,7 +282,7 @@ class RunConfig:
     )
     preset: str = param(
         AUTO,
-        "`auto` (the data set's), `quick` (a whole run in seconds), or the path of a YAML file",
+        "`auto` (the data set's), `quick` (a whole run in seconds), `embeddings` (frozen encoders), or the path of a YAML file",
         machine=True,
         reference=True,
     )

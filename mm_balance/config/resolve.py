@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from mm_balance.config.datasets import MANIFEST, PRESETS, QUICK, builder_path, builder_settings
+from mm_balance.config.datasets import MANIFEST, NAMED_PRESETS, PRESETS, builder_path, builder_settings
 from mm_balance.config.encoders import absolute_folder, absolute_weights, check_encoders
 from mm_balance.config.option import AUTO, NONE, MethodOptions, Option, declared_in
 from mm_balance.config.parameters import GROUPS, Config, options
@@ -324,7 +324,8 @@ def read_preset(preset: str, *, of_dataset: bool = False) -> dict[str, Any]:
     """Read the values of a preset, by parameter name, of runs and studies.
 
     Args:
-        preset: ``auto`` (none beyond the data set's), ``quick``, or the path of a YAML file; with ``of_dataset``, a data set.
+        preset: ``auto`` (none beyond the data set's), one of ``NAMED_PRESETS``, or the path of a YAML file; with ``of_dataset``, a
+            data set.
         of_dataset: read the preset of a data set: the file of its name, or ``manifest.yaml`` for a manifest or a function.
 
     Raises:
@@ -335,12 +336,14 @@ def read_preset(preset: str, *, of_dataset: bool = False) -> dict[str, Any]:
         return _read((PRESETS / f"{name}.yaml").read_text("utf-8"), f"{name}.yaml")
     if preset == AUTO:
         return {}
-    if preset == QUICK:
-        return _read((PRESETS / f"{QUICK}.yaml").read_text("utf-8"), f"{QUICK}.yaml")
+    if preset in NAMED_PRESETS:
+        return _read((PRESETS / f"{preset}.yaml").read_text("utf-8"), f"{preset}.yaml")
     try:
         text = Path(preset).expanduser().read_text("utf-8")
     except FileNotFoundError:
-        raise UserError(f"preset={preset}: no such file; give auto, {QUICK} or the path of a YAML file") from None
+        raise UserError(
+            f"preset={preset}: no such file; give auto, {', '.join(NAMED_PRESETS)} or the path of a YAML file"
+        ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"preset={preset}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except (OSError, ValueError) as error:  # a folder, a name that is too long, a NUL character

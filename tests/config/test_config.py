@@ -86,6 +86,17 @@ def test_an_explicit_value_beats_the_preset():
     assert resolve({"preset": "quick", "warmup_epochs": 3}).warmup.warmup_epochs == 3
 
 
+def test_a_named_preset_goes_over_that_of_the_data_set_and_is_no_data_set():
+    config = resolve({"dataset": "clips/manifest.csv", "preset": "embeddings"})
+    assert (config.model.encoder, config.train.epochs) == ("by_kind", 24)
+    assert resolve({"dataset": "clips/manifest.csv"}).train.epochs == 100
+    assert resolve({"preset": "embeddings", "encoder": "resnet_narrow"}).model.encoder == "resnet_narrow"
+    with pytest.raises(UserError, match="dataset=embeddings is not known"):
+        resolve({"dataset": "embeddings"})
+    with pytest.raises(UserError, match="no such file; give auto, quick, embeddings or the path"):
+        resolve({"preset": "embedding"})
+
+
 def test_balanced_fusion_weight_follows_the_loss_form():
     assert resolve({}).gap_mixture.balanced_fusion_weight == 0.0
     assert resolve({"loss_form": "abstract_v2"}).gap_mixture.balanced_fusion_weight == 1.0
