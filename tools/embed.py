@@ -1,7 +1,7 @@
 """Encode every sample of a data set once, with frozen encoders: a manifest of vectors, on which a CPU trains in seconds.
 
-    python tools/embed.py --dataset cremad --encoder audio:transformers/ast,visual:torchvision/resnet18 \
-        --encoder_weights audio:ast,visual:weights/resnet18.safetensors --visual_normalization imagenet --out embeddings/cremad
+    python tools/embed.py --dataset cremad --encoder torchvision/resnet18 --visual_normalization imagenet \
+        --encoder_weights audio:weights/sounds.safetensors,visual:weights/pictures.safetensors --out embeddings/cremad
     python tools/embed.py --run_id ID --out embeddings/own        # the encoders of a logged run, on its data
     mlflow run . --env-manager local -P dataset=embeddings/cremad/manifest.csv -P preset=embeddings
 
