@@ -195,6 +195,7 @@ def write_sensors(folder):
     return manifest
 
 
+@pytest.mark.verify
 def test_sensors_of_other_names_have_their_single_modality_controls(store, capsys):
     manifest = write_sensors(store)
     words = f"{SMALL} modalities=accelerometer,gyroscope preset=quick train_fraction=1.0"

@@ -54,7 +54,7 @@ def test_saved_predictions_are_measured(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("library", ["lightning", "transformers"])
+@pytest.mark.parametrize("library", ["lightning", pytest.param("transformers", marks=pytest.mark.verify)])
 def test_the_callback_of_another_library_logs_its_refits(library, store):
     pytest.importorskip(library, reason=f"{library} is not installed: pip install '.[{library}]'")
     example = {"lightning": "lightning_callback.py", "transformers": "trainer_callback.py"}[library]

@@ -8,7 +8,7 @@ from nbclient import NotebookClient
 
 from tests.helpers.processes import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.verify]
 NOTEBOOK = ROOT / "examples" / "first_steps.ipynb"
 
 

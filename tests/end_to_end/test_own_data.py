@@ -48,6 +48,7 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop("own_words", None)
 
 
+@pytest.mark.verify
 def test_every_command_takes_it(store, module, capsys):
     assert do("warmup", WORDS) == 0
     assert do("adaptive", f"{WORDS} worst=5") == 0

@@ -200,6 +200,7 @@ def test_one_signal_leaves_nothing_running_and_the_same_command_goes_on(studies,
     check_that_it_goes_on_from_checkpoints("stopped", words, 2, 4)
 
 
+@pytest.mark.verify
 def test_a_killed_worker_is_replaced_and_its_trial_taken_over(studies, capsys):
     fates.append(Fate(3, signal.SIGKILL))
     assert do("study", f"{SHORT} study_name=killed trials=3 adaptive_epochs=4 refit_every=1 worker_restarts=2") == 0
@@ -239,6 +240,7 @@ def check_that_what_was_found_stays(name):
     assert "RUNNING" not in {run.info.status for run in trials_of(name).values()}
 
 
+@pytest.mark.verify
 def test_a_worker_whose_launcher_is_gone_stops_and_says_so(studies, monkeypatch):
     assert do("study", f"{SHORT} study_name=left trials=1 workers=1") == 0
     find_study("left", "auto").study.set_user_attr("trials", 2)

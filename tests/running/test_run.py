@@ -77,6 +77,7 @@ def test_a_command_cannot_read_data_that_a_program_gave(store, capsys):
     assert "dataset=package.module:build" in line
 
 
+@pytest.mark.verify
 def test_by_name_it_is_what_the_command_does(store):
     words = "preset=quick device=cpu train_fraction=0.05 worst=0"
     assert do("main", words) == 0

@@ -226,7 +226,7 @@ def test_of_two_that_make_a_study_the_first_decides_on_its_warm_up(new_desk):
 
 def test_a_study_made_by_other_code_is_refused(new_desk, monkeypatch):
     new_desk(name="mine")
-    monkeypatch.setattr("mm_balance.study.handle.training_code", lambda method: "f" * 64)
+    monkeypatch.setattr("mm_balance.study.handle.training_code", lambda method, config: "f" * 64)
     with pytest.raises(UserError, match="was created with different training code"):
         find_study("mine", "auto")
 

@@ -270,6 +270,7 @@ def test_the_encoders_of_a_run(clips, store, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.verify
 def test_cremad_with_encoders_of_two_libraries_is_trained_on_and_compared_with_people(store):
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(

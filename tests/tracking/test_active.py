@@ -124,15 +124,22 @@ def test_another_run_than_the_active_one(run):
         mm.log_refit(measured(), 1, run_id="nowhere")
 
 
-@pytest.mark.slow
-def test_a_run_on_a_server(store, monkeypatch):
+@pytest.fixture
+def server(store):
+    """The address of a server with the store, which this process uses; after the test, the store itself again."""
     with tracking_server(store) as address:
         mlflow.set_tracking_uri(address)
-        monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
-        with mlflow.start_run() as active:
-            for _ in range(2):
-                mm.log_refit(measured(), 3, validation=measured(seed=1))
-        run = find_run(active.info.run_id)
-        assert refits.is_complete(run, 3, with_validation=True)
-        assert len(run.step_images(names.DENSITY_IMAGE_KEY, 3)) == 1
-        assert len(run.metric_series("gap/mean")) == 1
+        yield address
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_server(server, monkeypatch):
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    with mlflow.start_run() as active:
+        for _ in range(2):
+            mm.log_refit(measured(), 3, validation=measured(seed=1))
+    run = find_run(active.info.run_id)
+    assert refits.is_complete(run, 3, with_validation=True)
+    assert len(run.step_images(names.DENSITY_IMAGE_KEY, 3)) == 1
+    assert len(run.metric_series("gap/mean")) == 1

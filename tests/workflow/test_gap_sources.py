@@ -16,6 +16,7 @@ SOURCES = ("refit", "running", "cross_fitted")
 SETTINGS = f"{QUICK} adaptive_epochs=1"
 
 
+@pytest.mark.verify
 def test_every_source_trains_from_one_warm_up_and_its_page_says_which_it_is():
     assert do("warmup", QUICK) == 0
     warmup = newest(stage="warmup")
