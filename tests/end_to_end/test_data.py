@@ -80,7 +80,7 @@ def decoded(cache):
 
 
 @pytest.mark.parametrize("forked", [True, pytest.param(False, marks=pytest.mark.verify)])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.verify), signal.SIGTERM])
 def test_prepare_killed_half_way_goes_on(store, capsys, number, forked):
     source = make_cremad(store / "CREMA-D", clips=clips(400))
     words = "dataset=cremad image_size=28 on_error=skip"

@@ -64,6 +64,7 @@ def test_the_whole_recipe_with_an_encoder_of_ones_own(store, fields, monkeypatch
         load_network(existing_run(main.info.run_id, "run"))
 
 
+@pytest.mark.verify
 def test_pretrained_weights_are_where_training_begins_and_belong_to_what_was_trained(store, tmp_path, capsys):
     torch.manual_seed(4)
     first = do("warmup", f"{QUICK} warmup_epochs=1")

@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from mm_balance.integrations.transformers import GapMixtureCallback
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.verify, pytest.mark.filterwarnings("ignore")]
 CPU = torch.device("cpu")
 DATA = tiny_data()
 

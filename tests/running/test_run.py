@@ -88,6 +88,7 @@ def test_by_name_it_is_what_the_command_does(store):
     assert logged == {name: ours.metrics[name] for name in logged}
 
 
+@pytest.mark.verify
 def test_it_goes_on_where_it_was_stopped(store, monkeypatch, untracked):
     planned = loop.plan_epoch
 

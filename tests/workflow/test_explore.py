@@ -81,6 +81,7 @@ def test_main_leaves_the_explorer_of_all_its_samples(explored):
 
 
 @pytest.mark.slow
+@pytest.mark.verify
 def test_two_runs_are_shown_side_by_side_with_what_changed_most_first_and_mistakes_are_one_line(
     explored, capsys, tmp_path
 ):
