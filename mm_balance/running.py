@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,12 +22,14 @@ from mm_balance.engine.evaluate import split_metrics
 from mm_balance.engine.predictions import predict_split
 from mm_balance.engine.recorder import ListRecorder, MetricPoint
 from mm_balance.errors import UserError, did_you_mean
-from mm_balance.measuring import Measured, measured_from
+from mm_balance.functional.mixture import Mixture
+from mm_balance.measuring import Measured, measure, measured_from
 from mm_balance.methods import build_method, check_method_name, find_method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.types import GapFit, SplitPredictions
 from mm_balance.workflow.build import begin_from, build_stage
 from mm_balance.workflow.plans import StagePlan, adaptive_plan, check_takes_warmup, train_plan, warmup_plan
+from mm_balance.workflow.pretrained import check_networks
 from mm_balance.workflow.setup import HELD_OUT_SEED, data_at_hand, read_data, resolve_device
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Result:
     Attributes:
         metrics: validation and test metrics of the final network by name, ``val/accuracy``, ``test/accuracy_audio``, ...
         model: the final network, in eval mode.
-        data: what it was trained on.
+        data: what it was trained on; where the method holds samples out, ``train`` is without them.
         config: all parameters with their values.
         refits: the gap fits of the training samples, in order; of a run in MLflow, the last one only.
         validation: those of the validation samples.
@@ -69,8 +70,6 @@ class Result:
     def measured(self, split: str = "train") -> Measured:
         """Return gaps, mixture and posterior of the last refit, of ``train`` or ``val``; of ``test``, those of the final network."""
         if split == "test":
-            from mm_balance.measuring import measure
-
             found = self.predict("test")
             return measure(
                 found.unimodal, found.labels, self.data.splits[split].samples, fused=found.fused, kind=self.mixture.kind
@@ -78,17 +77,10 @@ class Result:
         fits = {"train": self.refits, "val": self.validation}
         if split not in fits:
             raise ValueError(f"split={split!r} is not known; give train, val or test")
-        return measured_from(fits[split][-1], self._measured_samples(split))
-
-    def _measured_samples(self, split: str) -> list[str]:
-        """Return the samples of the last refit: of ``train`` without what the method has held out."""
-        digest = {"train": self.refits, "val": self.validation}[split][-1].samples_digest
-        part = self.data.splits[split]
-        assert part.samples_digest == digest, "a refit of other samples"
-        return part.samples
+        return measured_from(fits[split][-1], self.data.splits[split].samples)
 
     @property
-    def mixture(self) -> Any:
+    def mixture(self) -> Mixture:
         """The mixture fitted to the training gaps at the last refit."""
         return self.refits[-1].mixture
 
@@ -184,6 +176,7 @@ def run(
     if track:
         return _tracked(command, Request(given, config), data if isinstance(data, MultimodalData) else None)
     assert config is not None
+    check_networks(config)
     return _untracked(
         config, data_at_hand(data, config) if isinstance(data, MultimodalData) else read_data(config), warmup=warmup
     )
@@ -206,9 +199,10 @@ def _given(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
 def _tracked(command: Command, request: Request, data: MultimodalData | None) -> Result:
     """Train as the command does, and read the result back from its run."""
     from mm_balance.commands import main, train
+    from mm_balance.tracking.lookup import children
     from mm_balance.tracking.model import load_network
     from mm_balance.tracking.refits import stage_run
-    from mm_balance.workflow.stage import saved_state
+    from mm_balance.workflow.stage import saved_points, saved_state
 
     read: list[MultimodalData] = []
 
@@ -224,8 +218,9 @@ def _tracked(command: Command, request: Request, data: MultimodalData | None) ->
     config = restore(state["record"]["config"]) if request.config is None else request.config
     chosen = read[0].with_held_out(find_method(config.method.method).held_out, seed=HELD_OUT_SEED)
     fit, validation = gap_fit_from_state(state["refit"]), validation_fit_from_state(state)
-    points = [MetricPoint(**point) for point in state["points"]]
-    point = next(item for item in points if item.step == epoch)
+    own = [MetricPoint(**point) for point in state["points"]]
+    point = next(item for item in own if item.step == epoch)
+    warmup = children(trained).get("warmup")
     result = Result(
         {},
         model.eval(),
@@ -233,7 +228,7 @@ def _tracked(command: Command, request: Request, data: MultimodalData | None) ->
         config,
         [fit],
         [] if validation is None else [validation],
-        points,
+        own if warmup is None else saved_points(warmup) + own,
         trained.run_id,
     )
     return _with_metrics(result, point)
@@ -245,13 +240,13 @@ def _untracked(config: Config, data: MultimodalData, *, warmup: bool) -> Result:
     if warmup:
         check_takes_warmup(config.method.method)
         first = ListRecorder()
-        state = _trained(warmup_plan(config), data, first, None)[2]
+        state = loop.capture(*_trained(warmup_plan(config), data, first, None))
         points += first.points
         plan = adaptive_plan(config)
-        stage, progress, _ = _trained(plan, data, recorder, state)
+        stage, progress = _trained(plan, data, recorder, state)
     else:
         plan = train_plan(config)
-        stage, progress, _ = _trained(plan, data, recorder, None)
+        stage, progress = _trained(plan, data, recorder, None)
     point = recorder.points[-1]
     if plan.select_best:
         assert recorder.best is not None
@@ -271,10 +266,10 @@ def _with_metrics(result: Result, point: MetricPoint) -> Result:
 
 def _trained(
     plan: StagePlan, data: MultimodalData, recorder: ListRecorder, state: dict[str, Any] | None
-) -> tuple[loop.Stage, loop.Progress, dict[str, Any]]:
-    """Train a stage from the end of a warm-up, or from scratch; return it with its progress and its last state."""
+) -> tuple[loop.Stage, loop.Progress]:
+    """Train a stage from the end of a warm-up, whose last state is ``state``, or from scratch; return it with its progress."""
     stage = build_stage(plan, data, title=plan.stage)
     progress = loop.Progress() if state is None else begin_from(plan, stage, state, "the warm-up")[0]
     stage.method.prepare(stage.model)
     loop.fit(stage, progress, recorder, lambda: False)
-    return stage, progress, copy.deepcopy(loop.capture(stage, progress))
+    return stage, progress

@@ -35,6 +35,7 @@ class MultimodalNetwork(nn.Module):
         widths: modality -> features per sample.
         encoder_specs: modality -> spec that its encoder was built from.
         frozen: modalities whose encoder is not trained, see ``freeze``.
+        pretrained: modality -> what its encoder began with, where that were pretrained weights.
         head: spec that ``fusion`` was built from.
         passes: counter of samples through the encoders.
         exact_unimodal: whether fused logits are exactly the sum of the unimodal ones (see ``Fusion``).
@@ -65,7 +66,8 @@ class MultimodalNetwork(nn.Module):
         self.encoders = nn.ModuleDict(encoders)
         self.widths = {name: features for name, (_, features) in built.items()}
         self.frozen: tuple[str, ...] = ()
-        self._pretrained: dict[str, dict[str, Tensor]] = {}
+        self.pretrained: dict[str, LoadedWeights] = {}
+        self._begun_with: dict[str, dict[str, Tensor]] = {}
         self.head = HeadSpec.of_fusion(fusion) if isinstance(fusion, str) else fusion
         self.fusion = self.head.build(self.widths, classes)
         self.interaction = build_interaction(interaction, encoders)
@@ -100,15 +102,16 @@ class MultimodalNetwork(nn.Module):
         """Load pretrained weights into the encoder of ``modality``, see ``load_weights``. Raises UserError."""
         encoder = self.encoders[modality]
         loaded = load_weights(encoder, self.encoder_specs[modality], source)
-        self._pretrained[modality] = {name: value.clone() for name, value in encoder.state_dict().items()}
+        self._begun_with[modality] = {name: value.clone() for name, value in encoder.state_dict().items()}
+        self.pretrained[modality] = loaded
         return loaded
 
     def fresh(self) -> MultimodalNetwork:
         """Return the network as before training: new weights, pretrained ones where it had them, the same frozen encoders."""
         network = MultimodalNetwork.from_description(self.describe())
-        for name, weights in self._pretrained.items():
+        for name, weights in self._begun_with.items():
             network.encoders[name].load_state_dict(weights)
-        network._pretrained = self._pretrained
+        network.pretrained, network._begun_with = self.pretrained, self._begun_with
         network.freeze(self.frozen)
         return network
 

@@ -44,8 +44,7 @@ def build_stage(plan: StagePlan, data: MultimodalData, *, title: str) -> loop.St
         fusion=method.head(network.fusion),
         interaction=method.interaction,
     )
-    if loaded := load_pretrained(model, plan.config):
-        print(f"mm-balance: pretrained weights: {loaded}")
+    load_pretrained(model, plan.config)
     model.freeze(chosen_modalities("encoder_freeze", network.encoder_freeze, modalities))
     scales = scales_by_modality("encoder_learning_rate_scale", network.encoder_learning_rate_scale, modalities)
     model.describe()  # report a head that cannot be imported on loading now, not after training

@@ -13,10 +13,10 @@ from mm_balance.config.datasets import builder_path
 from mm_balance.data import BatchLoader, MultimodalData
 from mm_balance.data.suggestions import as_words, suggested_settings
 from mm_balance.types import Clock
+from mm_balance.workflow.build import build_stage
 from mm_balance.workflow.card import card_samples
 from mm_balance.workflow.plans import train_plan
 from mm_balance.workflow.setup import resolve_device
-from mm_balance.workflow.stage import build_stage
 
 MEASURED_SAMPLES = 4
 LONG_HOURS = 1 / 6

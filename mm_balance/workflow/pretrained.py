@@ -49,11 +49,11 @@ def weight_digests(config: Config) -> dict[str, str]:
     }
 
 
-def load_pretrained(model: MultimodalNetwork, config: Config) -> str:
-    """Load the pretrained weights that ``config`` asks for; say in one line what was loaded, or nothing.
+def load_pretrained(model: MultimodalNetwork, config: Config) -> None:
+    """Load the pretrained weights that ``config`` asks for; ``model.pretrained`` says what was loaded.
 
     Raises:
         UserError: they cannot be read, or are those of another encoder.
     """
-    sources = weight_sources(config)
-    return " | ".join(f"{name}: {model.load_pretrained(name, source).text()}" for name, source in sources.items())
+    for name, source in weight_sources(config).items():
+        model.load_pretrained(name, source)

@@ -69,6 +69,8 @@ def train_stage(
     """
     name = "trial" if as_trial else plan.stage
     stage = build_stage(plan, data, title=name)
+    for modality, loaded in stage.model.pretrained.items():
+        print(f"mm-balance: pretrained weights: {modality}: {loaded.text()}")
     recorder = _recorder(run, stage, as_trial=as_trial, on_point=on_point)
     state = recorder.load()
     if state is None:

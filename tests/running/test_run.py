@@ -47,6 +47,9 @@ def test_what_it_returns(untracked, tmp_path):
 def test_the_same_bits_in_mlflow(store, untracked, tmp_path):
     tracked = mm.run(tiny_data(kind="vector"), **SHORT)
     assert dict(tracked.metrics) == dict(untracked.metrics)
+    losses = [[(point.step, point.metrics["train/loss"]) for point in item.points if "train/loss" in point.metrics]
+              for item in (tracked, untracked)]  # fmt: skip
+    assert losses[0] == losses[1]
     for name, value in untracked.model.state_dict().items():
         assert torch.equal(value, tracked.model.state_dict()[name]), name
     assert torch.equal(tracked.refits[-1].gaps, untracked.refits[-1].gaps)

@@ -6,6 +6,7 @@ import hashlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -142,10 +143,17 @@ def source_digest(spec: EncoderSpec | None, source: str) -> str:
         return f"{spec.name} {torchvision.__version__ if '/' not in spec.name else spec.name.partition('/')[0]}"
     path = _file_of(Path(source).expanduser())
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        status = path.stat()
+        return _file_digest(path, status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise UserError(f"encoder_weights={path}: cannot be read ({error.strerror or error})") from error
+
+
+@cache
+def _file_digest(path: Path, changed: int, size: int) -> str:
+    """Return the SHA-256 of a file as it was last changed: a run asks for it several times."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _file_of(path: Path) -> Path:
