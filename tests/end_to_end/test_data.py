@@ -106,6 +106,7 @@ def test_prepare_killed_half_way_goes_on(store, capsys, number, forked):
     assert not [run for run in runs() if run.info.status == "RUNNING"]
 
 
+@pytest.mark.verify
 def test_videos_with_sound_train_through_a_manifest(store, launch, capsys):
     """The real talking faces where they are at hand, else films of the same format."""
     folder = store / "films é"

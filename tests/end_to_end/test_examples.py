@@ -64,6 +64,7 @@ def test_the_callback_of_another_library_logs_its_refits(library, store):
     assert sorted(path.name for path in folder.iterdir()) == ["epoch_0002", "epoch_0004", "epoch_0006"]
 
 
+@pytest.mark.verify
 def test_own_method_keeps_to_the_public_suite():
     path = EXAMPLE.with_name("test_own_method.py")
     done = subprocess.run(

@@ -13,6 +13,7 @@ def checkpoint(run):
     return torch.load(fetch(run, "checkpoints/last"), weights_only=True)
 
 
+@pytest.mark.verify
 def test_a_method_with_options_and_its_measures(store, launch, request):
     done = launch("train", f"{QUICK} method=mla method_options=projection=rls,gate=fixed")
     assert done.status == 0, done.errors[-3000:]

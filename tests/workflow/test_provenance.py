@@ -192,6 +192,7 @@ def test_a_method_that_keeps_samples_back_does_not_follow_a_warm_up_that_has_see
     assert not runs(stage="train")
 
 
+@pytest.mark.verify
 def test_branches_that_see_each_other_are_not_called_modalities(capsys):
     assert do("train", f"{QUICK} method=greedy epochs=1 refit_every=1") == 0
     assert "audio branch" in capsys.readouterr().out

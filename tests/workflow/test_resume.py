@@ -118,6 +118,7 @@ def test_grown_and_stopped_the_printed_line_reaches_the_grown_end(stop_in_epoch,
     check_validation_is_what_was_logged(run.info.run_id)
 
 
+@pytest.mark.verify
 def test_a_run_that_grew_is_not_taken_for_one_that_was_planned_so():
     """Its rates fell to zero once before: it is no training of six epochs."""
     assert do("train", f"{QUICK} method=concat epochs=1 refit_every=2") == 0
