@@ -39,13 +39,10 @@ WORDS = "dataset=own_words:build device=cpu"
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch):
-    """A module `own_words` of the current user's."""
-    folder = tmp_path / "modules"
-    write_module(folder, "own_words", SOURCE)
-    monkeypatch.syspath_prepend(folder)
-    yield folder
-    sys.modules.pop("own_words", None)
+def module(import_folder):
+    """The folder with a module `own_words` of the current user's."""
+    write_module(import_folder, "own_words", SOURCE)
+    return import_folder
 
 
 @pytest.mark.verify

@@ -29,13 +29,10 @@ def build(spec):
 
 
 @pytest.fixture
-def fields(tmp_path, monkeypatch):
-    """A module `fields_encoder` of the current user's."""
-    folder = tmp_path / "modules"
-    write_module(folder, "fields_encoder", SOURCE)
-    monkeypatch.syspath_prepend(folder)
-    yield folder
-    sys.modules.pop("fields_encoder", None)
+def fields(import_folder):
+    """The folder with a module `fields_encoder` of the current user's."""
+    write_module(import_folder, "fields_encoder", SOURCE)
+    return import_folder
 
 
 def test_the_whole_recipe_with_an_encoder_of_ones_own(store, fields, monkeypatch):

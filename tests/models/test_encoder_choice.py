@@ -12,6 +12,7 @@ from mm_balance.errors import UserError
 from mm_balance.models import MultimodalNetwork, choose_encoders
 from mm_balance.models.encoders import EncoderSpec
 from mm_balance.types import InputSpec
+from tests.helpers.outside import write_module
 
 IMAGE = InputSpec("image", (3, 32, 32), (0.0,) * 3, (1.0,) * 3)
 SOUND = InputSpec("sound", (1, 32, 40), (0.0,), (1.0,))
@@ -44,12 +45,10 @@ number = 3
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def own(import_folder):
     """A module of the user's, ``own_encoders``."""
-    (tmp_path / "own_encoders.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield "own_encoders"
-    sys.modules.pop("own_encoders", None)
+    write_module(import_folder, "own_encoders", OWN)
+    return "own_encoders"
 
 
 def names(text, specs):
@@ -146,8 +145,8 @@ def test_trying_an_encoder_draws_no_random_numbers_and_leaves_it_in_training(own
     assert features == 5
 
 
-def test_an_installed_package_adds_encoders_by_entry_points(own, tmp_path):
-    folder = tmp_path / "offered-1.0.dist-info"
+def test_an_installed_package_adds_encoders_by_entry_points(own, import_folder):
+    folder = import_folder / "offered-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: offered\nVersion: 1.0\n")
     (folder / "entry_points.txt").write_text(f"[mm_balance.encoders]\ntiny = {own}:build\nresnet18 = {own}:build\n")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mm_balance.config.encoders import BUILT_IN, BY_KIND, PLUGINS, check_encoders
 from mm_balance.errors import UserError
-from mm_balance.imports import import_function
+from mm_balance.imports import import_class, import_function
 from mm_balance.input_kinds import INPUT_KINDS
 from mm_balance.models.encoders.base import Encoder
 from mm_balance.types import InputSpec
@@ -117,9 +117,8 @@ def choose_encoders(text: str, specs: Mapping[str, InputSpec]) -> dict[str, Enco
 
 def _takes(name: str, kind: str) -> bool:
     """Tell whether an encoder may be meant for a kind of input; those of packages from outside are tried with any."""
-    if name in BUILT_IN:
-        return kind in import_function(BUILT_IN[name], f"encoder={name}").kinds  # type: ignore[attr-defined]
-    return "/" not in name or kind in import_function(f"{_LIBRARIES}:FromLibrary", name).kinds  # type: ignore[attr-defined]
+    path = BUILT_IN.get(name, f"{_LIBRARIES}:FromLibrary" if "/" in name else None)
+    return path is None or kind in import_class(path, Encoder, f"encoder={name}").kinds
 
 
 def find_encoder(name: str) -> EncoderSpec:
