@@ -16,7 +16,8 @@ Train one: `mlflow run . --env-manager local -e train -P method=ogm_ge -P method
 After a warm-up: `-P warmup_run=ID` (refused by methods that hold out samples, because the warm-up was trained on them).
 
 Cost is in passes of a sample through the encoders of all (here two) modalities: joint training is 1 forward and 1 backward per step.
-The conformance suite verifies these numbers. Each run logs its actual cost as `cost/*`.
+The conformance suite verifies these numbers. Each run logs its actual cost as `cost/*`. *Several classes*: whether samples may have
+[several true classes](data.md#several-true-classes-per-sample).
 """
 
 REQUIRED = {"one_modality": {"modality": "audio"}}
@@ -27,15 +28,16 @@ def page() -> str:
     """Render the page as markdown."""
     lines = [
         INTRODUCTION,
-        "| method | | forward | backward | besides the steps | modalities |",
-        "|---|---|--:|--:|---|---|",
+        "| method | | forward | backward | besides the steps | modalities | several classes |",
+        "|---|---|--:|--:|---|---|---|",
     ]
     for name, method in METHODS.items():
         cost = build_method(name, REQUIRED.get(name, {}), ("audio", "visual"), 1).cost()
         extra = cost.extra or (f"{cost.refresh:g} forward per epoch" if cost.refresh else "")
         most = "any" if method.most_modalities is None else f"up to {method.most_modalities}"
+        several = "yes" if method.several_classes else ""
         lines.append(
-            f"| [`{name}`](#{name}) | {method.title} | {cost.forward:g} | {cost.backward:g} | {extra} | {most} |"
+            f"| [`{name}`](#{name}) | {method.title} | {cost.forward:g} | {cost.backward:g} | {extra} | {most} | {several} |"
         )
     return "\n".join([*lines, "", *(_section(method) for method in METHODS.values())])
 

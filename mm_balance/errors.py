@@ -15,8 +15,8 @@ REASON_LENGTH = 500
 NEEDS_CLASSES = (
     "The method needs classes: a gap is a difference of probabilities of the true class (regression is not supported)"
 )
-SEVERAL_CLASSES = (
-    "Our own training takes one class per sample; for several, use `measure` and `adaptive_loss` in a loop of your own"
+NO_TRUE_CLASS = (
+    "no true class, so it has no gap; leave such samples out, or give them a class of their own, as `none of these`"
 )
 MAKE_ROOM = "make room, or check the permissions"
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}

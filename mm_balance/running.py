@@ -24,11 +24,17 @@ from mm_balance.engine.recorder import ListRecorder, MetricPoint
 from mm_balance.errors import UserError, did_you_mean
 from mm_balance.functional.mixture import Mixture
 from mm_balance.measuring import Measured, measure, measured_from
-from mm_balance.methods import build_method, check_method_name, find_method
+from mm_balance.methods import build_method, check_method_name, check_takes_labels, find_method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.types import GapFit, SplitPredictions
 from mm_balance.workflow.build import begin_from, build_stage
-from mm_balance.workflow.plans import StagePlan, adaptive_plan, check_takes_warmup, train_plan, warmup_plan
+from mm_balance.workflow.plans import (
+    StagePlan,
+    adaptive_plan,
+    check_takes_warmup,
+    train_plan,
+    warmup_plan,
+)
 from mm_balance.workflow.pretrained import check_networks
 from mm_balance.workflow.setup import HELD_OUT_SEED, data_at_hand, read_data, resolve_device
 
@@ -177,9 +183,9 @@ def run(
         return _tracked(command, Request(given, config), data if isinstance(data, MultimodalData) else None)
     assert config is not None
     check_networks(config)
-    return _untracked(
-        config, data_at_hand(data, config) if isinstance(data, MultimodalData) else read_data(config), warmup=warmup
-    )
+    known = data_at_hand(data, config) if isinstance(data, MultimodalData) else read_data(config)
+    check_takes_labels(find_method(config.method.method), several_classes=known.several_classes)
+    return _untracked(config, known, warmup=warmup)
 
 
 def _given(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:

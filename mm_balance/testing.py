@@ -27,7 +27,7 @@ from mm_balance.engine.recorder import ListRecorder
 from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import Interrupted, UserError
 from mm_balance.input_kinds import IMAGE, INPUT_KINDS, SEQUENCE, VECTOR
-from mm_balance.methods import Method, option_lines, parse_options
+from mm_balance.methods import Method, check_takes_labels, option_lines, parse_options
 from mm_balance.methods.options import complete, declared_options
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import seed_everything
@@ -47,6 +47,8 @@ def tiny_data(
     seed: int = 0,
     size: int = 8,
     kind: str = IMAGE,
+    *,
+    several_classes: bool = False,
 ) -> MultimodalData:
     """Generate noisy samples whose class is visible in every modality, most clearly in the first; trains in milliseconds.
 
@@ -58,16 +60,21 @@ def tiny_data(
         kind: ``image``, ``vector`` or ``sequence``.
         size: height and width in pixels, or features of a vector or a step. Below 16 the last convolutions see
             single pixels, for which oneDNN leaves bfloat16 weight gradients unset (torch 2.14, CPU): use 16 for half precision.
+        several_classes: every other sample has a second true class.
     """
     generator = torch.Generator().manual_seed(seed)
     shape = {IMAGE: (1, size, size), VECTOR: (size,), SEQUENCE: (TINY_STEPS, size)}[kind]
     channels = shape[INPUT_KINDS[kind].channels]
 
     def split(name: str, samples: int) -> Split:
-        labels = torch.arange(samples) % classes
+        numbers = torch.arange(samples) % classes
+        labels = numbers
+        if several_classes:
+            labels = nn.functional.one_hot(numbers, classes).bool()
+            labels[::2] |= labels[::2].roll(1, dims=1)
         inputs = {
             modality: torch.randn(samples, *shape, generator=generator)
-            + labels.view(-1, *(1 for _ in shape)) * (1.0 - 0.4 * position)
+            + numbers.view(-1, *(1 for _ in shape)) * (1.0 - 0.4 * position)
             for position, modality in enumerate(modalities)
         }
         corrupted = [modalities[index % 2] if name == "train" and index % 5 == 0 else "" for index in range(samples)]
@@ -258,6 +265,34 @@ class MethodConformance:
         expected = [name for name in before if not name.startswith((*self.frozen_prefixes, *unread))]
         moved = [name for name in expected if not torch.equal(before[name], after[name])]
         assert len(moved) > 0.9 * len(expected), sorted(set(expected) - set(moved))
+
+    def test_several_true_classes_per_sample_are_trained_on_or_refused(self) -> None:
+        data = tiny_data(several_classes=True)
+        try:
+            check_takes_labels(self.method, several_classes=data.several_classes)
+        except UserError:
+            assert not self.method.several_classes
+            return
+        stage = tiny_stage(self.method, self.settings, data=data, epochs=3, refit_every=1)
+        _, batches = planned(stage)
+
+        def loss(labels: Tensor) -> Tensor:
+            seed_everything(1)
+            batch = replace(batches[0], labels=labels)
+            return stage.method.loss(stage.model, batch, clock_of(stage)).total.detach()
+
+        given = batches[0].labels
+        for number in range(given.shape[1]):  # a true class more changes the loss, whichever it is
+            more = given.clone()
+            more[:, number] = True
+            assert bool((given[:, number] == more[:, number]).all()) or not torch.equal(loss(given), loss(more)), number
+        whole = tiny_stage(self.method, self.settings, data=data, epochs=3, refit_every=1)
+        recorder = ListRecorder()
+        loop.fit(whole, first_progress(whole), recorder, lambda: False)
+        assert not not_finite(whole)
+        assert all(value == value for point in recorder.points for value in point.metrics.values()), (
+            "NaN among the metrics"
+        )
 
     def test_same_seed_same_bits(self) -> None:
         def totals() -> list[Tensor]:

@@ -44,7 +44,7 @@ class Batch:
 
     Attributes:
         inputs: modality -> ``(batch, *spec.shape)``, float32 or uint8 (the network scales uint8 to 0-1).
-        labels: ``(batch,)`` int64.
+        labels: ``(batch,)`` int64; with several true classes per sample multi-hot, ``(batch, classes)`` bool.
         index: ``(batch,)`` int64, stable position of each sample in its split.
         present: modality -> ``(batch,)`` bool, whether the sample has that modality (see ``EpochPlan``); empty = all have all.
     """
@@ -130,7 +130,7 @@ class SplitPredictions:
     """Predictions for every sample of a split, in eval mode and without gradient (all on the CPU).
 
     Attributes:
-        labels: ``(samples,)`` int64.
+        labels: ``(samples,)`` int64; with several true classes per sample multi-hot, ``(samples, classes)`` bool.
         fused: ``(samples, classes)`` logits.
         unimodal: modality -> ``(samples, classes)`` logits.
         samples_digest: identifies the samples and their order, see ``Split.samples_digest``; empty = no particular split.
@@ -153,7 +153,7 @@ class GapFit:
     Attributes:
         epoch: epochs finished at the time of the fit.
         samples_digest: identifies the samples and their order (``Split.samples_digest``); a fit applies to no others.
-        labels: ``(samples,)`` int64; of predictions from elsewhere also ``(samples, classes)`` bool, multi-hot.
+        labels: ``(samples,)`` int64; with several true classes per sample multi-hot, ``(samples, classes)`` bool.
         probabilities: modality -> ``(samples,)`` float64, true-class probability of that modality alone; with multi-hot labels the
             mean over the true classes.
         fused_probability: ``(samples,)`` float64, true-class probability of the fused prediction.

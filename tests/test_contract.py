@@ -5,7 +5,7 @@ from mm_balance.commands import COMMANDS
 from mm_balance.config import options, repair_options, reproduction_options, study_options
 
 COMMON = """dataset data_dir preset modalities visual_difficulty train_fraction protocol recipe clip_seconds audio_fit
-corruption corruption_kind corruption_modality allow_outside
+corruption corruption_kind corruption_modality allow_outside label_separator
 resampler audio_normalization image_size frames frames_per_second frame_choice frames_as augment visual_normalization on_error
 sequence_steps encoder_weights encoder_freeze encoder_learning_rate_scale
 encoder fusion batch_size learning_rate learning_rate_schedule learning_rate_hold learning_rate_step learning_rate_decay optimizer
@@ -48,7 +48,8 @@ def test_commands_and_their_parameters():
     assert taken("report") == {"experiment", "group_by", "baseline", "split", "out"}
     assert taken("prepare") == set(
         """dataset data_dir preset modalities protocol recipe clip_seconds audio_fit
-    resampler audio_normalization image_size frames_per_second augment sequence_steps on_error source workers allow_outside""".split()
+    resampler audio_normalization image_size frames_per_second augment sequence_steps label_separator on_error source workers
+    allow_outside""".split()
     )
 
 
@@ -111,7 +112,7 @@ def test_defaults():
         "register_as": "none", "system_metrics": False, "encoder_weights": "none",
         "encoder_freeze": "none", "encoder_learning_rate_scale": "1.0",
         "experiment": "none", "group_by": "none", "baseline": "none", "out": "none",
-        "sequence_steps": "none",
+        "sequence_steps": "none", "label_separator": "none",
     }  # fmt: skip
     assert {name: value for name, value in defaults.items() if value != "auto"} == fixed
     assert COMMANDS["train"].defaults == {"method": "concat"}

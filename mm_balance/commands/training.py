@@ -16,6 +16,7 @@ from mm_balance.config import Config, format_value, options, restore
 from mm_balance.config.datasets import is_at_hand
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, Unwritable, UserError, reason
+from mm_balance.methods import check_takes_labels, find_method
 from mm_balance.tracking.experiment_page import prepare_page, view_link
 from mm_balance.tracking.lookup import children, existing_run, open_run, relatives, run_link, tracking_uri
 from mm_balance.tracking.presence import alone_on
@@ -86,6 +87,7 @@ def open_training(
         plan = make_plan(config)
         check_networks(config)
         data = read(config, stop)
+        check_takes_labels(find_method(config.method.method), several_classes=data.several_classes)
         if resumed is not None:
             check_same_data(resumed, data)
         else:

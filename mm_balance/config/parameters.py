@@ -52,6 +52,12 @@ class DataConfig:
         in_digest=True,
         stored=True,
     )
+    label_separator: str | None = param(
+        NONE,
+        "a manifest's samples may have several true classes, separated by this in the column `label`, as `|`; `none` = one class each",
+        in_digest=True,
+        stored=True,
+    )
     on_error: str = param(
         "fail",
         "bad files and rows: `fail` stops before training, `skip` drops and counts them",

@@ -38,6 +38,7 @@ def load_data(
     corruption: Corruption,
     protocol: str,
     modalities: tuple[str, ...],
+    label_separator: str | None = None,
     on_error: str,
     allow_outside: bool = False,
     input_config: InputConfig,
@@ -54,6 +55,7 @@ def load_data(
         corruption: what to corrupt in the training split.
         protocol: which split of a built-in set.
         modalities: columns of a manifest, or those of the data set. The first one is the leading modality of the gap.
+        label_separator: what separates the classes of a sample in a manifest; None = each has one.
         on_error: ``fail`` or ``skip`` on bad files, see ``load_manifest``.
         allow_outside: whether the files of a manifest may lie outside its folder, see ``load_manifest``.
         input_config: how files become network inputs.
@@ -62,6 +64,10 @@ def load_data(
     Raises:
         UserError: unknown name, data set not prepared, or bad data.
     """
+    if label_separator is not None and not dataset.endswith(".csv"):
+        raise UserError(
+            f"label_separator={label_separator} is for manifests; {dataset} says itself which classes its samples have"
+        )
     if dataset == "digits":
         if modalities != ("audio", "visual"):
             raise UserError(f"digits has the modalities audio,visual, not {','.join(modalities)}")
@@ -71,6 +77,7 @@ def load_data(
             Path(dataset).expanduser(),
             modalities=modalities,
             seed=seed,
+            label_separator=label_separator,
             on_error=on_error,
             allow_outside=allow_outside,
             input_config=input_config,

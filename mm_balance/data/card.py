@@ -24,6 +24,7 @@ class CardSample:
     """Facts about one sample for the card, keyed by the modalities that have them.
 
     Attributes:
+        classes: its true class, or all of them; it counts in each.
         seconds: duration of the file.
         rate: audio sampling rate, Hz.
         size: width and height of the original images, pixels.
@@ -33,7 +34,7 @@ class CardSample:
     """
 
     split: str
-    label: str
+    classes: tuple[str, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
     rate: Mapping[str, int] = field(default_factory=dict)
     size: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -104,7 +105,8 @@ def data_card(
 def _class_table(samples: Sequence[CardSample]) -> list[str]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for sample in samples:
-        counts[sample.label][sample.split] += 1
+        for name in sample.classes:
+            counts[name][sample.split] += 1
     totals = Counter(sample.split for sample in samples)
     rows = [
         f"| {markdown_text(_short(label))} | "

@@ -19,6 +19,7 @@ from mm_balance.data.dataset import MultimodalData, Replacement
 from mm_balance.data.features import AUDIO_RECIPES
 from mm_balance.data.sound import z_score
 from mm_balance.errors import UserError
+from mm_balance.functional.labels import strata
 from mm_balance.input_kinds import IMAGE, INPUT_KINDS, SEQUENCE, SOUND, VECTOR
 from mm_balance.types import InputSpec
 
@@ -75,27 +76,27 @@ class Plan:
         modality: per sample, the corrupted modality or ``label``; ``""`` = clean.
         kind: per sample, the kind; ``""`` = clean.
         sources: modality -> ``(samples,)`` int64, the sample whose input each one gets.
-        labels: ``(samples,)`` int64, with the wrong ones.
+        labels: those of training, with the wrong ones, of the form that was given.
     """
 
     modality: NDArray[np.str_]
     kind: NDArray[np.str_]
     sources: dict[str, NDArray[np.int64]]
-    labels: NDArray[np.int64]
+    labels: NDArray
 
     def where(self, modality: str, kind: str) -> NDArray[np.bool_]:
         """Tell which samples have this corruption."""
         return (self.modality == modality) & (self.kind == kind)
 
 
-def plan_corruption(labels: NDArray[np.int64], inputs: Mapping[str, str], corruption: Corruption, *, seed: int) -> Plan:
+def plan_corruption(labels: NDArray, inputs: Mapping[str, str], corruption: Corruption, *, seed: int) -> Plan:
     """Choose what happens to which training sample.
 
     Exactly ``round(share * samples)`` are corrupted, evenly over modalities (the first ones get what is left over), over kinds to
     within one, and over classes to within one or two.
 
     Args:
-        labels: ``(samples,)`` class numbers of the training split.
+        labels: ``(samples,)`` class numbers of the training split; or multi-hot, ``(samples, classes)`` bool.
         inputs: modality -> kind of input, a key of ``INPUT_KINDS``.
         corruption: what to corrupt.
         seed: data seed.
@@ -113,7 +114,7 @@ def plan_corruption(labels: NDArray[np.int64], inputs: Mapping[str, str], corrup
         {name: np.arange(len(labels)) for name in inputs},
         labels.copy(),
     )
-    chosen = _spread_over_classes(labels, corruption.share, seed)
+    chosen = _spread_over_classes(_strata(labels), corruption.share, seed)
     if corruption.kind == LABEL:
         plan.modality[chosen] = plan.kind[chosen] = LABEL
         plan.labels[chosen] = labels[_of_another_class(labels, chosen, seed, LABEL)]
@@ -136,7 +137,7 @@ def generator_for(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, *purpose.encode()])
 
 
-def _spread_over_classes(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+def _spread_over_classes(labels: NDArray, share: float, seed: int) -> NDArray[np.int64]:
     """Return the samples to corrupt, ordered by class."""
     shuffled = generator_for(seed, "corruption").permutation(len(labels))
     # Round-robin over the classes: any prefix of this order is spread evenly over them.
@@ -148,28 +149,42 @@ def _spread_over_classes(labels: NDArray[np.int64], share: float, seed: int) -> 
     return chosen[np.argsort(labels[chosen], kind="stable")]
 
 
-def _of_another_class(
-    labels: NDArray[np.int64], replaced: NDArray[np.int64], seed: int, purpose: str
-) -> NDArray[np.int64]:
-    """Return, for each replaced sample, a random sample of another class."""
+def _of_another_class(labels: NDArray, replaced: NDArray[np.int64], seed: int, purpose: str) -> NDArray[np.int64]:
+    """Return, for each replaced sample, a random sample of another class: of several, one without a common class if there is any."""
     generator = generator_for(seed, f"{purpose} donors")
-    return np.array(
-        [generator.choice(np.flatnonzero(labels != labels[index])) for index in replaced], dtype=np.int64
-    ).reshape(-1)
+    return np.array([generator.choice(_others(labels, index)) for index in replaced], dtype=np.int64).reshape(-1)
 
 
-def _exchanged(labels: NDArray[np.int64], members: NDArray[np.int64], seed: int, purpose: str) -> NDArray[np.int64]:
+def _others(labels: NDArray, index: np.int64) -> NDArray[np.int64]:
+    """Return the samples of another class than that of ``index``, or with other classes."""
+    if labels.ndim == 1:
+        return np.flatnonzero(labels != labels[index])
+    disjoint = np.flatnonzero(~(labels & labels[index]).any(axis=1))
+    return disjoint if len(disjoint) else np.flatnonzero((labels != labels[index]).any(axis=1))
+
+
+def _have_common_class(labels: NDArray, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return, for pairs of samples, whether they have a class in common."""
+    return labels[first] == labels[second] if labels.ndim == 1 else (labels[first] & labels[second]).any(axis=1)
+
+
+def _strata(labels: NDArray) -> NDArray[np.int64]:
+    return strata(torch.from_numpy(labels)).numpy()
+
+
+def _exchanged(labels: NDArray, members: NDArray[np.int64], seed: int, purpose: str) -> NDArray[np.int64]:
     """Return the members in another order, in which none stands where one of its class was.
 
     Impossible if one class has more than half of the members; those left over get a random sample of another class.
     """
     generator = generator_for(seed, f"{purpose} exchange")
     shuffled = generator.permutation(members)
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    largest = np.bincount(labels[by_class]).max(initial=0)
+    groups = _strata(labels)
+    by_class = shuffled[np.argsort(groups[shuffled], kind="stable")]
+    largest = np.bincount(groups[by_class]).max(initial=0)
     source = np.empty(len(labels), dtype=np.int64)
     source[by_class] = np.roll(by_class, largest)
-    same = members[labels[source[members]] == labels[members]]
+    same = members[_have_common_class(labels, source[members], members)]
     source[same] = _of_another_class(labels, same, seed, f"{purpose} exchange")
     return source[members]
 

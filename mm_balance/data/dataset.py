@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mm_balance.data.augment import VisualTransform, choose_frames
+from mm_balance.functional.labels import has_several_classes, random_share, samples_by_class
 from mm_balance.input_kinds import SEQUENCE
 from mm_balance.types import Batch, InputSpec
 
@@ -72,7 +73,7 @@ class Split:
         name: ``train``, ``val`` or ``test``.
         inputs: modality -> decoded values, float32 or uint8, ``(samples, *spec.shape)``. If ``rows`` is given: the
             memory-mapped arrays of a store, ``(rows, frames, edge, edge, 3)`` for modalities with a view.
-        labels: ``(samples,)`` int64.
+        labels: ``(samples,)`` int64; with several true classes per sample multi-hot, ``(samples, classes)`` bool.
         samples: stable sample ids.
         corrupted: per sample, the deliberately corrupted modality, or ``label``; ``""`` = clean or unknown.
         corruption_kind: per sample, the kind of corruption; ``""`` = clean or unknown.
@@ -202,12 +203,17 @@ class MultimodalData:
     whole: MultimodalData | None = None
 
     @property
+    def several_classes(self) -> bool:
+        """Whether samples may have several true classes: labels are multi-hot."""
+        return has_several_classes(self.splits["train"].labels)
+
+    @property
     def card(self) -> Path | None:
         """Folder of the data card of a prepared set."""
         return None if self.folder is None else self.folder / f"card-{self.digest[:12]}"
 
     def with_train_fraction(self, fraction: float, *, seed: int) -> MultimodalData:
-        """Return the data with a stratified fraction of the training split (at least one sample per class).
+        """Return the data with a random fraction of the training split, at least one sample of each class (see ``random_share``).
 
         The digest does not change: it identifies the data, and the fraction is a separate parameter.
         """
@@ -215,13 +221,7 @@ class MultimodalData:
             return self
         train = self.splits["train"]
         generator = torch.Generator().manual_seed(seed)
-        kept = []
-        for label in train.labels.unique():
-            indices = (train.labels == label).nonzero().squeeze(1)
-            chosen = torch.randperm(len(indices), generator=generator)[: max(1, round(fraction * len(indices)))]
-            kept.append(indices[chosen])
-        smaller = train.subset(torch.cat(kept).sort().values)
-        return self._with_parts({"train": smaller})
+        return self._with_parts({"train": train.subset(random_share(train.labels, fraction, generator))})
 
     def _with_parts(self, parts: dict[str, Split]) -> MultimodalData:
         """Return the data with these splits replaced and the counts updated."""
@@ -248,15 +248,14 @@ class MultimodalData:
     def with_held_out(self, fraction: float, *, seed: int) -> MultimodalData:
         """Return the data with a stratified fraction of train as a separate split, ``held_out``, for methods that need one.
 
-        A class with a single training sample keeps it in train. Validation, test and the digest do not change.
+        A class with a single training sample keeps it in train. Validation, test and the digest do not change. Samples have one class.
         """
         if fraction == 0.0:
             return self
         train = self.splits["train"]
         generator = torch.Generator().manual_seed(seed)
         taken = []
-        for label in train.labels.unique():
-            indices = (train.labels == label).nonzero().squeeze(1)
+        for indices in samples_by_class(train.labels).values():
             count = min(len(indices) - 1, max(1, round(fraction * len(indices))))
             taken.append(indices[torch.randperm(len(indices), generator=generator)[:count]])
         held_out = torch.cat(taken).sort().values

@@ -27,12 +27,15 @@ from mm_balance.data.manifest import (
     Row,
     check_groups,
     check_labels,
+    label_tensor,
     refuse_fractions,
+    several_classes_fault,
     split_off_validation,
 )
 from mm_balance.data.outside import check_data, content_digest
-from mm_balance.errors import NEEDS_CLASSES, SEVERAL_CLASSES, UserError
+from mm_balance.errors import NEEDS_CLASSES, UserError
 from mm_balance.folders import cache_folder
+from mm_balance.functional.gap import multi_hot_fault
 from mm_balance.input_kinds import IMAGE, INPUT_KINDS, SEQUENCE, SOUND, VECTOR, VIDEO
 from mm_balance.types import InputSpec
 
@@ -86,8 +89,9 @@ def from_dataset(
             set is anything with a length and numbered samples: a ``torch.utils.data.Dataset``, a list of dictionaries, a Hugging
             Face ``Dataset``; a ``DatasetDict`` is a mapping of them. Samples are read twice, those of sequences three times.
         modalities: modality -> column; or the columns, which are then the modalities. The first one is the leading one of the gap.
-        label: column of the class: a text, or a whole number. One per sample: several classes, and targets of a regression, are
-            refused.
+        label: column of the class, a text or a whole number; or, for several true classes per sample, of a list of these, or of
+            their multi-hot vector, an array with 1 for each of ``classes`` that is true. All samples have the same form; a sample
+            without a true class, and targets of a regression, are refused.
         split: column of the split, ``train``, ``val`` or ``test``.
         sample: column of the sample's id; None = split and number.
         group: column of the group (speaker, source video), which may not be in two splits.
@@ -107,9 +111,9 @@ def from_dataset(
     parts = _parts(data, split)
     first = _sample(parts, "train", 0)
     _check_columns(first, [*(item.column for item in columns.values()), label, *filter(None, (split, sample, group))])
-    rows, places = _rows(parts, label, split, sample, group)
+    rows, places, length = _rows(parts, label, split, sample, group)
     where = Path(name)
-    labels, known = _labels(rows, parts, label, classes, where)
+    labels, known = _labels(rows, parts, label, classes, length, where)
     warned = check_labels(where, rows)
     check_groups(where, rows)
     if not any(row.split == "val" for row in rows):
@@ -208,9 +212,13 @@ def _check_columns(first: Mapping[str, Any], wanted: Sequence[str]) -> None:
 
 def _rows(
     parts: Mapping[str, Any], label: str, split: str | None, sample: str | None, group: str | None
-) -> tuple[list[Row], list[tuple[str, int]]]:
-    """Return a row per sample, as of a manifest, and where each one is: data set and number. Arrays are not kept."""
-    rows, places, seen = [], [], Counter[str]()
+) -> tuple[list[Row], list[tuple[str, int]], int | None]:
+    """Return a row per sample, as of a manifest, where each one is (data set and number), and the length of multi-hot labels.
+
+    Arrays are not kept.
+    """
+    rows: list[Row] = []
+    places, seen, length = [], Counter[str](), None
     for name, part in parts.items():
         for number, found in enumerate(_without_inputs(part, [label, *filter(None, (split, sample, group))])):
             of = _split_name(str(found[split])) if split else name
@@ -224,9 +232,21 @@ def _rows(
             if found[label] is None:
                 raise UserError(f"{where}: no label")
             shown = "" if group is None or found[group] is None else str(found[group])
-            rows.append(Row(number, text, of, _label_text(found[label], where), shown, {}, {}))
+            value = found[label]
+            several = _true_classes(value, where) if _is_several(value) else None
+            label_text = _label_text(value, where) if several is None else ", ".join(several)
+            row = Row(number, text, of, label_text, shown, {}, {}, several)
+            if rows and (row.several is None) != (rows[0].several is None):
+                raise UserError(
+                    f"{where}: the label is a {type(value).__name__}, others are not; give a list in all, or in none"
+                )
+            if several is not None and (vector := _vector(value)) is not None:
+                if length not in (None, len(vector)):
+                    raise UserError(f"{where}: the label has {len(vector)} numbers, those before it {length}")
+                length = len(vector)
+            rows.append(row)
             places.append((name, number))
-    return rows, places
+    return rows, places, length
 
 
 def _without_inputs(part: Any, columns: list[str]) -> Any:
@@ -234,6 +254,41 @@ def _without_inputs(part: Any, columns: list[str]) -> Any:
     if hasattr(part, "select_columns"):
         part = part.select_columns(list(dict.fromkeys(columns)))
     return (_sample({"": part}, "", number) for number in range(len(part)))
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, list | tuple | set | frozenset) or (
+        isinstance(value, Tensor | np.ndarray) and value.ndim > 0
+    )
+
+
+def _vector(value: Any) -> Tensor | None:
+    """Return a label that is an array, or a list of numbers with fractions or of truth values; None = it is another list."""
+    if isinstance(value, list | tuple) and value and all(isinstance(item, float | bool) for item in value):
+        value = np.asarray(value)  # as data sets of Hugging Face give vectors
+    return torch.as_tensor(value) if isinstance(value, Tensor | np.ndarray) and value.ndim > 0 else None
+
+
+def _true_classes(value: Any, where: str) -> tuple[str, ...]:
+    """Return the true classes of a label of several, as texts; of a multi-hot vector, the numbers of its classes.
+
+    Raises:
+        UserError: it is neither a list of classes nor a multi-hot vector, or no class is true.
+    """
+    vector = _vector(value)
+    if vector is not None:
+        if vector.ndim != 1 or len(vector) < 2:
+            needed = NEEDS_CLASSES if vector.numel() == 1 else "Give one number for each class"
+            raise UserError(f"{where}: the label is an array of shape {tuple(vector.shape)}. {needed}")
+        if (fault := multi_hot_fault(vector.unsqueeze(0))) is not None:
+            raise UserError(f"{where}, label: {fault[1]}")
+        return tuple(str(number) for number in vector.nonzero().flatten().tolist())
+    texts = [_label_text(item, where) for item in value]
+    texts = sorted(texts) if isinstance(value, set | frozenset) else texts
+    if reason := several_classes_fault(texts):
+        hint = "; a multi-hot vector must be an array" if set(texts) <= {"0", "1"} else ""
+        raise UserError(f"{where}, label: {reason}{hint}")
+    return tuple(texts)
 
 
 def _label_text(value: Any, where: str) -> str:
@@ -247,44 +302,53 @@ def _label_text(value: Any, where: str) -> str:
         return str(int(value))
     if isinstance(value, float | np.floating):
         raise UserError(f"{where}: the label {value} is no class; give a text or a whole number. {NEEDS_CLASSES}")
-    if isinstance(value, list | tuple | set | Tensor | np.ndarray):
-        count = len(value) if isinstance(value, list | tuple | set) else int(np.prod(value.shape))
-        raise UserError(
-            f"{where}: the label is a {type(value).__name__}; give one class per sample, as a text or a whole number. "
-            f"{NEEDS_CLASSES if count == 1 else SEVERAL_CLASSES}"
-        )
     raise UserError(
-        f"{where}: the label is a {type(value).__name__}; give one class per sample, as a text or a whole number"
+        f"{where}: the label is a {type(value).__name__}; give a text or a whole number, or a list of these"
     )
 
 
 def _labels(
-    rows: list[Row], parts: Mapping[str, Any], label: str, classes: Sequence[str] | None, where: Path
+    rows: list[Row],
+    parts: Mapping[str, Any],
+    label: str,
+    classes: Sequence[str] | None,
+    length: int | None,
+    where: Path,
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the class numbers and the names of the classes; the rows get the names."""
+    """Return the labels and the names of the classes; the rows get the names. ``length``: of multi-hot labels, if they are."""
     features = getattr(next(iter(parts.values())), "features", None)
-    named = classes or getattr(features[label] if isinstance(features, Mapping) else None, "names", None)
-    in_train = {row.label for row in rows if row.split == "train"}
+    feature = features[label] if isinstance(features, Mapping) else None
+    named = classes or getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+    in_train = {name for row in rows if row.split == "train" for name in row.classes}
     if not in_train:
         raise UserError("no samples of split train")
-    if named is not None:
-        numbers = {str(number): str(text) for number, text in enumerate(named)}
-        for row in rows:
-            found = row.label if row.label in named else numbers.get(row.label)
-            if found is None:
-                raise UserError(
-                    f"sample {row.sample!r}: label {row.label!r} is none of the {len(named)} classes, and no number of one"
-                )
-            row.label = found
-        known = tuple(map(str, named))
-    else:
+    if named is not None and length not in (None, len(named)):
+        raise UserError(
+            f"the labels have {length} numbers each, but there are {len(named)} classes; give one number per class"
+        )
+    if named is None and length is not None:
+        named = [str(number) for number in range(length)]
+    if named is None:
         refuse_fractions(where, rows, ", or give classes=")
         whole = all(text.lstrip("-").isdigit() for text in in_train)
-        known = tuple(sorted(in_train, key=int) if whole else sorted(in_train))
-        if strange := [row for row in rows if row.label not in in_train]:
-            raise UserError(f"sample {strange[0].sample!r}: label {strange[0].label!r} does not occur in train")
-    number = {text: place for place, text in enumerate(known)}
-    return torch.tensor([number[row.label] for row in rows]), known
+        named = sorted(in_train, key=int) if whole else sorted(in_train)
+        for row in rows:
+            if strange := [name for name in row.classes if name not in in_train]:
+                raise UserError(f"sample {row.sample!r}: label {strange[0]!r} does not occur in train")
+    known = tuple(map(str, named))
+    numbers = {str(number): text for number, text in enumerate(known)}
+    for row in rows:
+        found = []
+        for text in row.classes:
+            name = text if text in known else numbers.get(text)
+            if name is None:
+                raise UserError(
+                    f"sample {row.sample!r}: label {text!r} is none of the {len(known)} classes, and no number of one"
+                )
+            found.append(name)
+        row.label = ", ".join(found)
+        row.several = None if row.several is None else tuple(found)
+    return label_tensor(rows, known), known
 
 
 class _Reader:

@@ -24,7 +24,7 @@ from mm_balance.data.journal import Clip, identify
 from mm_balance.data.npy import ARRAY_EXTENSIONS, ArrayFacts, array_facts, why_different
 from mm_balance.data.sound import SOUND_EXTENSIONS, VIDEO_EXTENSIONS
 from mm_balance.data.suspicions import hidden_character, labels_alike
-from mm_balance.errors import NEEDS_CLASSES, UserError
+from mm_balance.errors import NEEDS_CLASSES, NO_TRUE_CLASS, UserError
 from mm_balance.input_kinds import IMAGE, SEQUENCE, SOUND
 
 SPLITS = ("train", "val", "test")
@@ -42,7 +42,10 @@ SHOWN = 5
 
 @dataclass
 class Row:
-    """One line of a manifest; ``files`` by modality, ``extra`` by additional column."""
+    """One line of a manifest; ``files`` by modality, ``extra`` by additional column.
+
+    ``several`` are the true classes of a sample that may have more than one, which ``label`` then shows; else None.
+    """
 
     line: int
     sample: str
@@ -51,6 +54,12 @@ class Row:
     group: str
     files: dict[str, str]
     extra: dict[str, str]
+    several: tuple[str, ...] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The true class, or the true classes."""
+        return (self.label,) if self.several is None else self.several
 
 
 class RowErrors:
@@ -82,8 +91,16 @@ class RowErrors:
         )
 
 
-def read_rows(path: Path, modalities: Sequence[str], rejected: RowErrors) -> list[Row]:
+def read_rows(
+    path: Path, modalities: Sequence[str], rejected: RowErrors, *, label_separator: str | None = None
+) -> list[Row]:
     """Read the rows of a manifest; rows with bad cells go to ``rejected``.
+
+    Args:
+        path: the manifest.
+        modalities: columns of files.
+        rejected: takes the bad rows.
+        label_separator: what separates the classes of a sample in the column ``label``; None = each has one.
 
     Raises:
         UserError: the table itself is invalid: unreadable, not UTF-8, not CSV, missing or duplicate columns, or no rows.
@@ -114,12 +131,17 @@ def read_rows(path: Path, modalities: Sequence[str], rejected: RowErrors) -> lis
         sample, split, label, group = (values.get(name, "").strip() for name in (*REQUIRED, GROUP))
         extra = {name: cell for name, cell in values.items() if name and name not in (*wanted, GROUP)}
         row = Row(line, sample, split, label, group, {name: values.get(name, "") for name in modalities}, extra)
+        if label_separator is not None:
+            row.several = tuple(name.strip() for name in label.split(label_separator))
+            row.label = ", ".join(row.several)
         if len(cells) != len(header):
             rejected.add(row, f"{len(cells)} cells where the header has {len(header)}")
         elif empty := [name for name in wanted if not values[name].strip()]:
             rejected.add(row, f"nothing in column {', '.join(empty)}")
         elif hidden := hidden_character(sample) or hidden_character(label) or hidden_character(group):
             rejected.add(row, f"its sample id, label or group contains the invisible character {hidden}; remove it")
+        elif reason := several_classes_fault(row.classes):
+            rejected.add(row, f"label {label!r}: {reason}")
         elif row.split not in SPLITS:
             rejected.add(row, f"split {row.split!r} is not one of {', '.join(SPLITS)}")
         elif row.sample in line_of_sample:
@@ -138,13 +160,38 @@ def _check_header(path: Path, header: list[str], wanted: list[str]) -> None:
         raise UserError(f"{path}: column(s) {', '.join(map(repr, twice))} occur more than once in the header")
 
 
+def several_classes_fault(classes: Sequence[str]) -> str:
+    """Return what is wrong with the true classes of a sample; empty = nothing."""
+    if not classes:
+        return NO_TRUE_CLASS
+    if not all(classes):
+        return "an empty class; remove the separator that is too many"
+    if twice := [name for name, count in Counter(classes).items() if count > 1]:
+        return f"class {twice[0]!r} occurs twice"
+    return ""
+
+
+def label_tensor(rows: Sequence[Row], classes: Sequence[str]) -> torch.Tensor:
+    """Return the labels of rows: ``(rows,)`` int64, or multi-hot, ``(rows, classes)`` bool, where they may have several classes."""
+    number = {name: place for place, name in enumerate(classes)}
+    if all(row.several is None for row in rows):
+        return torch.tensor([number[row.label] for row in rows])
+    labels = torch.zeros(len(rows), len(classes), dtype=torch.bool)
+    for place, row in enumerate(rows):
+        labels[place, [number[name] for name in row.classes]] = True
+    return labels
+
+
 def drop_unknown_labels(rows: list[Row], rejected: RowErrors) -> list[Row]:
-    """Return the rows whose label occurs in the train split; the others go to ``rejected``."""
-    known = {row.label for row in rows if row.split == "train"}
+    """Return the rows whose classes all occur in the train split; the others go to ``rejected``."""
+    known = {name for row in rows if row.split == "train" for name in row.classes}
+    kept = []
     for row in rows:
-        if row.label not in known:
-            rejected.add(row, f"label {row.label!r} does not occur in the train split")
-    return [row for row in rows if row.label in known]
+        if unknown := [name for name in row.classes if name not in known]:
+            rejected.add(row, f"label {unknown[0]!r} does not occur in the train split")
+        else:
+            kept.append(row)
+    return kept
 
 
 def check_labels(path: Path, rows: list[Row]) -> list[str]:
@@ -156,7 +203,8 @@ def check_labels(path: Path, rows: list[Row]) -> list[str]:
     warnings = []
     first: dict[str, Row] = {}
     for row in rows:
-        first.setdefault(row.label, row)
+        for name in row.classes:
+            first.setdefault(name, row)
     for one, other, same in labels_alike(first):
         where = f"{one!r} (line {first[one].line}) and {other!r} (line {first[other].line})"
         if same:
@@ -198,7 +246,7 @@ def check_enough(path: Path, rows: list[Row]) -> None:
     for name in SPLITS:
         if not any(row.split == name for row in rows):
             raise UserError(f"{path}: no usable rows of split {name}; every split needs samples")
-    if len(classes := {row.label for row in rows}) < 2:
+    if len(classes := {name for row in rows for name in row.classes}) < 2:
         raise UserError(f"{path}: all rows have the label {classes.pop()!r}; training needs at least two classes")
 
 
@@ -387,18 +435,20 @@ def check_groups(path: Path, rows: list[Row]) -> None:
 def split_off_validation(path: Path, rows: list[Row], seed: int) -> None:
     """Move a stratified tenth of train to val, in place: whole groups, and never the last training sample of a class.
 
+    A sample with several true classes counts in each.
+
     Groups are visited in random order and moved if that brings the class counts no further from a tenth. A row without a
     group is its own group.
     """
     train = sorted((row for row in rows if row.split == "train"), key=lambda row: row.sample)
-    remaining = Counter(row.label for row in train)
+    remaining = Counter(name for row in train for name in row.classes)
     wanted = {label: max(1, round(VAL_SHARE * count)) if count > 1 else 0 for label, count in remaining.items()}
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in train:
         groups[("group", row.group) if row.group else ("sample", row.sample)].append(row)
     members = list(groups.values())
     for number in torch.randperm(len(members), generator=torch.Generator().manual_seed(seed)).tolist():
-        counts = Counter(row.label for row in members[number])
+        counts = Counter(name for row in members[number] for name in row.classes)
         no_further = sum(abs(wanted[label]) - abs(wanted[label] - count) for label, count in counts.items()) >= 0
         if no_further and all(remaining[label] > count for label, count in counts.items()):
             remaining.subtract(counts)

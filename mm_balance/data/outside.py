@@ -13,7 +13,9 @@ from torch import Tensor
 
 from mm_balance.data.dataset import MultimodalData, Split
 from mm_balance.data.manifest import SPLITS
-from mm_balance.errors import NEEDS_CLASSES, SEVERAL_CLASSES, UserError
+from mm_balance.errors import NEEDS_CLASSES, UserError
+from mm_balance.functional.gap import multi_hot_fault
+from mm_balance.functional.labels import class_sizes, strata
 from mm_balance.input_kinds import IMAGE, INPUT_KINDS, VIDEO
 
 VERSION = "contents-1"
@@ -87,20 +89,16 @@ def check_data(data: MultimodalData, what: str) -> None:
                 )
             seen[sample] = name
     train = data.splits["train"].labels
-    if absent := [data.classes[number] for number in range(len(data.classes)) if not (train == number).any()]:
+    sizes = class_sizes(train, len(data.classes)).tolist()
+    if absent := [name for name, size in zip(data.classes, sizes, strict=True) if not size]:
         raise UserError(f"{what}: no training samples of class {', '.join(map(repr, absent[:5]))}")
+    if len(strata(train).unique()) == 1:
+        raise UserError(f"{what}: all training samples have the same classes; there is nothing to learn")
 
 
 def _check_split(data: MultimodalData, split: Split, where: str) -> None:
     count = len(split.labels)
-    if split.labels.dtype != torch.int64 or split.labels.dim() != 1:
-        shape = tuple(split.labels.shape)
-        raise UserError(
-            f"{where}: labels are {split.labels.dtype} of shape {shape}, not int64, (samples,). {_why(split.labels)}"
-        )
-    if count and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < len(data.classes):
-        raise UserError(f"{where}: labels from {int(split.labels.min())} to {int(split.labels.max())}, but classes are 0 to "
-                        f"{len(data.classes) - 1}")  # fmt: skip
+    _check_labels(data, split, where)
     if len(split.samples) != count or len(split.corrupted) != count:
         raise UserError(
             f"{where}: {count} labels, {len(split.samples)} sample ids, {len(split.corrupted)} entries of `corrupted`"
@@ -130,13 +128,27 @@ def _check_split(data: MultimodalData, split: Split, where: str) -> None:
             _check_finite(split, name, where)
 
 
-def _why(labels: Tensor) -> str:
-    """Return why such labels cannot be trained on."""
-    if labels.dim() == 2 and labels.shape[1] > 1:
-        return SEVERAL_CLASSES
-    if labels.is_floating_point() or labels.is_complex():
-        return NEEDS_CLASSES
-    return "Give the number of the class of each sample"
+def _check_labels(data: MultimodalData, split: Split, where: str) -> None:
+    labels, classes = split.labels, len(data.classes)
+    if labels.dtype == torch.bool and tuple(labels.shape[1:]) == (classes,):
+        if (fault := multi_hot_fault(labels)) is not None:
+            row, why = fault
+            raise UserError(f"{where}, sample {split.samples[row]!r}: {why}")
+        if data.splits["train"].labels.dim() != 2:
+            raise UserError(f"{where}: several classes per sample, but one in train; give all splits the same")
+        return
+    if labels.dtype != torch.int64 or labels.dim() != 1:
+        targets = (labels.is_floating_point() or labels.is_complex()) and labels.shape[1:].numel() == 1
+        needed = NEEDS_CLASSES if targets else (
+            f"Give int64, (samples,), the number of each sample's class; or bool, (samples, {classes}), true for each of its classes"
+        )  # fmt: skip
+        raise UserError(f"{where}: labels are {labels.dtype} of shape {tuple(labels.shape)}. {needed}")
+    if data.splits["train"].labels.dim() != 1:
+        raise UserError(f"{where}: one class per sample, but several in train; give all splits the same")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise UserError(
+            f"{where}: labels from {int(labels.min())} to {int(labels.max())}, but classes are 0 to {classes - 1}"
+        )
 
 
 def _check_finite(split: Split, name: str, where: str) -> None:

@@ -29,6 +29,7 @@ from mm_balance.data.manifest import (
     check_labels,
     drop_unknown_labels,
     find_files,
+    label_tensor,
     read_rows,
     refuse_fractions,
     split_off_validation,
@@ -38,6 +39,7 @@ from mm_balance.data.recipe import stored_recipe
 from mm_balance.data.store import FACTS, Store, build_store, open_store
 from mm_balance.data.suspicions import contradicting_labels, duplicates_across_splits
 from mm_balance.errors import UserError
+from mm_balance.functional.labels import has_several_classes
 from mm_balance.input_kinds import IMAGE, SOUND
 from mm_balance.types import InputSpec
 
@@ -74,6 +76,7 @@ def load_manifest(
     *,
     modalities: Sequence[str],
     seed: int,
+    label_separator: str | None = None,
     on_error: str,
     allow_outside: bool = False,
     input_config: InputConfig,
@@ -89,6 +92,7 @@ def load_manifest(
         path: the manifest.
         modalities: columns to read. The first one is the leading modality of the gap.
         seed: seed for choosing validation samples if there are none.
+        label_separator: what separates the classes of a sample in the column ``label``; None = each has one.
         on_error: ``fail`` stops at bad rows (decoded clips stay in the store); ``skip`` drops them and records the
             reasons in ``skipped``.
         allow_outside: whether paths may be absolute, and paths and symbolic links may leave the manifest's folder.
@@ -100,7 +104,7 @@ def load_manifest(
             empty split (after skipping); not enough disk space.
     """
     rejected = RowErrors()
-    listed = read_rows(path, modalities, rejected)
+    listed = read_rows(path, modalities, rejected, label_separator=label_separator)
     refuse_fractions(path, listed)
     rows = drop_unknown_labels(listed, rejected)
     rows, columns, clips = find_files(
@@ -311,9 +315,8 @@ def _assemble(
         if kind == IMAGE
     }
     # One split over all rows; train, val and test are subsets of it.
-    classes = tuple(sorted({row.label for row in rows}))
-    numbers = {label: number for number, label in enumerate(classes)}
-    labels = torch.tensor([numbers[row.label] for row in rows])
+    classes = tuple(sorted({name for row in rows for name in row.classes}))
+    labels = label_tensor(rows, classes)
     whole = Split(
         "all",
         inputs,
@@ -350,7 +353,7 @@ def _assemble(
         classes=classes,
         specs=specs,
         splits=splits,
-        digest=_digest(table, tuple(columns.kinds), store.recipe),
+        digest=_digest(table, tuple(columns.kinds), store.recipe, has_several_classes(labels)),
         recipe=store.recipe,
         truth_known=False,
         counts={
@@ -427,8 +430,9 @@ def _statistics(
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _digest(table: dict[str, list[Any]], modalities: Sequence[str], recipe: str) -> str:
+def _digest(table: dict[str, list[Any]], modalities: Sequence[str], recipe: str, several_classes: bool) -> str:
     """Return the SHA-256 of the samples' contents; it does not depend on the order of rows or on file names."""
     columns = ["sample", "split", "label", *(f"{modality}_sha256" for modality in modalities)]
     samples = sorted(map(list, zip(*(table[column] for column in columns), strict=True)))
-    return hashlib.sha256(json.dumps([recipe, list(modalities), samples]).encode()).hexdigest()
+    form = ["several classes"] if several_classes else []
+    return hashlib.sha256(json.dumps([recipe, list(modalities), samples, *form]).encode()).hexdigest()

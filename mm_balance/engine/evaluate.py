@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch.nn import functional
-
 from mm_balance.functional.contribution import shapley_values
 from mm_balance.functional.gap import modality_gap
+from mm_balance.functional.labels import mean_cross_entropy
 from mm_balance.functional.metrics import accuracy, macro_f1, mean_average_precision
 from mm_balance.functional.probe import linear_probe
 from mm_balance.types import SplitPredictions
@@ -16,7 +15,7 @@ from mm_balance.types import SplitPredictions
 def split_metrics(predictions: SplitPredictions, prefix: str) -> Iterator[tuple[str, float]]:
     """Yield the metrics of ``mm_balance.names.SPLIT_METRICS`` as (``prefix/name``, value)."""
     labels = predictions.labels
-    yield f"{prefix}/loss", float(functional.cross_entropy(predictions.fused, labels))
+    yield f"{prefix}/loss", float(mean_cross_entropy(predictions.fused, labels))
     yield f"{prefix}/accuracy", accuracy(predictions.fused, labels)
     for modality, logits in predictions.unimodal.items():
         yield f"{prefix}/accuracy_{modality}", accuracy(logits, labels)

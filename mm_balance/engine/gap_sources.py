@@ -53,7 +53,7 @@ class SeenProbabilities:
         A sample that is shown several times in an epoch counts once, on a CPU with the last time. Values that are not finite, as
         in a step that overflows under float16, are left out.
         """
-        every_sample = torch.ones_like(batch.labels, dtype=torch.bool)
+        every_sample = torch.ones_like(batch.index, dtype=torch.bool)
         shown = [batch.present.get(name, every_sample) for name in self.modalities]
         masks = [*shown, torch.stack(shown).all(dim=0)]
         logits_of_rows = [*(output.unimodal[name] for name in self.modalities), output.fused]

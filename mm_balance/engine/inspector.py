@@ -16,6 +16,7 @@ from mm_balance.engine.predictions import predict_split
 from mm_balance.engine.step import EngineOptimizerStep
 from mm_balance.errors import Diverged, Interrupted
 from mm_balance.functional.folds import stratified_folds
+from mm_balance.functional.labels import strata
 from mm_balance.methods import Method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import random_state, restore_random_state
@@ -111,7 +112,7 @@ class EngineInspector:
             Interrupted: a stop was requested. The copies are discarded; the stage's state is that of the last checkpoint.
         """
         train = self.data.splits["train"]
-        assigned = stratified_folds(train.labels, folds, seed=self.seed)
+        assigned = stratified_folds(strata(train.labels), folds, seed=self.seed)
         chosen, parts = [], []
         for fold in range(folds):
             others = (assigned != fold).nonzero().squeeze(1)

@@ -23,6 +23,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mm_balance.functional.gap import true_class_probability
+from mm_balance.functional.labels import is_named_right, label_names
 from mm_balance.functional.mixture import Mixture
 from mm_balance.types import SplitPredictions
 
@@ -73,10 +75,11 @@ def sample_table(splits: Sequence[ExplorerSplit], classes: Sequence[str], mixtur
         mixture: the mixture of the training gaps at the last refit; None = the run has none, and no posterior.
 
     Returns:
-        Columns: split, sample, the facts, class, predicted, ``predicted_<modality>``, right (which modalities alone name the class:
-        ``all``, ``none``, or their names), p_fused, ``p_<modality>``, loss (of the fused prediction, nats), gap, posterior_imbalanced
-        (of the training mixture), those of ``suspicion``, movement (sum of the changes of the gap from refit to refit),
-        gap_by_refit and posterior_by_refit (texts, separated by spaces).
+        Columns: split, sample, the facts, class (several true ones separated by commas), predicted, ``predicted_<modality>``, right
+        (which modalities alone name the class, or one of the true ones: ``all``, ``none``, or their names), p_fused,
+        ``p_<modality>``, loss (of the fused prediction, nats), gap, posterior_imbalanced (of the training mixture), those of
+        ``suspicion``, movement (sum of the changes of the gap from refit to refit), gap_by_refit and posterior_by_refit (texts,
+        separated by spaces).
     """
     table = pd.concat([_split_table(split, classes, mixture) for split in splits], ignore_index=True)
     return table.sort_values("suspicion", ascending=False, kind="stable", ignore_index=True)
@@ -88,15 +91,16 @@ def _split_table(split: ExplorerSplit, classes: Sequence[str], mixture: Mixture 
     modalities = list(predictions.unimodal)
     names = np.asarray(classes, dtype=object)
     probabilities = {
-        name: logits.double().softmax(dim=1).gather(1, labels[:, None])[:, 0].numpy()
+        name: true_class_probability(logits.double(), labels).numpy()
         for name, logits in {"fused": predictions.fused, **predictions.unimodal}.items()
     }
     predicted = {name: logits.argmax(dim=1).numpy() for name, logits in predictions.unimodal.items()}
     columns: dict[str, object] = {"split": split.name, "sample": list(split.samples), **split.facts}
-    columns["class"] = names[labels.numpy()]
+    columns["class"] = np.asarray(label_names(labels, tuple(classes)), dtype=object)
     columns["predicted"] = names[predictions.fused.argmax(dim=1).numpy()]
     columns |= {f"predicted_{name}": names[found] for name, found in predicted.items()}
-    columns["right"] = _right({name: found == labels.numpy() for name, found in predicted.items()})
+    right = {name: is_named_right(logits, labels).numpy() for name, logits in predictions.unimodal.items()}
+    columns["right"] = _right(right)
     columns["p_fused"] = probabilities["fused"]
     columns |= {f"p_{name}": probabilities[name] for name in modalities}
     columns["loss"] = -np.log(np.maximum(probabilities["fused"], FLOOR))

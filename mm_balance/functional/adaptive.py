@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mm_balance.functional.gap import check_labels, gap_from_probabilities, true_class_probability, weaker_moving_gap
+from mm_balance.functional.labels import has_several_classes
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
             sigmoid, mean over all classes (ours).
     """
     logits = logits.float() if logits.element_size() < 4 else logits
-    if labels.ndim == 1:
+    if not has_several_classes(labels):
         return functional.cross_entropy(logits, labels, reduction="none")
     return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(dim=1)
 

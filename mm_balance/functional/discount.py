@@ -18,8 +18,8 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from mm_balance.functional.adaptive import cross_entropy
 from mm_balance.functional.mixture import VARIANCE_FLOOR, fit_mixture
 
 FLOOR = 1e-6
@@ -153,7 +153,7 @@ def discounted_losses(
     Args:
         fused: ``(batch, classes)`` logits.
         unimodal: modality -> ``(batch, classes)`` logits.
-        labels: ``(batch,)`` int64.
+        labels: ``(batch,)`` int64, or multi-hot: then the cross-entropies are binary (ours).
         doubts: ``(modalities, batch)`` q in [0, 1], modalities in the order of ``unimodal``.
         unimodal_weight: w.
         discounted: ``fused`` or ``unimodal``: doubts apply to that loss alone; ``both``.
@@ -161,8 +161,8 @@ def discounted_losses(
     Returns:
         Fused and unimodal loss, scalars.
     """
-    fused_loss = functional.cross_entropy(fused.float(), labels, reduction="none")
-    each = torch.stack([functional.cross_entropy(x.float(), labels, reduction="none") for x in unimodal.values()])
+    fused_loss = cross_entropy(fused.float(), labels)
+    each = torch.stack([cross_entropy(logits.float(), labels) for logits in unimodal.values()])
     if discounted != "unimodal":
         fused_loss = (1 - doubts.amax(dim=0)) * fused_loss
     if discounted != "fused":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mm_balance.errors import NEEDS_CLASSES
+from mm_balance.errors import NEEDS_CLASSES, NO_TRUE_CLASS
 
 
 def true_class_probability(logits: Tensor, labels: Tensor) -> Tensor:
@@ -71,9 +71,7 @@ def multi_hot_fault(labels: Tensor) -> tuple[int, str] | None:
     strange = labels[row][(labels[row] != 0) & (labels[row] != 1)]
     if len(strange):
         return row, f"{strange[0].item():g} is neither 0 nor 1. {NEEDS_CLASSES}"
-    return row, (
-        "no true class, so it has no gap; leave such samples out, or give them a class of their own, as `none of these`"
-    )
+    return row, NO_TRUE_CLASS
 
 
 def modality_gap(logits: Mapping[str, Tensor], labels: Tensor, *, leading: str | None = None) -> Tensor:

@@ -10,44 +10,60 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from torch import Tensor
 
+from mm_balance.functional.labels import class_probabilities, has_several_classes, is_named_right, samples_by_class
+
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the fraction of samples whose largest logit is the true class, 0 to 1; ties go to the first class.
+    """Return the fraction of samples whose largest logit is a true class, 0 to 1; ties go to the first class.
 
     Args:
         logits: ``(samples, classes)``, at least one sample.
-        labels: ``(samples,)`` int64.
+        labels: ``(samples,)`` int64; or several true classes per sample, multi-hot, ``(samples, classes)``. Of these, it is also
+            known as precision at 1; with exactly one true class in each row it is the same number as with class numbers.
 
     Raises:
         ValueError: mismatched shapes, or no sample.
     """
     _check(logits, labels)
-    return float((logits.argmax(dim=1) == labels).double().mean())
+    return float(is_named_right(logits, labels).double().mean())
 
 
 def macro_f1(logits: Tensor, labels: Tensor) -> float:
     """Return the unweighted mean of F1 over all classes, present or not, with 0/0 = 0; 0 to 1.
 
-    Arguments and errors are those of ``accuracy``. This is BalanceBenchmark's rule; scikit-learn's default drops absent classes.
+    Arguments and errors are those of ``accuracy``. This is BalanceBenchmark's rule; scikit-learn's default drops absent classes. Of
+    several true classes per sample, those with a sigmoid above 0.5 are predicted.
     """
     _check(logits, labels)
     classes = list(range(logits.shape[1]))
-    return float(
-        f1_score(_array(labels), _array(logits.argmax(dim=1)), labels=classes, average="macro", zero_division=0)
-    )
+    predicted = logits > 0 if has_several_classes(labels) else logits.argmax(dim=1)
+    return float(f1_score(_array(labels), _array(predicted), labels=classes, average="macro", zero_division=0))
 
 
 def mean_average_precision(logits: Tensor, labels: Tensor) -> float:
     """Return the mean over classes of the one-versus-rest average precision of the softmax, without interpolation; 0 to 1.
 
     Classes without samples have no average precision and are left out. NaN if a logit is NaN (training diverged).
-    Arguments and errors are those of ``accuracy``.
+    Arguments and errors are those of ``accuracy``. Of several true classes per sample: of the sigmoid.
     """
     _check(logits, labels)
-    probabilities, truth = _array(logits.double().softmax(dim=1)), _array(labels)
-    if np.isnan(probabilities).any():
-        return math.nan
-    return float(np.mean([average_precision_score(truth == name, probabilities[:, name]) for name in np.unique(truth)]))
+    values = average_precisions(logits, labels).values()
+    return float(np.mean(list(values)))
+
+
+def average_precisions(logits: Tensor, labels: Tensor) -> dict[int, float]:
+    """Return the average precision of each class that occurs against the rest: number of the class -> 0 to 1, or NaN.
+
+    Arguments are those of ``mean_average_precision``.
+    """
+    probabilities = class_probabilities(logits.double(), several_classes=has_several_classes(labels))
+    spoilt = bool(probabilities.isnan().any())
+    found = {}
+    for number, members in samples_by_class(labels).items():
+        truth = np.zeros(len(labels), dtype=bool)
+        truth[_array(members)] = True
+        found[number] = math.nan if spoilt else float(average_precision_score(truth, _array(probabilities[:, number])))
+    return found
 
 
 def binary_auc(scores: Tensor, positives: Tensor) -> float:
@@ -145,8 +161,10 @@ def holm(p_values: ArrayLike) -> list[float]:
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
-        raise ValueError(f"logits have shape {tuple(logits.shape)}, labels {tuple(labels.shape)}; need (N, C) and (N,)")
+    if logits.ndim != 2 or labels.shape not in (logits.shape[:1], logits.shape) or not len(labels):
+        raise ValueError(
+            f"logits have shape {tuple(logits.shape)}, labels {tuple(labels.shape)}; need (N, C), and (N,) or multi-hot (N, C)"
+        )
 
 
 def _array(values: Tensor) -> NDArray:

@@ -8,7 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mm_balance.methods.options import option_lines, parse_options
-from mm_balance.methods.registry import METHODS, build_method, check_method_name, find_method, method_names, plugins
+from mm_balance.methods.registry import (
+    METHODS,
+    build_method,
+    check_method_name,
+    check_takes_labels,
+    find_method,
+    method_names,
+    plugins,
+)
 
 if TYPE_CHECKING:
     from mm_balance.methods.base import Inspector, Method
@@ -19,6 +27,7 @@ __all__ = [
     "Method",
     "build_method",
     "check_method_name",
+    "check_takes_labels",
     "find_method",
     "method_names",
     "option_lines",

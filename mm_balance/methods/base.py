@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Protocol, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mm_balance.errors import UserError
+from mm_balance.functional.gap import true_class_probability
+from mm_balance.functional.labels import mean_cross_entropy
 from mm_balance.models import FUSIONS, HeadSpec, MultimodalNetwork
 from mm_balance.types import Batch, Clock, Cost, EpochPlan, GapFit, LossOutput, Output, SplitPredictions
 
@@ -115,6 +116,8 @@ class Method(nn.Module):
         held_out: share of the training split reserved for ``Inspector.predict_split("held_out")``.
         needs_warmup: whether the method starts from a warm-up run and learns from its gap fit.
         most_modalities: maximum number of modalities; None = any number.
+        several_classes: whether its equations carry over to several true classes per sample, ``batch.labels`` being multi-hot,
+            ``(batch, classes)`` bool. Data of one class per sample fit every method.
 
     Args:
         options: an instance of ``Options``.
@@ -134,6 +137,7 @@ class Method(nn.Module):
     held_out: ClassVar[float] = 0.0
     needs_warmup: ClassVar[bool] = False
     most_modalities: ClassVar[int | None] = None
+    several_classes: ClassVar[bool] = False
 
     def __init__(self, options: Any, modalities: Sequence[str], train_samples: int) -> None:
         super().__init__()
@@ -196,7 +200,7 @@ class Method(nn.Module):
         return loss_output
 
     def predict(self, model: MultimodalNetwork, batch: Batch) -> Output:
-        """Predict a batch; ``softmax(output.fused)`` are the method's class probabilities.
+        """Predict a batch; ``softmax(output.fused)`` are the method's class probabilities (with several true classes: the sigmoid).
 
         Only the network is logged as a model, so a method whose prediction differs from joint training needs its own head.
         """
@@ -240,8 +244,8 @@ Method.Options = NoOptions
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of ``(batch, classes)`` logits, in float32 even under autocast."""
-    return functional.cross_entropy(logits.float(), labels)
+    """Mean cross-entropy of ``(batch, classes)`` logits, in float32 even under autocast (see ``mean_cross_entropy``)."""
+    return mean_cross_entropy(logits.float(), labels)
 
 
 def loss_output(output: Output, **parts: Tensor) -> LossOutput:
@@ -253,8 +257,7 @@ def loss_output(output: Output, **parts: Tensor) -> LossOutput:
 def true_scores(output: Output, labels: Tensor) -> dict[str, Tensor]:
     """Modality -> true-class probability summed over the batch, a detached scalar: its current strength."""
     return {
-        name: logits.detach().float().softmax(dim=1).gather(1, labels.unsqueeze(1)).sum()
-        for name, logits in output.unimodal.items()
+        name: true_class_probability(logits.detach().float(), labels).sum() for name, logits in output.unimodal.items()
     }
 
 

@@ -13,3 +13,4 @@ class Concat(Method):
     name = "concat"
     title = "joint training"
     citation = "arXiv 2510.21797v1, Table 1, baseline"
+    several_classes = True

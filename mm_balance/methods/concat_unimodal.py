@@ -27,6 +27,7 @@ class ConcatUnimodal(Method):
     title = "joint training + unimodal losses (control)"
     citation = "arXiv 2510.21797v1, Eq. 5 and 7 (Eq. 7 reconstructed)"
     Options = UnimodalOptions
+    several_classes = True
 
     def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         output = model(batch.inputs)

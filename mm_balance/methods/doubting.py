@@ -29,6 +29,8 @@ class DoubtingMethod(Method):
     (see ``discounted_losses``).
     """
 
+    several_classes = True
+
     latest: Tensor
     running: Tensor
     history: Tensor

@@ -39,6 +39,7 @@ class GapMixture(Method):
     title = "adaptive loss"
     citation = "arXiv 2510.21797v1 (Eq. 10 reconstructed)"
     Options = GapMixtureOptions
+    several_classes = True
     needs_warmup = True
 
     posterior_table: Tensor

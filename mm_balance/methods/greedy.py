@@ -41,6 +41,7 @@ class Greedy(Method):
     title = "Greedy"
     citation = "Wu et al., ICML 2022, arXiv 2202.05306; nyukat/greedy_multimodal_learning@a190e03"
     Options = GreedyOptions
+    several_classes = True
     fusions = ("concat",)
     interaction = "mmtm"
 

@@ -34,6 +34,7 @@ class MMPareto(Method):
     title = "MMPareto"
     citation = "Wei and Hu, ICML 2024, arXiv 2405.17730; GeWu-Lab/MMPareto_ICML2024@a339db3"
     Options = MMParetoOptions
+    several_classes = True
 
     def choose_head(self, fusion: str) -> HeadSpec:
         return HeadSpec(OwnHeads, {"joint": fusion})

@@ -50,6 +50,7 @@ class Ogm(Method):
     title = "OGM"
     citation = "Peng et al., CVPR 2022, arXiv 2203.15332; GeWu-Lab/OGM-GE_CVPR2022@343dc1d"
     Options = OgmOptions
+    several_classes = True
     noise: ClassVar[bool] = False
 
     def modulate(self, model: MultimodalNetwork, loss_output: LossOutput, batch: Batch, clock: Clock) -> None:

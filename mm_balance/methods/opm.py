@@ -57,6 +57,7 @@ class Opm(Method):
     title = "OPM"
     citation = "Wei et al., TPAMI 2024; GeWu-Lab/BML_TPAMI2024@4b3aa4f"
     Options = OpmOptions
+    several_classes = True
 
     def loss(self, model: MultimodalNetwork, batch: Batch, clock: Clock) -> LossOutput:
         features = model.encode(batch.inputs)

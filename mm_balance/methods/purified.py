@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mm_balance.errors import UserError
 from mm_balance.functional.adaptive import warmup_loss
+from mm_balance.functional.labels import samples_by_class
 from mm_balance.methods.base import Inspector, Method
 from mm_balance.methods.options import option, parameter
 from mm_balance.models import MultimodalNetwork
@@ -35,6 +36,7 @@ class Purified(Method):
     title = "purification"
     citation = "arXiv 2510.21797v3 (reconstructed)"
     Options = PurifiedOptions
+    several_classes = True
     needs_warmup = True
 
     def cost(self) -> Cost:
@@ -59,12 +61,11 @@ def balanced_samples(posterior_imbalanced: Tensor, labels: Tensor, threshold: fl
 
     Args:
         posterior_imbalanced: ``(samples,)`` in [0, 1].
-        labels: ``(samples,)`` int64.
+        labels: ``(samples,)`` int64, or multi-hot.
         threshold: in [0, 1].
     """
     kept = posterior_imbalanced <= threshold
-    for label in labels.unique():
-        indices = (labels == label).nonzero().squeeze(1)
+    for indices in samples_by_class(labels).values():
         if not kept[indices].any():
             kept[indices[posterior_imbalanced[indices].argmin()]] = True
     return torch.nonzero(kept).squeeze(1)

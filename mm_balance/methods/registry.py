@@ -114,6 +114,15 @@ def check_method_name(name: str) -> None:
         raise PLUGINS.unknown(name, also=list(METHODS))
 
 
+def check_takes_labels(method: type[Method], *, several_classes: bool) -> None:
+    """Raise UserError if samples have several true classes, to which the method's equations do not carry over."""
+    if several_classes and not method.several_classes:
+        fitting = ", ".join(known for known in METHODS if METHODS[known].several_classes)
+        raise UserError(
+            f"method={method.name} is for one class per sample, these data have several; use one of {fitting}"
+        )
+
+
 def plugins(name: str | None = None) -> list[EntryPoint]:
     """Return the entry points of methods in installed packages; with ``name``, only those of that name. Nothing is imported."""
     return PLUGINS.offered(name)

@@ -39,6 +39,7 @@ class Umt(Method):
     title = "UMT"
     citation = "Du et al., ICML 2023, arXiv 2305.01233 (no official code found)"
     Options = UmtOptions
+    several_classes = True
 
     def cost(self) -> Cost:
         return Cost(forward=2.0, extra="training of one unimodal teacher per modality")

@@ -66,6 +66,7 @@ class OneModality(Method):
     title = "one modality alone"
     citation = "control for all comparisons"
     Options: ClassVar[type] = OneModalityOptions
+    several_classes = True
 
     def __init__(self, options: Any, modalities: Sequence[str], train_samples: int) -> None:
         super().__init__(options, modalities, train_samples)

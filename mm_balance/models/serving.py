@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mm_balance.errors import UserError, one_line
+from mm_balance.functional.labels import class_probabilities
 from mm_balance.models.network import MultimodalNetwork
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -22,12 +23,17 @@ DESCRIPTION_FILE = "description.json"
 BATCH = 256
 
 
-def save_model(model: MultimodalNetwork, classes: tuple[str, ...], folder: Path) -> None:
-    """Write weights and description of ``model`` into ``folder`` (created if missing)."""
+def save_model(
+    model: MultimodalNetwork, classes: tuple[str, ...], folder: Path, *, several_classes: bool = False
+) -> None:
+    """Write weights and description of ``model`` into ``folder`` (created if missing).
+
+    ``several_classes``: it was trained on samples with several true classes, so probabilities are those of the sigmoid.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS_FILE)
-    description = {"network": model.describe(), "classes": list(classes)}
+    description = {"network": model.describe(), "classes": list(classes), "several_classes": several_classes}
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
@@ -37,10 +43,12 @@ class Predictor:
     Attributes:
         classes: class names in the order of the probabilities.
         modalities: names of the inputs.
+        several_classes: whether samples may have several true classes.
     """
 
-    def __init__(self, model: MultimodalNetwork, classes: tuple[str, ...]) -> None:
+    def __init__(self, model: MultimodalNetwork, classes: tuple[str, ...], *, several_classes: bool = False) -> None:
         self.model = model.eval()
+        self.several_classes = several_classes
         self.classes = classes
         self.modalities = model.modalities
 
@@ -64,7 +72,11 @@ class Predictor:
                 f"outside ({outside}) or of its head is another than when it was logged; load it in a new process"
             ) from error
         # As in training: a different memory format selects different kernels, and sums differ in their last bits.
-        return cls(model.to(memory_format=torch.channels_last), tuple(description["classes"]))
+        return cls(
+            model.to(memory_format=torch.channels_last),
+            tuple(description["classes"]),
+            several_classes=description.get("several_classes", False),
+        )
 
     def get_raw_model(self) -> MultimodalNetwork:
         """Return the network; MLflow's loaded model calls this method."""
@@ -82,7 +94,7 @@ class Predictor:
             params: MLflow's inference parameters; unused.
 
         Returns:
-            ``fused`` and one entry per modality: ``(batch, classes)`` float32, rows sum to 1.
+            ``fused`` and one entry per modality: ``(batch, classes)`` float32; rows sum to 1 unless samples have several classes.
 
         Raises:
             ValueError: a modality is missing or has the wrong shape or batch size.
@@ -97,7 +109,7 @@ class Predictor:
         for start in range(0, next(iter(sizes.values())), BATCH):
             output = self.model({name: value[start : start + BATCH] for name, value in tensors.items()})
             for name, logits in {"fused": output.fused, **output.unimodal}.items():
-                parts[name].append(logits.softmax(dim=1).numpy())
+                parts[name].append(class_probabilities(logits, several_classes=self.several_classes).numpy())
         return {name: np.concatenate(chunks) for name, chunks in parts.items()}
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mm_balance.errors import UserError
+from mm_balance.functional.labels import class_probabilities
 from mm_balance.models import MultimodalNetwork
 from mm_balance.models.serving import Predictor, save_model
 from mm_balance.serving.checks import warnings_of_values
@@ -28,10 +29,15 @@ FUSED = "fused"
 
 
 def save_served_model(
-    model: MultimodalNetwork, classes: tuple[str, ...], recipes: Mapping[str, ModalityRecipe], folder: Path
+    model: MultimodalNetwork,
+    classes: tuple[str, ...],
+    recipes: Mapping[str, ModalityRecipe],
+    folder: Path,
+    *,
+    several_classes: bool = False,
 ) -> None:
     """Write weights, description and the recipe of the inputs into ``folder`` (created if missing). No pickle."""
-    save_model(model, classes, folder)
+    save_model(model, classes, folder, several_classes=several_classes)
     saved = {"modalities": {name: recipe.to_json() for name, recipe in recipes.items()}}
     (folder / INPUTS_FILE).write_text(json.dumps(saved, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
@@ -44,11 +50,18 @@ class ServedModel:
         classes: class names in the order of the logits.
         modalities: names of the inputs, in order.
         recipes: modality -> how its inputs are made.
+        several_classes: whether samples may have several true classes.
     """
 
     def __init__(
-        self, model: MultimodalNetwork, classes: tuple[str, ...], recipes: Mapping[str, ModalityRecipe]
+        self,
+        model: MultimodalNetwork,
+        classes: tuple[str, ...],
+        recipes: Mapping[str, ModalityRecipe],
+        *,
+        several_classes: bool = False,
     ) -> None:
+        self.several_classes = several_classes
         self.model = model.eval()
         self.classes = classes
         self.modalities = model.modalities
@@ -60,7 +73,7 @@ class ServedModel:
         predictor = Predictor.load(folder)
         saved = json.loads((folder / INPUTS_FILE).read_text("utf-8"))["modalities"]
         recipes = {name: ModalityRecipe.from_json(saved[name]) for name in predictor.modalities}
-        return cls(predictor.model, predictor.classes, recipes)
+        return cls(predictor.model, predictor.classes, recipes, several_classes=predictor.several_classes)
 
     def predict(self, columns: Mapping[str, Sequence[Any]], rows: Sequence[Any] | None = None) -> dict[str, list[Any]]:
         """Predict the samples of a table.
@@ -75,6 +88,9 @@ class ServedModel:
             ``disagreement`` (largest total variation between the probabilities of two modalities: 0 = equal, 1 = nothing in
             common), ``modalities_disagree`` (two modalities name different classes, each with a probability above 0.5);
             ``warning`` (empty = none).
+            Where samples may have several true classes, ``class`` is the most probable one, and ``classes``, ``classes_<modality>``
+            are all above 0.5 (a list, possibly empty); ``disagreement`` is the largest difference between two modalities in the
+            probability of any class, and they disagree if it is above 0.5.
 
         Raises:
             UserError: a column is missing, columns differ in length, or cells cannot be read; all are read before the error.
@@ -107,7 +123,8 @@ class ServedModel:
         """Return the columns of an answer, in order."""
         alone = [f"{what}_{name}" for name in self.modalities for what in ("class", "probability")]
         every = ["probabilities", *(f"probabilities_{name}" for name in self.modalities)]
-        return ["class", "probability", *alone, *every, "disagreement", "modalities_disagree", "warning"]
+        several = ["classes", *(f"classes_{name}" for name in self.modalities)] if self.several_classes else []
+        return ["class", "probability", *alone, *several, *every, "disagreement", "modalities_disagree", "warning"]
 
     def _read(
         self, cells: Mapping[str, list[Any]], rows: Sequence[Any], problems: list[str]
@@ -126,17 +143,29 @@ class ServedModel:
     def _answer(self, readings: Mapping[str, list[Reading]]) -> dict[str, list[Any]]:
         inputs = {name: finish(column, self.recipes[name]) for name, column in readings.items()}
         output = self.model(inputs)
-        probabilities = {name: logits.softmax(1) for name, logits in {FUSED: output.fused, **output.unimodal}.items()}
+        probabilities = {
+            name: class_probabilities(logits, several_classes=self.several_classes)
+            for name, logits in {FUSED: output.fused, **output.unimodal}.items()
+        }
         answers: dict[str, list[Any]] = {}
         for name, values in probabilities.items():
             suffix = "" if name == FUSED else f"_{name}"
             best = values.max(1)
             answers[f"class{suffix}"] = [self.classes[index] for index in best.indices.tolist()]
             answers[f"probability{suffix}"] = best.values.tolist()
+            if self.several_classes:
+                answers[f"classes{suffix}"] = [
+                    [self.classes[index] for index in row.nonzero().flatten().tolist()] for row in values > SURE
+                ]
             answers[f"probabilities{suffix}"] = [dict(zip(self.classes, row, strict=True)) for row in values.tolist()]
         pairs = list(combinations([probabilities[name] for name in self.modalities], 2))
-        answers["disagreement"] = torch.stack([_distance(*pair) for pair in pairs]).amax(0).tolist()
-        answers["modalities_disagree"] = torch.stack([_surely_differ(*pair) for pair in pairs]).any(0).tolist()
+        distance = _largest_difference if self.several_classes else _distance
+        distances = torch.stack([distance(*pair) for pair in pairs]).amax(0)
+        answers["disagreement"] = distances.tolist()
+        differ = (
+            distances > SURE if self.several_classes else torch.stack([_surely_differ(*pair) for pair in pairs]).any(0)
+        )
+        answers["modalities_disagree"] = differ.tolist()
         answers["warning"] = self._warnings(inputs, readings)
         return answers
 
@@ -152,6 +181,11 @@ class ServedModel:
 def _distance(first: Tensor, second: Tensor) -> Tensor:
     """Total variation between rows of probabilities, ``(batch,)``."""
     return (first - second).abs().sum(1) / 2
+
+
+def _largest_difference(first: Tensor, second: Tensor) -> Tensor:
+    """Largest difference in the probability of any class, ``(batch,)``."""
+    return (first - second).abs().amax(1)
 
 
 def _surely_differ(first: Tensor, second: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from mm_balance.config import (
 )
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, UserError, reason
-from mm_balance.methods import find_method
+from mm_balance.methods import check_takes_labels, find_method
 from mm_balance.redaction import redact
 from mm_balance.stopping import LAUNCHER_VARIABLE
 from mm_balance.study import confirm
@@ -103,6 +103,7 @@ def _plan(given: Mapping[str, Any], stop: Stop) -> _Launch:
         own_cores(),
     )
     data = read_data(config, stop)
+    check_takes_labels(find_method(config.method.method), several_classes=data.several_classes)
     settings = new_settings(
         study_config, values, threads=threads_of(slots), data_digest=data.digest, given=set(training)
     )

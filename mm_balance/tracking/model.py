@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.models.utils import _save_example
 from mlflow.types import ColSpec, DataType, Schema
-from mlflow.types.schema import AnyType, Map
+from mlflow.types.schema import AnyType, Array, Map
 
 import mm_balance
 from mm_balance import names
@@ -64,7 +64,7 @@ def log_model(
     recipes = recipes or modality_recipes(data, None)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / names.MODEL_NAME
-        save_served_model(model, data.classes, recipes, folder)
+        save_served_model(model, data.classes, recipes, folder, several_classes=data.several_classes)
         code = Path(temporary) / "code"
         package = Path(mm_balance.__file__).parent
         shutil.copytree(package, code / package.name, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
@@ -77,7 +77,7 @@ def log_model(
         content = {
             "data_path": folder,
             "code_path": code,
-            "signature": signature(tuple(data.specs)),
+            "signature": signature(tuple(data.specs), several_classes=data.several_classes),
             "example": input_example(recipes),
             "requirements": requirements(recipes, model.libraries()),
             "card": card,
@@ -136,7 +136,7 @@ class _Flavor:
         mlflow_model.save(str(folder / "MLmodel"))
 
 
-def signature(modalities: tuple[str, ...]) -> ModelSignature:
+def signature(modalities: tuple[str, ...], *, several_classes: bool = False) -> ModelSignature:
     """Return the signature: a column per modality, whose cells may be of several types, and the columns of an answer."""
     inputs = [ColSpec(AnyType(), name) for name in modalities]
     alone = [
@@ -147,10 +147,12 @@ def signature(modalities: tuple[str, ...]) -> ModelSignature:
     every = [
         ColSpec(Map(DataType.double), name) for name in ("probabilities", *(f"probabilities_{m}" for m in modalities))
     ]
+    several = ("classes", *(f"classes_{name}" for name in modalities)) if several_classes else ()
     outputs = [
         ColSpec(DataType.string, "class"),
         ColSpec(DataType.double, "probability"),
         *alone,
+        *(ColSpec(Array(DataType.string), name) for name in several),
         *every,
         ColSpec(DataType.double, "disagreement"),
         ColSpec(DataType.boolean, "modalities_disagree"),

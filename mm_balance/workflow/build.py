@@ -15,7 +15,7 @@ from mm_balance.engine.step import EngineOptimizerStep, build_optimizer
 from mm_balance.errors import UserError
 from mm_balance.functional.gap_fits import fit_gaps_from_probabilities
 from mm_balance.functional.schedules import learning_rate_factor
-from mm_balance.methods import find_method
+from mm_balance.methods import check_takes_labels, find_method
 from mm_balance.models import MultimodalNetwork
 from mm_balance.seeding import seed_everything, set_numerics
 from mm_balance.types import Clock, GapFit
@@ -34,8 +34,10 @@ def build_stage(plan: StagePlan, data: MultimodalData, *, title: str) -> loop.St
     seed_everything(run.seed)
     device = resolve_device(run.device)
     set_numerics(device, deterministic=run.deterministic)
-    data = data.with_held_out(find_method(plan.method).held_out, seed=HELD_OUT_SEED)
-    method = find_method(plan.method)(plan.options, tuple(data.specs), len(data.splits["train"])).to(device)
+    chosen = find_method(plan.method)
+    check_takes_labels(chosen, several_classes=data.several_classes)
+    data = data.with_held_out(chosen.held_out, seed=HELD_OUT_SEED)
+    method = chosen(plan.options, tuple(data.specs), len(data.splits["train"])).to(device)
     network, modalities = plan.config.model, tuple(data.specs)
     model = MultimodalNetwork(
         data.specs,

@@ -21,6 +21,7 @@ from mm_balance.data.card import CardSample, data_card
 from mm_balance.data.suggestions import as_words, suggested_settings
 from mm_balance.errors import UserError
 from mm_balance.figures import Figure, SheetSample, contact_sheet, save_png
+from mm_balance.functional.labels import label_names, samples_by_class
 from mm_balance.input_kinds import IMAGE, SEQUENCE, VECTOR, VIDEO
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import InputSpec
@@ -112,6 +113,8 @@ def suggested_line(data: MultimodalData, samples: Sequence[CardSample]) -> str:
     settings = {"dataset": "PATH/manifest.csv"}
     if tuple(data.specs) != ("audio", "visual"):
         settings["modalities"] = ",".join(data.specs)
+    if data.several_classes:
+        settings["label_separator"] = "SEPARATOR"
     suggested = suggested_settings(samples, [spec.kind for spec in data.specs.values()])
     settings |= {name: value for name, value in suggested.items() if name in stage_options("main")}
     return f"mlflow run . --env-manager local {as_words(settings)}"
@@ -120,6 +123,7 @@ def suggested_line(data: MultimodalData, samples: Sequence[CardSample]) -> str:
 def card_samples(data: MultimodalData) -> list[CardSample]:
     """Return what the card counts, from the table of samples."""
     table = data.table
+    classes = _several_classes(data.whole or data) if data.several_classes else {}
     sound_modalities = [name for name in data.specs if f"{name}_channels" in table]
     image_modalities = [name for name in data.specs if f"{name}_frames" in table]
     array_modalities = [name for name in data.specs if f"{name}_features" in table]
@@ -132,7 +136,7 @@ def card_samples(data: MultimodalData) -> list[CardSample]:
     return [
         CardSample(
             split=table["split"][index],
-            label=table["label"][index],
+            classes=classes.get(table["sample"][index], (table["label"][index],)),
             seconds=values_of([*sound_modalities, *image_modalities], "seconds", index),
             rate=values_of(sound_modalities, "rate", index),
             size={name: (table[f"{name}_width"][index], table[f"{name}_height"][index]) for name in image_modalities},
@@ -147,13 +151,22 @@ def card_samples(data: MultimodalData) -> list[CardSample]:
     ]
 
 
+def _several_classes(data: MultimodalData) -> dict[str, tuple[str, ...]]:
+    """Return the true classes of each sample, by its id."""
+    return {
+        sample: tuple(data.classes[number] for number in row.nonzero().flatten().tolist())
+        for split in data.splits.values()
+        for sample, row in zip(split.samples, split.labels, strict=True)
+    }
+
+
 def sheet_samples(data: MultimodalData) -> list[SheetSample]:
     """Return the first training samples of each class, from as many classes as fit."""
     train = data.splits["train"]
-    by_class = [(train.labels == label).nonzero().flatten() for label in range(len(data.classes))]
+    by_class = list(samples_by_class(train.labels).values())
     ranks = range(max(len(indices) for indices in by_class))
-    chosen = [int(indices[rank]) for rank in ranks for indices in by_class if rank < len(indices)][:SHEET_SAMPLES]
-    return [_sheet_sample(data, train, index) for index in chosen]
+    chosen = dict.fromkeys(int(indices[rank]) for rank in ranks for indices in by_class if rank < len(indices))
+    return [_sheet_sample(data, train, index) for index in list(chosen)[:SHEET_SAMPLES]]
 
 
 def _sheet_sample(data: MultimodalData, train: Split, index: int) -> SheetSample:
@@ -167,7 +180,7 @@ def _sheet_sample(data: MultimodalData, train: Split, index: int) -> SheetSample
             spectrograms[name] = torch.atleast_2d(normalized_features(value, data.specs[name])).T.numpy()
         else:
             spectrograms[name] = torch.flatten(value, 0, -2).numpy()
-    label = data.classes[int(train.labels[index])]
+    (label,) = label_names(train.labels[index : index + 1], data.classes)
     corrupted = train.corrupted[index] if data.truth_known else ""
     return SheetSample(
         name=train.samples[index],

@@ -251,7 +251,7 @@ def progress_made(result: StageResult) -> list[str]:
     splits, shown = result.stage.data.splits, _shown_by_modality(result)
     scores = Scores.of(final_validation(result), "val", shown)
     before = _after_warmup(result, shown)
-    chance = chance_level(splits["train"].labels, splits["val"].labels)
+    chance = chance_level(splits["train"].labels, splits["val"].labels, len(result.stage.data.classes))
     compared = [] if before is None else [gained(scores, before, is_control=result.stage.method.name == CONTROL)]
     return [*compared, against_chance(scores, len(splits["val"]), chance)]
 
@@ -331,6 +331,12 @@ def accuracies(
     return ", ".join(parts)
 
 
+SEVERAL_CLASSES_NOTE = (
+    "Samples may have several true classes. **Accuracy** is the share of samples whose most probable class is one of them. "
+    "Probabilities are those of the sigmoid, averaged over the true classes (ours: the paper has one class per sample)."
+)
+
+
 def notes(result: StageResult) -> list[str]:
     """Return notes that a reader needs to interpret the numbers."""
     data = result.stage.data
@@ -338,6 +344,7 @@ def notes(result: StageResult) -> list[str]:
     lines = [
         f"Gap = p_{lead} - p_{others[0] if len(others) == 1 else 'best other'} of the true class (Eq. 6 of {PAPER}): positive "
         f"means {lead} is ahead. It is a difference of probabilities, not of accuracies.",
+        *([SEVERAL_CLASSES_NOTE] if data.several_classes else []),
         *([] if result.progress.gap_fit is None else [source_note(result.progress.gap_fit.source)]),
         *result.stage.method.notes(),
         f"Data: {markdown_text(data.source)} Sizes: {', '.join(f'{name} {size}' for name, size in data.counts.items())}.",

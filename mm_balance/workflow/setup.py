@@ -35,6 +35,7 @@ def read_data(config: Config, stop: Callable[[], bool] = lambda: False) -> Multi
         corruption=corruption_of(config),
         protocol=config.data.protocol,
         modalities=tuple(config.data.modalities.split(",")),
+        label_separator=config.data.label_separator,
         on_error=config.data.on_error,
         allow_outside=config.data.allow_outside,
         input_config=config.input,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mm_balance.functional.labels import class_sizes, has_several_classes
+
 CONFIDENCE = 1.96
 """Standard errors in a 95 % interval."""
 
@@ -40,9 +42,17 @@ class Scores:
         return ", ".join([f"fused **{100 * self.fused:.1f} %**", *alone])
 
 
-def chance_level(train_labels: Tensor, labels: Tensor) -> float:
-    """Return the accuracy on ``labels`` (N,) of always naming the most frequent class of ``train_labels``, 0 to 1."""
-    return float((labels == train_labels.bincount().argmax()).double().mean())
+def chance_level(train_labels: Tensor, labels: Tensor, classes: int) -> float:
+    """Return the accuracy on ``labels`` of always naming the most frequent class of ``train_labels``, 0 to 1.
+
+    Args:
+        train_labels: ``(samples,)`` int64, or multi-hot.
+        labels: labels of the same form, of another split.
+        classes: number of classes.
+    """
+    named = class_sizes(train_labels, classes).argmax()
+    right = labels[:, named] if has_several_classes(labels) else labels == named
+    return float(right.double().mean())
 
 
 def margin(first: float, second: float, samples: int) -> float:

@@ -8,7 +8,7 @@ WORDS = {"recipe": "a | b", "digest": "d" * 64, "source": "Made up.", "lists": {
 
 def clip(split, label, seconds=2.0, **more):
     return CardSample(
-        split, label, {"audio": seconds}, {"audio": 16_000}, {"visual": (480, 360)}, {"visual": 2}, **more
+        split, (label,), {"audio": seconds}, {"audio": 16_000}, {"visual": (480, 360)}, {"visual": 2}, **more
     )
 
 
@@ -38,7 +38,7 @@ def test_counts_durations_and_kinds():
 
 
 def test_many_kinds_are_cut_short_and_pictures_alone_do():
-    samples = [CardSample("train", "a", size={"visual": (number, number)}) for number in range(1, 21)]
+    samples = [CardSample("train", ("a",), size={"visual": (number, number)}) for number in range(1, 21)]
     card = data_card("pictures", samples, **{**WORDS, "lists": {}, "notes": [], "excluded": [], "skipped": []})
     assert "1 x 1 (1)" in card
     assert "and 12 more" in card

@@ -176,19 +176,15 @@ BAD = {
     "another label": ({"label": "bird"}, "sample 'val-1': label 'bird' does not occur in train"),
     "no label": ({"label": None}, "sample 1 of val: no label"),
     "regression": ({"label": 0.5}, r"the label 0\.5 is no class; .* \(regression is not supported\)"),
-    "several labels": ({"label": [1, 0]}, "the label is a list; give one class per sample"),
-    "multi-hot": (
-        {"label": np.array([1, 0])},
-        "sample 1 of val: the label is a ndarray; .*for several, use `measure` and `adaptive_loss`",
-    ),
-    "several texts": (
-        {"label": ["cat", "dog"]},
-        "for several, use `measure` and `adaptive_loss` in a loop of your own",
+    "several labels among single ones": (
+        {"label": [1, 0]},
+        "the label is a list, others are not; give a list in all, or in none",
     ),
     "one column of targets": (
         {"label": torch.tensor([0.5])},
-        r"sample 1 of val: the label is a Tensor; .*\(regression is not supported\)",
+        r"sample 1 of val: the label is an array of shape \(1,\)\. .*\(regression is not supported\)",
     ),
+    "a dictionary": ({"label": {"cat": 1}}, "the label is a dict; give a text or a whole number, or a list of these"),
     "a target in a tensor": (
         {"label": torch.tensor(0.5)},
         r"The method needs classes: .* \(regression is not supported\)",
@@ -202,6 +198,81 @@ def test_what_cannot_be_used_is_named(case):
     with pytest.raises(UserError, match=told) as caught:
         from_dataset(with_one("val", 1, **changes), modalities=MODALITIES)
     assert "\n" not in str(caught.value)
+
+
+SEVERAL = (["cat", "dog"], ["dog"], ["bird", "cat"], ["cat"])
+
+
+def several(label=lambda classes: classes):
+    return {
+        name: [{**item, "label": label(SEVERAL[number % 4])} for number, item in enumerate(part)]
+        for name, part in splits().items()
+    }
+
+
+def hot(classes):
+    return np.isin(["bird", "cat", "dog"], classes)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        tuple, set, hot, lambda classes: hot(classes).astype(np.float32), lambda classes: torch.from_numpy(hot(classes)).int(),
+        lambda classes: hot(classes).astype(float).tolist(), lambda classes: [("bird", "cat", "dog").index(name) for name in classes],
+    ],
+)  # fmt: skip
+def test_several_classes_in_every_form_are_the_same_data(label):
+    names = ("bird", "cat", "dog")
+    plain = from_dataset(several(), modalities=MODALITIES)
+    assert plain.several_classes
+    assert plain.classes == names
+    assert plain.splits["train"].labels[:4].tolist() == [hot(classes).tolist() for classes in SEVERAL]
+    other = from_dataset(several(label), modalities=MODALITIES, classes=names)
+    assert other.digest == plain.digest
+    assert sorted(other.table["label"]) == sorted(", ".join(sorted(name.split(", "))) for name in plain.table["label"])
+
+
+def test_validation_taken_from_several_classes_leaves_each_in_train():
+    given = several()
+    rare = {**one(99), "label": ["fish", "cat"]}
+    data = from_dataset({"train": [*given["train"], rare], "test": given["test"]}, modalities=MODALITIES)
+    assert data.classes == ("bird", "cat", "dog", "fish")
+    assert data.splits["train"].labels.any(dim=0).all()
+    assert data.splits["val"].labels[:, :3].any(dim=0).all()
+    assert len(data.splits["val"]) == 3  # a tenth of each class, at least one sample; some count in two
+
+
+BAD_SEVERAL = {
+    "no class": ([], "sample 1 of val, label: no true class, so it has no gap"),
+    "nothing true": (np.zeros(3), "sample 1 of val, label: no true class"),
+    "twice": (["cat", "cat"], "sample 1 of val, label: class 'cat' occurs twice$"),
+    "multi-hot as a list of whole numbers": ([0, 1, 1], "class '1' occurs twice; a multi-hot vector must be an array"),
+    "unknown": (["cat", "fish"], "sample 'val-1': label 'fish' does not occur in train"),
+    "another form": ("cat", "the label is a str, others are not; give a list in all, or in none"),
+    "targets": ([0.25, 3.0], r"0\.25 is neither 0 nor 1\. .*\(regression is not supported\)"),
+    "a target": ([["cat"], ["dog"]], "the label is a list; give a text or a whole number"),
+    "two dimensions": (np.ones((2, 3)), r"the label is an array of shape \(2, 3\)\. Give one number for each class"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SEVERAL)
+def test_several_classes_that_cannot_be_used_are_named(case):
+    label, told = BAD_SEVERAL[case]
+    given = several()
+    given["val"][1]["label"] = label
+    with pytest.raises(UserError, match=told) as caught:
+        from_dataset(given, modalities=MODALITIES)
+    assert "\n" not in str(caught.value)
+
+
+def test_multi_hot_labels_have_one_number_per_class():
+    with pytest.raises(UserError, match="the labels have 3 numbers each, but there are 2 classes"):
+        from_dataset(several(hot), modalities=MODALITIES, classes=("cat", "dog"))
+    given = several(hot)
+    given["test"][2]["label"] = np.ones(4)
+    with pytest.raises(UserError, match="sample 2 of test: the label has 4 numbers, those before it 3"):
+        from_dataset(given, modalities=MODALITIES)
+    assert from_dataset(several(hot), modalities=MODALITIES).classes == ("0", "1", "2")
 
 
 def targets(**more):
@@ -306,6 +377,25 @@ def test_a_version_lets_what_was_interrupted_go_on_and_what_is_there_be_used(cac
     assert load().digest == data.digest
     assert train.read == 20 + 2
     assert len(list(cache.iterdir())) == 1
+
+
+def test_hugging_face_lists_of_classes(cache):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({
+        "embedding": datasets.List(datasets.Value("float32"), length=5), "speaker": datasets.Value("string"),
+        "label": datasets.List(datasets.ClassLabel(names=["bird", "cat", "dog"])),
+    })  # fmt: skip
+    given = several()
+    made = {
+        name: datasets.Dataset.from_list(
+            [{key: value for key, value in item.items() if key != "frame"} for item in part], features=features
+        )
+        for name, part in given.items()
+    }
+    columns = {"audio": "embedding", "visual": "embedding"}
+    data = from_dataset(made, modalities=columns)
+    assert data.classes == ("bird", "cat", "dog")
+    assert data.digest == from_dataset(given, modalities=columns).digest
 
 
 def test_hugging_face(cache):

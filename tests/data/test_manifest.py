@@ -14,6 +14,7 @@ from PIL import Image
 
 from mm_balance.data import Corruption, DecodeSettings, load_data
 from mm_balance.errors import UserError
+from mm_balance.workflow.card import card_samples, sheet_samples
 from tests.helpers.manifests import HEADER, OPTIONS, Folder, levels, load, seen
 
 
@@ -94,6 +95,64 @@ def test_subfolders_are_allowed(folder):
     (folder.path / "sub dir").mkdir()
     folder.rows[0]["visual"] = folder.image("sub dir/x.png")
     assert folder.load().counts["train"] == 6
+
+
+def several(folder):
+    for split, labels in {"train": ("cat|dog", "dog", "bird | cat"), "val": ("dog|bird",), "test": ("cat",)}.items():
+        for label in labels:
+            folder.add(split, label)
+    return folder
+
+
+def test_several_classes_per_sample(folder):
+    data = several(folder).load(label_separator="|")
+    assert data.several_classes
+    assert data.classes == ("bird", "cat", "dog")
+    assert data.splits["train"].labels.int().tolist() == [[0, 1, 1], [0, 0, 1], [1, 1, 0]]
+    assert data.splits["val"].labels.int().tolist() == [[1, 0, 1]]
+    assert data.table["label"] == ["cat, dog", "dog", "bird, cat", "dog, bird", "cat"]
+    assert [sample.classes for sample in card_samples(data)] == [
+        ("cat", "dog"),
+        ("dog",),
+        ("bird", "cat"),
+        ("bird", "dog"),
+        ("cat",),
+    ]
+    assert [sample.label for sample in sheet_samples(data)] == ["bird, cat", "cat, dog", "dog"]
+    folder.rows[3]["label"] = "dog"
+    assert folder.load(label_separator="|").digest != data.digest
+
+
+def test_one_class_each_is_another_form_with_a_separator(folder):
+    folder.fill()
+    plain, formed = folder.load(), folder.load(label_separator="|")
+    assert (plain.several_classes, formed.several_classes) == (False, True)
+    assert formed.classes == plain.classes
+    assert formed.digest != plain.digest
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        ("cat||dog", "label 'cat||dog': an empty class; remove the separator that is too many"),
+        ("cat|", "an empty class"),
+        ("dog|cat|dog", "class 'dog' occurs twice"),
+        ("cat|fish", "label 'fish' does not occur in the train split"),
+    ],
+)
+def test_several_classes_that_are_wrong_are_named(folder, label, told):
+    several(folder).rows[3]["label"] = label
+    found = message(folder, label_separator="|")
+    assert "line 5, sample 's3'" in found
+    assert told in found
+
+
+def test_a_separator_is_for_manifests():
+    with pytest.raises(UserError, match=r"label_separator=\| is for manifests; digits says itself"):
+        load_data(
+            "digits", seed=0, visual_difficulty=0.5, corruption=Corruption(0.0), protocol="published", modalities=("audio", "visual"),
+            label_separator="|", on_error="fail", input_config=OPTIONS, work=DecodeSettings(Path("unused")),
+        )  # fmt: skip
 
 
 def test_targets_of_a_regression_are_refused_in_one_line(folder):

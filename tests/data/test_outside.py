@@ -205,14 +205,25 @@ def no_class(data):
             relabeled(lambda labels: labels / 2),
             r"split val: labels are torch\.float32 .*\(regression is not supported\)",
         ),
-        (relabeled(lambda labels: labels[:, None] / 2), r"\(12, 1\), not int64.*\(regression is not supported\)"),
+        (
+            relabeled(lambda labels: labels[:, None] / 2),
+            r"\(12, 1\)\. The method needs classes.*\(regression is not supported\)",
+        ),
         (
             relabeled(lambda labels: torch.eye(3)[labels]),
-            r"\(12, 3\), not int64.*for several, use `measure` and `adaptive_loss`",
+            r"float32 of shape \(12, 3\)\. Give int64.*; or bool, \(samples, 3\), true for each of its classes",
         ),
         (
             relabeled(lambda labels: labels.int()),
-            r"int32 of shape \(12,\), not int64, \(samples,\)\. Give the number of the class",
+            r"int32 of shape \(12,\)\. Give int64, \(samples,\), the number of each sample's class; or bool",
+        ),
+        (
+            relabeled(lambda labels: torch.eye(3)[labels].bool()),
+            "split val: several classes per sample, but one in train; give all splits the same",
+        ),
+        (
+            relabeled(lambda labels: torch.eye(3)[labels].bool() & (torch.arange(12)[:, None] != 4)),
+            "split val, sample 'val-4': no true class, so it has no gap",
         ),
     ],
 )

@@ -28,6 +28,7 @@ def load(
     seed=0,
     on_error="fail",
     allow_outside=False,
+    label_separator=None,
     **options,
 ):
     return load_manifest(
@@ -36,6 +37,7 @@ def load(
         seed=seed,
         on_error=on_error,
         allow_outside=allow_outside,
+        label_separator=label_separator,
         input_config=replace(OPTIONS, **options),
         work=DecodeSettings(data_dir, workers=1, progress=progress),
     )

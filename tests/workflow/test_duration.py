@@ -13,7 +13,7 @@ from mm_balance.workflow.card import suggested_line
 
 
 def sample(seconds=1.0, size=(64, 48), rate=16_000):
-    return CardSample("train", "a", {"audio": seconds, "visual": 5.0}, {"audio": rate}, {"visual": size})
+    return CardSample("train", ("a",), {"audio": seconds, "visual": 5.0}, {"audio": rate}, {"visual": size})
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_settings_follow_lengths_and_sizes():
     assert suggested_settings([sample(size=(41, 30))], kinds)["image_size"] == "48"
     assert suggested_settings([sample(0.5)] * 19 + [sample(2.31)], kinds)["clip_seconds"] == "2.4"
     assert suggested_settings([sample(60.0)], kinds)["clip_seconds"] == "10"
-    arrays = suggested_settings([CardSample("train", "a")], ("vector", "sequence"))
+    arrays = suggested_settings([CardSample("train", ("a",))], ("vector", "sequence"))
     assert not {"encoder", "image_size", "clip_seconds"} & set(arrays)
     # They are parameters with values that are allowed, and go together.
     resolve({"dataset": "x.csv", **{name: type_of(name)(value) for name, value in found.items()}})

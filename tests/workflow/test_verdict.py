@@ -30,7 +30,7 @@ def test_the_examples():
 
 
 def test_chance_is_the_most_frequent_training_class():
-    assert chance_level(torch.tensor([0, 1, 1, 2]), torch.tensor([1, 1, 0, 0, 0])) == pytest.approx(0.4)
+    assert chance_level(torch.tensor([0, 1, 1, 2]), torch.tensor([1, 1, 0, 0, 0]), 3) == pytest.approx(0.4)
 
 
 def test_the_margin_of_two_halves_on_a_hundred_samples():
