@@ -430,7 +430,7 @@ def _statistics(
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _digest(table: dict[str, list[Any]], modalities: Sequence[str], recipe: str, several_classes: bool) -> str:
+def _digest(table: dict[str, list[Any]], modalities: Sequence[str], recipe: str, several_classes: bool = False) -> str:
     """Return the SHA-256 of the samples' contents; it does not depend on the order of rows or on file names."""
     columns = ["sample", "split", "label", *(f"{modality}_sha256" for modality in modalities)]
     samples = sorted(map(list, zip(*(table[column] for column in columns), strict=True)))

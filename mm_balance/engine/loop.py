@@ -224,10 +224,14 @@ def fit(stage: Stage, progress: Progress, recorder: Recorder, stop_requested: Ca
             metrics |= dict(split_metrics(predictions, "val"))
             fit_due = _fit_due(stage, progress.stage_epoch)
             if fit_due:
-                measured = measure_gaps(stage, progress.epoch, seen=progress.seen, stop_requested=stop_requested)
+                measured = measure_gaps(
+                    stage, progress.epoch, progress.gap_fit, seen=progress.seen, stop_requested=stop_requested
+                )
                 doubts = {name: doubt.detach().cpu() for name, doubt in stage.method.doubts().items()}
                 progress.gap_fit = replace(measured, doubts=doubts)
-                progress.validation_fit = fit_gaps(predictions, progress.epoch, stage.mixture)
+                progress.validation_fit = fit_gaps(
+                    predictions, progress.epoch, stage.mixture, previous=progress.validation_fit
+                )
                 metrics |= _gap_fit_metrics(stage, progress.gap_fit, progress.validation_fit)
             bar.set_postfix(val=f"{metrics['val/accuracy']:.3f}", refresh=False)
             if metrics["val/accuracy"] > progress.best_accuracy:
@@ -368,6 +372,7 @@ def _never() -> bool:
 def measure_gaps(
     stage: Stage,
     epoch: int,
+    previous: GapFit | None = None,
     *,
     seen: SeenProbabilities | None = None,
     stop_requested: Callable[[], bool] = _never,
@@ -379,6 +384,7 @@ def measure_gaps(
     Args:
         stage: the stage.
         epoch: epochs finished, over both stages.
+        previous: the last fit, whose mixture is one more start.
         seen: what training saw, for ``running``. A sample that it never saw counts with the network's prediction, as under
             ``refit``.
         stop_requested: polled after every batch of a copy.
@@ -389,17 +395,20 @@ def measure_gaps(
     train = stage.data.splits["train"]
     running = seen if stage.gap_source == "running" else None
     if running is not None and running.complete:
-        return _running_fit(stage, epoch, running, None)
+        return _running_fit(stage, epoch, running, None, previous)
     with nullcontext() if stage.method.needs_warmup else stage.model.passes.paused():
         if stage.gap_source == "cross_fitted":
             inspector = inspector_at(stage, None, Clock(epoch, 0, epoch), stop_requested)
             predictions = inspector.cross_predict(loss_of_copies, max(epoch, 1), folds=min(FOLDS, len(train)))
-            return fit_gaps(predictions, epoch, stage.mixture, source=stage.gap_source)
-        fit = fit_gaps(predict_split(stage.model, stage.method, train, stage.device), epoch, stage.mixture)
-    return fit if running is None else _running_fit(stage, epoch, running, fit)
+            return fit_gaps(predictions, epoch, stage.mixture, source=stage.gap_source, previous=previous)
+        predictions = predict_split(stage.model, stage.method, train, stage.device)
+        fit = fit_gaps(predictions, epoch, stage.mixture, previous=previous)
+    return fit if running is None else _running_fit(stage, epoch, running, fit, previous)
 
 
-def _running_fit(stage: Stage, epoch: int, seen: SeenProbabilities, otherwise: GapFit | None) -> GapFit:
+def _running_fit(
+    stage: Stage, epoch: int, seen: SeenProbabilities, otherwise: GapFit | None, previous: GapFit | None = None
+) -> GapFit:
     """Fit the gaps of the running means; ``otherwise`` stands in for what was never seen."""
     train = stage.data.splits["train"]
     *unimodal, fused = seen.filled(otherwise)
@@ -411,6 +420,7 @@ def _running_fit(stage: Stage, epoch: int, seen: SeenProbabilities, otherwise: G
         stage.mixture,
         samples_digest=train.samples_digest,
         source="running",
+        previous=previous,
     )
 
 

@@ -31,8 +31,13 @@ def exact_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.cat([true_class_probability(block.double(), part) for block, part in blocks])
 
 
-def fit_gaps(predictions: SplitPredictions, epoch: int, kind: str, *, source: str = "refit") -> GapFit:
-    """Compute the gap of every sample (Eq. 6), fit the mixture (Eq. 8) and compute posteriors (Eq. 9)."""
+def fit_gaps(
+    predictions: SplitPredictions, epoch: int, kind: str, *, source: str = "refit", previous: GapFit | None = None
+) -> GapFit:
+    """Compute the gap of every sample (Eq. 6), fit the mixture (Eq. 8) and compute posteriors (Eq. 9).
+
+    ``previous``: the last fit of the same split, whose mixture is one more start.
+    """
     labels = predictions.labels
     return fit_gaps_from_probabilities(
         {name: exact_probabilities(logits, labels) for name, logits in predictions.unimodal.items()},
@@ -42,6 +47,7 @@ def fit_gaps(predictions: SplitPredictions, epoch: int, kind: str, *, source: st
         kind,
         samples_digest=predictions.samples_digest,
         source=source,
+        previous=previous,
     )
 
 
@@ -54,10 +60,11 @@ def fit_gaps_from_probabilities(
     *,
     samples_digest: str,
     source: str = "refit",
+    previous: GapFit | None = None,
 ) -> GapFit:
     """Same as ``fit_gaps``, from true-class probabilities, each ``(samples,)``; fits another mixture kind to saved gaps."""
     gaps = gap_from_probabilities(probabilities)
-    mixture = fit_mixture(gaps, kind=kind)
+    mixture = fit_mixture(gaps, kind=kind, also=None if previous is None else previous.mixture)
     return GapFit(
         epoch=epoch,
         samples_digest=samples_digest,

@@ -15,7 +15,7 @@ from mm_balance import measuring, names
 from mm_balance.explorer.gap_table import gap_table
 from mm_balance.functional.gap import modality_gap
 from mm_balance.functional.gap_fits import exact_probabilities, fit_gaps, gap_fit_metrics
-from mm_balance.functional.mixture import LARGE, fit_mixture
+from mm_balance.functional.mixture import BINS, fit_mixture
 from mm_balance.types import SplitPredictions
 from tests.helpers.predictions import CLASSES, SAMPLES, multi_label_predictions, predictions
 
@@ -308,11 +308,11 @@ def test_many_classes_are_converted_in_blocks_to_the_same_numbers(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["two", "two_absolute", "three"])
-def test_a_large_set_is_fitted_as_well_as_by_every_start_on_all_gaps(kind, monkeypatch):
-    logits, labels, _ = predictions(samples=LARGE + 1)
+def test_a_large_set_is_fitted_as_well_as_on_all_gaps_themselves(kind, monkeypatch):
+    logits, labels, _ = predictions(samples=3 * BINS)
     gaps = mm.measure(logits, labels, kind=kind).gaps
     fast = fit_mixture(gaps, kind=kind)
-    monkeypatch.setattr("mm_balance.functional.mixture.LARGE", len(gaps))
+    monkeypatch.setattr("mm_balance.functional.mixture.BINS", len(gaps))
     thorough = fit_mixture(gaps, kind=kind)
     assert fast != thorough
     assert fast.log_likelihood > thorough.log_likelihood - 1e-5
