@@ -75,9 +75,19 @@ class Fits:
     means: Array
     variances: Array
 
-    def chosen(self, which: list[int]) -> Fits:
+    def chosen(self, which: list[int] | NDArray[np.intp]) -> Fits:
         """Return these starts."""
         return Fits(self.weights[which], self.means[which], self.variances[which])
+
+    def with_changed(self, which: NDArray[np.intp], changed: Fits) -> Fits:
+        """Return all starts, of which those at ``which`` are taken from ``changed``."""
+        copy = Fits(self.weights.copy(), self.means.copy(), self.variances.copy())
+        copy.weights[which], copy.means[which], copy.variances[which] = (
+            changed.weights,
+            changed.means,
+            changed.variances,
+        )
+        return copy
 
     def where(self, mask: NDArray[np.bool_], other: Fits) -> Fits:
         """Return these for starts where ``mask`` ``(starts,)`` is true, and ``other`` elsewhere."""
@@ -133,30 +143,32 @@ def converge(points: Points, fits: Fits, *, floor: float, tolerance: float, most
         points: the data.
         fits: the starts.
         floor: see ``one_step``.
-        tolerance: end when a plain step changes no parameter of any start by more: no weight, no mean in standard deviations, and no
-            logarithm of a standard deviation.
+        tolerance: a start ends when a plain step changes none of its parameters by more: no weight, no mean in standard deviations,
+            and no logarithm of a standard deviation.
         most_steps: bound on the number of steps.
     """
+    ended, active = fits, np.arange(len(fits.weights))
     for _ in range(max(most_steps // 3, 1)):
         first, _ = one_step(points, fits, floor)
         second, after = one_step(points, first, floor)
         third, far = one_step(points, _extrapolated(fits, first, second, floor), floor)
         fits = third.where(far >= after, second)  # false for NaN
-        if _largest_change(first, second) < tolerance:
+        ended = ended.with_changed(active, fits)
+        moving = np.flatnonzero(_largest_change(first, second) >= tolerance)
+        if not len(moving):
             break
-    return fits, one_step(points, fits, floor)[1]
+        fits, active = fits.chosen(moving), active[moving]
+    return ended, one_step(points, ended, floor)[1]
 
 
-def _largest_change(first: Fits, second: Fits) -> float:
-    deviations = np.sqrt(first.variances)
-    return max(
-        float(np.abs(change).max())
-        for change in (
-            second.weights - first.weights,
-            (second.means - first.means) / deviations,
-            0.5 * np.log(second.variances / first.variances),
-        )
+def _largest_change(first: Fits, second: Fits) -> Array:
+    """Return the largest change of any parameter of each start, ``(starts,)``."""
+    changes = (
+        second.weights - first.weights,
+        (second.means - first.means) / np.sqrt(first.variances),
+        0.5 * np.log(second.variances / first.variances),
     )
+    return np.abs(np.concatenate(changes, axis=1)).max(axis=1)
 
 
 def _extrapolated(start: Fits, first: Fits, second: Fits, floor: float) -> Fits:

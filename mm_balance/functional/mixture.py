@@ -135,8 +135,8 @@ def _starts(values: NDArray, kind: str, seed: int, also: Mixture | None) -> Fits
         means = generator.choice(values, size=count, replace=False)
         starts.append((equal, means, spread**2 * np.exp(2 * generator.uniform(math.log(0.03), 0.0, count))))
     wide_means = np.linspace(values[0], values[-1], count + 1)[1:-1] if count > 2 else [values.mean()]
-    for quantile in QUANTILES:
-        means = np.array([np.quantile(values, quantile), *wide_means])
+    for quantile in np.quantile(values, QUANTILES):
+        means = np.array([quantile, *wide_means])
         starts.append((equal, means, spread**2 * np.array([0.01] + [1.0] * (count - 1))))
     if also is not None and also.kind == kind and not also.degenerate:
         known = np.array([[item.weight, item.mean, item.std**2] for item in also.components])
