@@ -1,8 +1,8 @@
-"""Discrepancy between modalities, and the modulation it controls (OGM-GE, OPM). Pure functions of tensors, no host sync."""
+"""Discrepancy between modalities, and the modulation it controls (OGM-GE, OPM). No host sync; pure, except ``modulate_``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -47,17 +47,36 @@ def ogm_coefficients(
     return coefficients
 
 
-def modulated_gradient(gradient: Tensor, coefficient: Tensor, noise: Tensor | None) -> Tensor:
-    """Return ``k g``, plus noise with the standard deviation of the unscaled gradient (n - 1, plus 1e-8) if ``noise`` is given.
+def modulate_(gradient: Tensor, coefficient: Tensor, noise: Tensor | None) -> None:
+    """Scale a gradient in place to ``k g``, plus noise with the standard deviation of the unscaled gradient (n - 1, plus 1e-8).
 
     Args:
         gradient: any shape, two elements or more.
         coefficient: scalar.
-        noise: standard normal draws of the same shape; None = no noise (OGM without GE).
+        noise: standard normal draws of the same shape, which are overwritten; None = no noise (OGM without GE).
     """
-    if noise is None:
-        return gradient * coefficient
-    return gradient * coefficient + noise * (gradient.std() + NOISE_FLOOR)
+    if noise is not None:
+        noise.mul_(gradient.std() + NOISE_FLOOR)
+    gradient.mul_(coefficient)
+    if noise is not None:
+        gradient.add_(noise)
+
+
+def normal_draws(like: Sequence[Tensor]) -> list[Tensor]:
+    """Return standard normal draws with the shapes, strides, type and device of tensors of one type and device.
+
+    They are parts of one buffer: drawing tensor by tensor costs several times as much where weights lie channels last in memory.
+    """
+    if not like:
+        return []
+    draws = torch.randn(sum(item.numel() for item in like), dtype=like[0].dtype, device=like[0].device)
+    found, offset = [], 0
+    for item in like:
+        span = 1 + sum((size - 1) * stride for size, stride in zip(item.shape, item.stride(), strict=True))
+        part = draws[offset : offset + item.numel()]
+        found.append(part.as_strided(item.shape, item.stride()) if span == item.numel() else part.view(item.shape))
+        offset += item.numel()
+    return found
 
 
 def drop_probabilities(ratios: Mapping[str, Tensor], base: float, slope: float) -> dict[str, Tensor]:

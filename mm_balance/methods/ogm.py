@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from mm_balance.functional.modulation import discrepancy_ratios, modulated_gradient, ogm_coefficients
+from mm_balance.functional.modulation import discrepancy_ratios, modulate_, normal_draws, ogm_coefficients
 from mm_balance.methods.base import Method, encoder_gradients, true_scores
 from mm_balance.methods.options import option
 from mm_balance.models import MultimodalNetwork
@@ -78,11 +77,12 @@ def damp_encoders(model: MultimodalNetwork, coefficients: dict[str, Tensor], *, 
     The official code knows convolutional encoders only, and leaves gradients with fewer than ``min_dim`` dimensions as they are. An
     encoder with less than half of its weights in the others, as a transformer, would hardly be damped: of it, all matrices are.
     """
+    chosen: list[tuple[Tensor, Tensor]] = []
     for modality, coefficient in coefficients.items():
         gradients = list(encoder_gradients(model, modality))
         large = sum(gradient.numel() for gradient in gradients if gradient.dim() >= min_dim)
         least = min_dim if 2 * large >= sum(gradient.numel() for gradient in gradients) else min(min_dim, MATRIX)
-        for gradient in gradients:
-            if gradient.dim() >= least:
-                draws = torch.randn_like(gradient) if noise else None
-                gradient.copy_(modulated_gradient(gradient, coefficient, draws))
+        chosen += [(gradient, coefficient) for gradient in gradients if gradient.dim() >= least]
+    draws = normal_draws([gradient for gradient, _ in chosen]) if noise else [None] * len(chosen)
+    for (gradient, coefficient), draw in zip(chosen, draws, strict=True):
+        modulate_(gradient, coefficient, draw)

@@ -14,7 +14,8 @@ from mm_balance.functional.modulation import (
     discrepancy_ratios,
     drop_features,
     drop_probabilities,
-    modulated_gradient,
+    modulate_,
+    normal_draws,
     ogm_coefficients,
 )
 from mm_balance.functional.projection import next_projection
@@ -98,9 +99,28 @@ def test_ogm_ge_noise():
     gradient = tensor([0.1, -0.2, 0.3, 0.4]).view(1, 1, 2, 2)
     near(gradient.std(), 0.264575)
     noise = tensor([1, -1, 0.5, 0]).view(1, 1, 2, 2)
-    found = modulated_gradient(gradient, tensor(0.136239), noise)
+    found, plain = gradient.clone(), gradient.clone()
+    modulate_(found, tensor(0.136239), noise)
     near(found.flatten(), [0.278199, -0.291823, 0.173159, 0.0544956])
-    near(modulated_gradient(gradient, tensor(0.5), None).flatten(), [0.05, -0.1, 0.15, 0.2])
+    modulate_(plain, tensor(0.5), None)
+    near(plain.flatten(), [0.05, -0.1, 0.15, 0.2])
+
+
+def test_draws_lie_in_memory_as_the_gradients_do_and_share_no_number():
+    torch.manual_seed(0)
+    like = [
+        torch.empty(8, 4, 3, 3).to(memory_format=torch.channels_last), torch.empty(16, 8), torch.empty(8, 5).t(),
+        torch.empty(6, 1, 1, 1), torch.empty(4, 10)[:, ::2],
+    ]  # fmt: skip
+    draws = normal_draws(like)
+    for wanted, found in zip(like, draws, strict=True):
+        assert found.shape == wanted.shape
+    assert all(found.stride() == wanted.stride() for wanted, found in zip(like[:4], draws[:4], strict=True))
+    numbers = torch.cat([found.flatten() for found in draws])
+    assert len(numbers.unique()) == len(numbers) == sum(wanted.numel() for wanted in like)
+    assert abs(float(numbers.mean())) < 0.15
+    assert float(numbers.std()) == pytest.approx(1.0, abs=0.1)
+    assert normal_draws([]) == []
 
 
 def test_nobody_is_infinitely_far_ahead_of_those_who_know_nothing():
