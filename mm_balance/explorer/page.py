@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mm_balance.explorer.media import Media
-from mm_balance.explorer.samples import ALL, MARGIN, SPLITS, WRONG_LABEL, right_by_class
+from mm_balance.explorer.samples import ALL, CLASSES, MARGIN, SPLITS, WRONG_LABEL, right_by_class
 
 DIGITS = 4
 """Significant digits of numbers in the page."""
@@ -107,14 +107,21 @@ def explorer_html(table: pd.DataFrame, media: Mapping[tuple[str, str], Media], t
     table = table[_ordered(list(table))]
     if "corruption_kind" in table:
         table = table.assign(corruption_kind=table["corruption_kind"].map(lambda kind: KINDS.get(kind, kind)))
+    several = list(table[CLASSES]) if CLASSES in table else None
+    matrices = {name: _matrix(table[table["split"] == name]) for name in SPLITS if name in set(table["split"])}
+    table = table.drop(columns=CLASSES, errors="ignore")
     columns = list(table)
     filters = {name: sorted(map(str, set(table[name]))) for name in _filters(table)}
+    if several is not None:  # one is chosen, and samples with others besides are shown, too
+        choices = sorted({name for names in several for name in names})
+        filters["class"] = choices if len(choices) <= MOST_CHOICES else []
+        filters = {name: values for name, values in filters.items() if values}
     return environment.get_template("explorer.html").render(
         nonce=secrets.token_urlsafe(16),  # only the script that has it runs, whatever else gets into the page
         text=text,
         total=len(table),
         sentences=[*_truth(table), *text.sentences],
-        matrices={name: _matrix(table[table["split"] == name]) for name in SPLITS if name in set(table["split"])},
+        matrices=matrices,
         filters=filters,
         # Only training samples can be mended; two runs are compared on all.
         chosen={"split": "train"} if "train" in filters.get("split", ()) and not text.against else {},
@@ -122,6 +129,7 @@ def explorer_html(table: pd.DataFrame, media: Mapping[tuple[str, str], Media], t
         data={
             "columns": columns,
             "rows": [[_plain(value) for value in row] for row in table.itertuples(index=False, name=None)],
+            "several": several,
             "media": [_embedded(media.get(key)) for key in zip(table["split"], table["sample"], strict=True)],
             "numbers": [name for name in columns if pd.api.types.is_numeric_dtype(table[name])],
             "titles": {name: TITLES.get(name, name.replace("_", " ")) for name in columns},

@@ -52,7 +52,9 @@ def _value(media: Media | None, attribute: str, modality: str) -> dict[str, Any]
     return None if content is None else {"bytes": content, "path": media.files.get(modality)}
 
 
-def _feature(kind: pa.DataType) -> dict[str, str]:
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "Sequence"}
     if pa.types.is_floating(kind):
         return {"dtype": "float64", "_type": "Value"}
     return {"dtype": "int64" if pa.types.is_integer(kind) else "string", "_type": "Value"}

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 from mm_balance.functional.gap import true_class_probability
-from mm_balance.functional.labels import is_named_right, label_names
+from mm_balance.functional.labels import has_several_classes, is_named_right, label_names
 from mm_balance.functional.mixture import Mixture
 from mm_balance.types import SplitPredictions
 
@@ -38,6 +38,8 @@ FLOOR = 1e-6
 ALL = "label or all"
 """Doubted if all modalities are in trouble."""
 NONE = "none"
+CLASSES = "classes"
+"""Column of the lists of true classes, where samples may have several."""
 WRONG_LABEL = "label"
 """In the column ``corrupted``, in place of a modality."""
 
@@ -75,11 +77,11 @@ def sample_table(splits: Sequence[ExplorerSplit], classes: Sequence[str], mixtur
         mixture: the mixture of the training gaps at the last refit; None = the run has none, and no posterior.
 
     Returns:
-        Columns: split, sample, the facts, class (several true ones separated by commas), predicted, ``predicted_<modality>``, right
-        (which modalities alone name the class, or one of the true ones: ``all``, ``none``, or their names), p_fused,
-        ``p_<modality>``, loss (of the fused prediction, nats), gap, posterior_imbalanced (of the training mixture), those of
-        ``suspicion``, movement (sum of the changes of the gap from refit to refit), gap_by_refit and posterior_by_refit (texts,
-        separated by spaces).
+        Columns: split, sample, the facts, class (several true ones separated by commas, and then also classes, a list), predicted,
+        ``predicted_<modality>``, right (which modalities alone name the class, or one of the true ones: ``all``, ``none``, or their
+        names), p_fused, ``p_<modality>``, loss (of the fused prediction, nats), gap, posterior_imbalanced (of the training mixture),
+        those of ``suspicion``, movement (sum of the changes of the gap from refit to refit), gap_by_refit and posterior_by_refit
+        (texts, separated by spaces).
     """
     table = pd.concat([_split_table(split, classes, mixture) for split in splits], ignore_index=True)
     return table.sort_values("suspicion", ascending=False, kind="stable", ignore_index=True)
@@ -97,6 +99,8 @@ def _split_table(split: ExplorerSplit, classes: Sequence[str], mixture: Mixture 
     predicted = {name: logits.argmax(dim=1).numpy() for name, logits in predictions.unimodal.items()}
     columns: dict[str, object] = {"split": split.name, "sample": list(split.samples), **split.facts}
     columns["class"] = np.asarray(label_names(labels, tuple(classes)), dtype=object)
+    if has_several_classes(labels):
+        columns[CLASSES] = [list(names[row]) for row in labels.bool().numpy()]
     columns["predicted"] = names[predictions.fused.argmax(dim=1).numpy()]
     columns |= {f"predicted_{name}": names[found] for name, found in predicted.items()}
     right = {name: is_named_right(logits, labels).numpy() for name, logits in predictions.unimodal.items()}
@@ -214,9 +218,15 @@ def _series(values: Sequence[np.ndarray]) -> list[str]:
 
 
 def right_by_class(table: pd.DataFrame) -> pd.DataFrame:
-    """Count which modalities alone were right, per class: classes in rows, the values of ``right`` in columns, and a row of all."""
-    counts = pd.crosstab(table["class"], table["right"], margins=True, margins_name="all classes")
-    order = ["all", *sorted(set(counts) - {"all", NONE, "all classes"}), NONE]
+    """Count which modalities alone were right, per class: classes in rows, the values of ``right`` in columns, and a row of all.
+
+    A sample with several true classes counts in the row of each, and once in the row of all.
+    """
+    members = table.explode(CLASSES) if CLASSES in table else table
+    counts = pd.crosstab(members[CLASSES if CLASSES in table else "class"], members["right"])
+    every = pd.DataFrame({"all classes": table["right"].value_counts()}).T
+    counts = pd.concat([counts, every]).fillna(0).astype(int)
+    order = ["all", *sorted(set(counts) - {"all", NONE}), NONE]
     return counts[[name for name in order if name in counts]]
 
 

@@ -125,6 +125,32 @@ def test_every_planted_kind_is_said_in_words():
     assert set(KINDS) | {"mixed"} == set(options()["corruption_kind"].choices)
 
 
+def several_classes():
+    return table(**{"class": ["cat, <b>dog", "cat", "bird"], "classes": [["cat", "<b>dog"], ["cat"], ["bird"]]})
+
+
+def test_with_several_classes_one_chooses_and_counts_each():
+    page = explorer_html(several_classes(), {}, text())
+    data = data_of(page)
+    assert data["several"] == [["cat", "<b>dog"], ["cat"], ["bird"]]
+    assert "classes" not in data["columns"]
+    choices = re.search(r'<select data-filter="class">(.*?)</select>', page, re.S)[1]
+    assert re.findall(r'value="=(.*?)"', choices) == ["&lt;b&gt;dog", "bird", "cat"]
+    counts = re.findall(r"<tr><th>(.*?)</th>((?:<td>\d+</td>)+)</tr>", page)
+    assert [(name, re.findall(r"\d+", cells)) for name, cells in counts] == [
+        ("&lt;b&gt;dog", ["0", "1", "0"]), ("bird", ["0", "0", "1"]), ("cat", ["1", "1", "0"]), ("all classes", ["1", "1", "1"]),
+    ]  # fmt: skip
+    assert data_of(explorer_html(table(), {}, text()))["several"] is None
+
+
+def test_lists_of_classes_are_lists_for_other_tools(tmp_path):
+    write_samples(several_classes(), {}, tmp_path / "samples.parquet", ("audio", "visual"))
+    assert pq.read_table(tmp_path / "samples.parquet")["classes"].to_pylist() == [["cat", "<b>dog"], ["cat"], ["bird"]]
+    datasets = pytest.importorskip("datasets")
+    loaded = datasets.Dataset.from_parquet(str(tmp_path / "samples.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert loaded[0]["classes"] == ["cat", "<b>dog"]
+
+
 def test_the_table_has_media_in_the_form_that_other_tools_read(tmp_path):
     media = {("train", "s1"): Media({"audio": b"png", "visual": b"webp"}, {"audio": b"ogg"}, {"audio": "a.wav"})}
     write_samples(table(), media, tmp_path / "samples.parquet", ("audio", "visual"))
