@@ -92,7 +92,8 @@ def open_training(
             check_same_data(resumed, data)
         else:
             stages = plan if isinstance(plan, tuple) else (plan,)
-            warn_if_long(config, data, sum(stage.epochs for stage in stages), command.parameters)
+            epochs = sum(stage.epochs for stage in stages)
+            warn_if_long(config, data, epochs, command.parameters, command=command.name)
         # A checkpoint records the warm-up that its run started from.
         warmup = choose_warmup(config, data) if state is None else None
         run = resumed or open_run(run_title(command.name, config, data.name))
