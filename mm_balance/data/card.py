@@ -73,7 +73,7 @@ def data_card(
         skipped: one line per unusable clip.
         warnings: what is suspicious about the data.
         inputs: modality -> kind and shape of what networks are given, in words; the first one leads the gap.
-        suggested: command line with settings that fit the data on a machine without a GPU; empty = none.
+        suggested: command, of a shell or of Python, with settings that fit the data on a machine without a GPU; empty = none.
     """
     files = [
         *_spread("duration in s", 2, samples, lambda sample: sample.seconds),
@@ -100,7 +100,7 @@ def data_card(
         parts.append("\n".join(["## Lists\n", "| list | SHA-256 |", "|---|---|", *rows, ""]))
     if suggested:
         parts.append(f"## Suggested settings\n\nFor a machine without a GPU, from the sizes and lengths above. {NOT_SET}\n\n"
-                     f"```bash\n{suggested}\n```\n")  # fmt: skip
+                     f"```\n{suggested}\n```\n")  # fmt: skip
     for title, lines in (
         ("Warnings", warnings),
         ("Notes", notes),
