@@ -105,7 +105,12 @@ build.settings = {"warmup_epochs": 6, "adaptive_epochs": 12, "epochs": 18, "batc
             "40 trials of 18 epochs, 2",
             "-P warmup_epochs",
         ),
-        ({"method": "concat", "search": "optimizer"}, "at most about 160.0", "-P learning_rate_schedule=cosine", "-P batch_size="),
+        (
+            {"method": "concat", "search": "optimizer"},
+            "at most about 160.0",
+            "-P learning_rate_schedule=cosine",
+            "-P batch_size=",
+        ),
     ],
 )
 def test_a_long_study_is_announced_with_all_that_it_trains(

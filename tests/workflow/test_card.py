@@ -97,7 +97,12 @@ def test_a_sample_of_several_classes_counts_in_each_of_them_also_where_it_is_lef
     run = open_run("training")
     log_data(run, data, "training")
     # Every other sample has the class after its own, too.
-    for row in ("| 0 | 21 | 6 | 6 | 33 |", "| 1 | 20 | 6 | 6 | 32 |", "| 2 | 19 | 6 | 6 | 31 |", "| **all** | **40** |"):
+    for row in (
+        "| 0 | 21 | 6 | 6 | 33 |",
+        "| 1 | 20 | 6 | 6 | 32 |",
+        "| 2 | 19 | 6 | 6 | 31 |",
+        "| **all** | **40** |",
+    ):
         assert row in text_of(run, tmp_path)
 
 
