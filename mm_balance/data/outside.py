@@ -101,17 +101,18 @@ def check_data(data: MultimodalData, what: str) -> None:
 
 def _check_table(table: Mapping[str, Sequence[Any]], samples: Collection[str], what: str) -> None:
     """Check the metadata of samples: a row for each of them, maybe of others, too, with values that a table can have."""
-    known = list(table.get("sample", ()))
-    if lacking := [sample for sample in samples if sample not in set(known)]:
+    rows = list(table.get("sample", ()))
+    known = set(rows)
+    if lacking := [sample for sample in samples if sample not in known]:
         raise UserError(
             f"{what}: its table has no row of sample {lacking[0]!r}; its column `sample` has to name all samples"
         )
-    if len(set(known)) < len(known) or any(len(values) != len(known) for values in table.values()):
+    if len(known) < len(rows) or any(len(values) != len(rows) for values in table.values()):
         raise UserError(f"{what}: its table needs one value for each sample in each column, and each sample once")
     for name, values in table.items():
         try:
             pa.array(values)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OverflowError) as error:
             raise UserError(f"{what}: column {name} of its table: {str(error).splitlines()[0]}") from None
 
 
