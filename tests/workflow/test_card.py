@@ -75,7 +75,7 @@ def made(**given):
 def test_data_without_a_store_have_the_same_card_on_each_run(tmp_path):
     data = replace(made(kind="vector"), warnings=["two labels look alike"])
     run = open_run("training")
-    log_data(run, data.with_train_fraction(0.5, seed=0).with_held_out(0.2, seed=0), "training", "own_data:build")
+    log_data(run, data.with_train_fraction(0.5, seed=0).with_held_out(0.2, seed=0), "training", "python:tiny")
     assert set(run.artifact_names(names.DATA_FOLDER)) == CARD
     text = text_of(run, tmp_path)
     assert "| 0 | 14 | 4 | 4 | 22 |" in text
