@@ -77,7 +77,6 @@ def data_card(
     """
     files = [
         *_spread("duration in s", 2, samples, lambda sample: sample.seconds),
-        *_spread("steps", 0, samples, lambda sample: sample.steps),
         *_value_counts("sampling rate", "Hz", samples, lambda sample: sample.rate),
         *_value_counts(
             "image size", "pixels", samples, lambda sample: {m: f"{w} x {h}" for m, (w, h) in sample.size.items()}
@@ -92,6 +91,8 @@ def data_card(
         *_class_table(samples),
         *(["## Files\n", *files] if files else []),
     ]
+    if lengths := _spread("steps", 0, samples, lambda sample: sample.steps):
+        parts += ["## Lengths of sequences\n", *lengths]
     if inputs:
         shapes = [f"- {markdown_text(modality)}: {markdown_text(text)}" for modality, text in inputs.items()]
         parts.append("\n".join(["## Inputs of the networks\n", *shapes, ""]))
@@ -182,7 +183,7 @@ def _spread(
         f"{statistics.median(values):.{digits}f} | {statistics.fmean(values):.2f} | {max(values):.{digits}f} |"
         for (modality, split), values in sorted(found.items(), key=lambda item: (item[0][0], SPLITS.index(item[0][1])))
     ]
-    head = [f"| {title} | split | files | min | median | mean | max |", "|---|---|--:|--:|--:|--:|--:|"]
+    head = [f"| {title} | split | samples | min | median | mean | max |", "|---|---|--:|--:|--:|--:|--:|"]
     return ["\n".join([*head, *rows, ""])]
 
 

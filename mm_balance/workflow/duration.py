@@ -10,9 +10,11 @@ import torch
 
 from mm_balance.config import Config
 from mm_balance.config.datasets import is_at_hand, is_own
+from mm_balance.config.per_modality import by_modality
 from mm_balance.data import BatchLoader, MultimodalData
 from mm_balance.data.card import card_samples
 from mm_balance.data.suggestions import as_words, suggested_settings
+from mm_balance.input_kinds import IMAGE, SOUND, VIDEO
 from mm_balance.types import Clock
 from mm_balance.workflow.build import build_stage
 from mm_balance.workflow.next_steps import command_line, to_repeat
@@ -57,6 +59,8 @@ def warn_if_long(
         return
     declared = config.values()
     fitting = suggested_settings(card_samples(data), [spec.kind for spec in data.specs.values()])
+    if "encoder" in fitting:
+        fitting["encoder"] = _with_small_encoders(declared["encoder"], data, fitting["encoder"])
     changed = {name: value for name, value in fitting.items() if name in takes and str(declared[name]) != value}
     about = "at most about" if may_end_early else "about"
     parts = [
@@ -67,6 +71,16 @@ def warn_if_long(
     if study is not None:
         parts.append("fewer trials: -P trials=NUMBER")
     print(f"mm-balance: warning: {'; '.join(parts)}", file=sys.stderr)
+
+
+def _with_small_encoders(chosen: str, data: MultimodalData, small: str) -> str:
+    """Return the parameter ``encoder`` with ``small`` for what is seen or heard; what is chosen for vectors and sequences stays."""
+    encoders = by_modality("encoder", chosen, list(data.specs))
+    seen_or_heard = {name for name, spec in data.specs.items() if spec.kind in (SOUND, IMAGE, VIDEO)}
+    fitting = {name: small if name in seen_or_heard else encoder for name, encoder in encoders.items()}
+    if fitting == encoders:
+        return chosen
+    return small if len(set(encoders.values())) == 1 else ",".join(f"{name}:{item}" for name, item in fitting.items())
 
 
 def _in_words(command: str, config: Config, settings: dict[str, str]) -> str:

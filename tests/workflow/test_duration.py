@@ -78,6 +78,24 @@ def test_nothing_is_suggested_that_is_set_already(config, monkeypatch, capsys):
     assert capsys.readouterr().err.endswith("(40 samples, 100 epochs, 0.90 s a sample)\n")
 
 
+@pytest.mark.parametrize(
+    ("encoder", "told"),
+    [
+        ("resnet18", "-P encoder=resnet_narrow"),
+        ("touch:mlp,visual:resnet18", "-P encoder=visual:resnet_narrow,touch:mlp"),
+        ("visual:resnet_narrow,touch:mlp", None),
+    ],
+)
+def test_the_small_encoder_is_for_what_is_seen_or_heard(tmp_path, monkeypatch, capsys, encoder, told):
+    monkeypatch.setattr(duration, "seconds_per_sample", lambda config, data: 0.9)
+    data = tiny_data(("visual", "touch"))
+    data.specs["touch"] = replace(data.specs["touch"], kind="vector")
+    given = {"dataset": str(tmp_path / "m.csv"), "device": "cpu", "modalities": "visual,touch", "encoder": encoder}
+    duration.warn_if_long(resolve(given), data, 100, ["encoder"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"settings that fit: {told}" if told else "0.90 s a sample)")
+
+
 def test_data_at_hand_are_told_of_in_python(monkeypatch, capsys):
     monkeypatch.setattr(duration, "seconds_per_sample", lambda config, data: 0.9)
     given = {"dataset": "python:mine", "device": "cpu", "method": "ogm_ge", "batch_size": 32, "epochs": 100, "seed": 3}
