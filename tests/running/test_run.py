@@ -10,6 +10,7 @@ import torch
 import mm_balance as mm
 from mm_balance.engine import loop
 from mm_balance.errors import UserError
+from mm_balance.stopping import LAUNCHER_VARIABLE
 from mm_balance.testing import tiny_data
 from mm_balance.workflow import duration
 from tests.helpers.commands import artifacts, by_stage, do, newest, runs
@@ -72,20 +73,37 @@ def test_the_same_bits_in_mlflow(store, untracked, tmp_path):
     assert (tmp_path / "explorer.html").stat().st_size > 100_000
 
 
-@pytest.mark.parametrize("words", [{"track": False}, {"track": False, "warmup": False, "method": "concat"}, {}])
-def test_a_long_training_is_announced_in_python(store, monkeypatch, capsys, words):
-    class Announced(Exception):
-        pass
+class Begun(Exception):
+    """The training begins."""
 
-    def stop(*given, **more):
-        raise Announced
+
+@pytest.fixture
+def announced(store, monkeypatch, capsys):
+    """The lines about hours that stand before a long training."""
+
+    def begin(*given, **more):
+        raise Begun
 
     monkeypatch.setattr(duration, "seconds_per_sample", lambda config, data: 100.0)
-    monkeypatch.setattr("mm_balance.running._trained", stop)
-    monkeypatch.setattr("mm_balance.commands.training.open_run", stop)
-    with pytest.raises(Announced):
-        mm.run(tiny_data(kind="vector"), device="cpu", **words)
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "hours on this CPU" in line]
+    monkeypatch.setattr("mm_balance.running._trained", begin)
+    monkeypatch.setattr("mm_balance.commands.training.open_run", begin)
+
+    def lines(**words):
+        with pytest.raises(Begun):
+            mm.run(tiny_data(kind="vector"), device="cpu", **words)
+        return [line for line in capsys.readouterr().err.splitlines() if "hours on this CPU" in line]
+
+    return lines
+
+
+def test_a_part_of_a_study_is_not_announced_again(announced, monkeypatch):
+    monkeypatch.setenv(LAUNCHER_VARIABLE, "1")
+    assert announced() == []
+
+
+@pytest.mark.parametrize("words", [{"track": False}, {"track": False, "warmup": False, "method": "concat"}, {}])
+def test_a_long_training_is_announced_in_python(announced, words):
+    (line,) = announced(**words)
     assert "settings that fit: mm_balance.run(data, " in line
     assert ("warmup=False" in line) is ("warmup" in words)
 
