@@ -258,9 +258,10 @@ ARTIFACTS = {
     ENVIRONMENT_FILE: "package versions, machine, git commit, command line",
     "environment_epoch_NNNN.json": "the same for the process that resumed the run after NNNN epochs",
     DATA_FILE: "data set: digest, classes, sizes per split, recipe, skipped rows",
-    f"{DATA_FOLDER}/{CARD_FILE}": "data card of a prepared set: counts, durations, sampling rates, sizes, lists, skipped files",
+    f"{DATA_FOLDER}/{CARD_FILE}": "data card: counts per class and split, inputs of the networks; of prepared sets also "
+    "durations, sampling rates, sizes, lists, skipped files",
     f"{DATA_FOLDER}/{SHEET_FILE}": "frames and spectrograms of some training samples",
-    f"{DATA_FOLDER}/{SAMPLES_FILE}": "one row per sample: split, label, files, hashes, durations, and metadata of the data set "
+    f"{DATA_FOLDER}/{SAMPLES_FILE}": "one row per sample: split, label, and of files hashes, durations, and metadata of the data set "
     "(CREMA-D: actor, human votes)",
     EXPLORER_FILE: "every sample of the run in one page: pictures, sounds, predictions, gaps, which modality is suspect",
     SAMPLES_FILE: "the same as a table, with the media of the most suspect samples as {bytes, path}",

@@ -28,6 +28,7 @@ from mm_balance.methods import build_method, check_method_name, check_takes_labe
 from mm_balance.models import MultimodalNetwork
 from mm_balance.types import GapFit, SplitPredictions
 from mm_balance.workflow.build import begin_from, build_stage
+from mm_balance.workflow.duration import warn_if_long
 from mm_balance.workflow.plans import (
     StagePlan,
     adaptive_plan,
@@ -245,14 +246,17 @@ def _untracked(config: Config, data: MultimodalData, *, warmup: bool) -> Result:
     recorder, points = ListRecorder(), list[MetricPoint]()
     if warmup:
         check_takes_warmup(config.method.method)
+    plan = adaptive_plan(config) if warmup else train_plan(config)
+    before = warmup_plan(config) if warmup else None
+    epochs = plan.epochs + (0 if before is None else before.epochs)
+    command = MAIN if warmup else TRAIN
+    warn_if_long(config, data, epochs, command.parameters, command=command.name)
+    state = None
+    if before is not None:
         first = ListRecorder()
-        state = loop.capture(*_trained(warmup_plan(config), data, first, None))
+        state = loop.capture(*_trained(before, data, first, None))
         points += first.points
-        plan = adaptive_plan(config)
-        stage, progress = _trained(plan, data, recorder, state)
-    else:
-        plan = train_plan(config)
-        stage, progress = _trained(plan, data, recorder, None)
+    stage, progress = _trained(plan, data, recorder, state)
     point = recorder.points[-1]
     if plan.select_best:
         assert recorder.best is not None

@@ -115,7 +115,7 @@ def _log_header(second: StagePlan, data: MultimodalData, parent: TrackedRun) -> 
     parent.set_tags(provenance.tags(data, COMMAND.name, method) | {"mm.fingerprint": fingerprint(second.config, data)})
     parent.log_config(provenance.config)
     parent.log_params(provenance.parameters())
-    log_data(parent, data, "training")
+    log_data(parent, data, "training", second.config.data.dataset)
     if names.ENVIRONMENT_FILE not in parent.artifact_names(""):  # later processes are recorded on the nested runs
         parent.log_json(environment(), names.ENVIRONMENT_FILE)
 

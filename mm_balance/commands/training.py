@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from mm_balance.config.datasets import is_at_hand
 from mm_balance.data import MultimodalData
 from mm_balance.errors import Interrupted, Unwritable, UserError, reason
 from mm_balance.methods import check_takes_labels, find_method
+from mm_balance.stopping import LAUNCHER_VARIABLE
 from mm_balance.tracking.experiment_page import prepare_page, view_link
 from mm_balance.tracking.lookup import children, existing_run, open_run, relatives, run_link, tracking_uri
 from mm_balance.tracking.presence import alone_on
@@ -90,9 +92,10 @@ def open_training(
         check_takes_labels(find_method(config.method.method), several_classes=data.several_classes)
         if resumed is not None:
             check_same_data(resumed, data)
-        else:
+        elif LAUNCHER_VARIABLE not in os.environ:  # the command that started this one has said it of the whole
             stages = plan if isinstance(plan, tuple) else (plan,)
-            warn_if_long(config, data, sum(stage.epochs for stage in stages), command.parameters)
+            epochs = sum(stage.epochs for stage in stages)
+            warn_if_long(config, data, epochs, command.parameters, command=command.name)
         # A checkpoint records the warm-up that its run started from.
         warmup = choose_warmup(config, data) if state is None else None
         run = resumed or open_run(run_title(command.name, config, data.name))

@@ -89,6 +89,15 @@ def builder_settings(dataset: str) -> Mapping[str, Any]:
     return settings
 
 
+def is_own(dataset: str) -> bool:
+    """Tell whether a value of ``dataset`` stands for the user's own data, rather than a set that this package knows.
+
+    Raises:
+        UserError: as ``builder_path``.
+    """
+    return dataset.endswith(".csv") or builder_path(dataset) is not None
+
+
 def is_at_hand(dataset: str) -> bool:
     """Tell whether a value of ``dataset`` stands for data that a program gave to ``mm_balance.run``."""
     return dataset.startswith(f"{AT_HAND}:")

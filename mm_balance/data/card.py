@@ -1,4 +1,4 @@
-"""The data card of a prepared set: sample and file statistics as markdown."""
+"""The data card: statistics of the samples and their files as markdown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from mm_balance.data.dataset import MultimodalData
 from mm_balance.escaping import markdown_text
 
 SPLITS = ("train", "val", "test")
@@ -55,6 +57,7 @@ def data_card(
     excluded: Sequence[str],
     skipped: Sequence[str],
     warnings: Sequence[str] = (),
+    inputs: Mapping[str, str] | None = None,
     suggested: str = "",
 ) -> str:
     """Write the data card as markdown text.
@@ -69,16 +72,11 @@ def data_card(
         excluded: one line per clip excluded by the data set's own recipe.
         skipped: one line per unusable clip.
         warnings: what is suspicious about the data.
-        suggested: command line with settings that fit the data on a machine without a GPU; empty = none.
+        inputs: modality -> kind and shape of what networks are given, in words; the first one leads the gap.
+        suggested: command, of a shell or of Python, with settings that fit the data on a machine without a GPU; empty = none.
     """
-    parts = [
-        f"# {markdown_text(name)}\n\n{markdown_text(source)}\n",
-        f"- digest: `{digest}`\n- recipe: {markdown_text(recipe)}\n",
-        "## Samples\n",
-        *_class_table(samples),
-        "## Files\n",
+    files = [
         *_spread("duration in s", 2, samples, lambda sample: sample.seconds),
-        *_spread("steps", 0, samples, lambda sample: sample.steps),
         *_value_counts("sampling rate", "Hz", samples, lambda sample: sample.rate),
         *_value_counts(
             "image size", "pixels", samples, lambda sample: {m: f"{w} x {h}" for m, (w, h) in sample.size.items()}
@@ -86,12 +84,24 @@ def data_card(
         *_value_counts("stored frames", "frames", samples, lambda sample: sample.frames),
         *_value_counts("array", "numbers", samples, lambda sample: sample.array),
     ]
+    parts = [
+        f"# {markdown_text(name)}\n\n{markdown_text(source)}\n",
+        f"- digest: `{digest}`\n- recipe: {markdown_text(recipe)}\n",
+        "## Samples\n",
+        *_class_table(samples),
+        *(["## Files\n", *files] if files else []),
+    ]
+    if lengths := _spread("steps", 0, samples, lambda sample: sample.steps):
+        parts += ["## Lengths of sequences\n", *lengths]
+    if inputs:
+        shapes = [f"- {markdown_text(modality)}: {markdown_text(text)}" for modality, text in inputs.items()]
+        parts.append("\n".join(["## Inputs of the networks\n", *shapes, ""]))
     if lists:
         rows = [f"| {markdown_text(file)} | `{sha256}` |" for file, sha256 in lists.items()]
         parts.append("\n".join(["## Lists\n", "| list | SHA-256 |", "|---|---|", *rows, ""]))
     if suggested:
         parts.append(f"## Suggested settings\n\nFor a machine without a GPU, from the sizes and lengths above. {NOT_SET}\n\n"
-                     f"```bash\n{suggested}\n```\n")  # fmt: skip
+                     f"```\n{suggested}\n```\n")  # fmt: skip
     for title, lines in (
         ("Warnings", warnings),
         ("Notes", notes),
@@ -100,6 +110,40 @@ def data_card(
     ):
         parts += _lines(title, lines)
     return "\n".join(parts)
+
+
+def card_samples(data: MultimodalData) -> list[CardSample]:
+    """Return what the card counts, from the table of samples, whose columns depend on where the data come from."""
+    table = data.table
+
+    def modalities_with(*columns: str) -> list[str]:
+        return [name for name in data.specs if all(f"{name}_{column}" in table for column in columns)]
+
+    sounds = modalities_with("channels", "seconds", "rate")
+    pictures = modalities_with("frames", "seconds", "width", "height")
+    arrays = modalities_with("features", "dtype")
+    sequences = modalities_with("steps")
+
+    def values_of(modalities: list[str], column: str, index: int) -> dict[str, Any]:
+        values = {name: table[f"{name}_{column}"][index] for name in modalities}
+        return {name: value for name, value in values.items() if value is not None}
+
+    return [
+        CardSample(
+            split=table["split"][index],
+            classes=tuple(table["true_classes"][index]) if data.several_classes else (table["label"][index],),
+            seconds=values_of([*sounds, *pictures], "seconds", index),
+            rate=values_of(sounds, "rate", index),
+            size={name: (table[f"{name}_width"][index], table[f"{name}_height"][index]) for name in pictures},
+            frames=values_of(pictures, "frames", index),
+            array={
+                name: f"{table[f'{name}_features'][index]:,} features of {table[f'{name}_dtype'][index]}"
+                for name in arrays
+            },
+            steps=values_of(sequences, "steps", index),
+        )
+        for index in range(len(table.get("sample", ())))
+    ]
 
 
 def _class_table(samples: Sequence[CardSample]) -> list[str]:
@@ -139,7 +183,7 @@ def _spread(
         f"{statistics.median(values):.{digits}f} | {statistics.fmean(values):.2f} | {max(values):.{digits}f} |"
         for (modality, split), values in sorted(found.items(), key=lambda item: (item[0][0], SPLITS.index(item[0][1])))
     ]
-    head = [f"| {title} | split | files | min | median | mean | max |", "|---|---|--:|--:|--:|--:|--:|"]
+    head = [f"| {title} | split | samples | min | median | mean | max |", "|---|---|--:|--:|--:|--:|--:|"]
     return ["\n".join([*head, *rows, ""])]
 
 

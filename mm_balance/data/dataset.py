@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mm_balance.data.augment import VisualTransform, choose_frames
-from mm_balance.functional.labels import has_several_classes, random_share, samples_by_class
+from mm_balance.functional.labels import has_several_classes, label_names, random_share, samples_by_class
 from mm_balance.input_kinds import SEQUENCE
 from mm_balance.types import Batch, InputSpec
 
@@ -178,7 +179,8 @@ class MultimodalData:
         notes: remarks on the data or the split.
         duplicates: validation and test samples with a file whose content is also in an earlier split.
         warnings: what is suspicious about the data, one sentence each: content that occurs in two splits, labels that look alike.
-        table: column -> one value per sample of all splits: metadata of the clips.
+        table: column -> one value per sample of the whole data set: ``sample``, ``split``, ``label``, ``true_classes`` (a list, where
+            samples may have several), and metadata of the clips; ``with_table`` makes it for data that are given without.
         folder: the prepared store, if any.
         whole: for a part of a prepared set, the whole set, which the data card describes; else None.
     """
@@ -209,8 +211,36 @@ class MultimodalData:
 
     @property
     def card(self) -> Path | None:
-        """Folder of the data card of a prepared set."""
+        """Folder of the data card of a prepared set; None = there is no store, and each run has a card of its own."""
         return None if self.folder is None else self.folder / f"card-{self.digest[:12]}"
+
+    def with_table(self) -> MultimodalData:
+        """Return the data with a complete ``table`` of its samples, in the order that it has; further columns in it stay.
+
+        Splits (of samples held out: train), labels and the lengths of sequences (steps that are not all zero) are those of the samples
+        themselves, whatever the table says. So it has to be made before samples are left out or corrupted.
+        """
+        parts = list(self.splits.items())
+        columns: dict[str, list[Any]] = {
+            "sample": [sample for _, split in parts for sample in split.samples],
+            "split": [name if name in ("val", "test") else "train" for name, split in parts for _ in split.samples],
+            "label": [name for _, split in parts for name in label_names(split.labels, self.classes)],
+        }
+        if self.several_classes:
+            columns["true_classes"] = [
+                [self.classes[number] for number in row.nonzero().flatten().tolist()]
+                for _, split in parts
+                for row in split.labels
+            ]
+        for modality, spec in self.specs.items():
+            if spec.kind == SEQUENCE and self.folder is None:  # a store knows the lengths of its files
+                columns[f"{modality}_steps"] = [length for _, split in parts for length in _lengths(split, modality)]
+        number = {sample: place for place, sample in enumerate(columns["sample"])}
+        rows = [row for row, sample in enumerate(self.table["sample"]) if sample in number] if self.table else []
+        order = [number[self.table["sample"][row]] for row in rows] or number.values()
+        table = {name: [values[place] for place in order] for name, values in columns.items()}
+        more = {name: [values[row] for row in rows] for name, values in self.table.items() if name not in table}
+        return replace(self, table={**table, **more})
 
     def with_train_fraction(self, fraction: float, *, seed: int) -> MultimodalData:
         """Return the data with a random fraction of the training split, at least one sample of each class (see ``random_share``).
@@ -359,6 +389,14 @@ def _take(stored: Tensor, rows: Tensor, frames: Tensor | None) -> Tensor:
     flat = (rows.unsqueeze(1) * stored.shape[1] + frames).flatten()
     # index_select copies whole frames; indexing with two tensors is several times slower.
     return stored.flatten(0, 1).index_select(0, flat).unflatten(0, frames.shape)
+
+
+def _lengths(split: Split, modality: str) -> list[int]:
+    """Return the number of steps of each sequence that are not all zero."""
+    parts = torch.arange(len(split)).split(STATISTICS_CHUNK)
+    return [
+        length for part in parts for length in (split.read_modality(modality, part, None) != 0).any(-1).sum(1).tolist()
+    ]
 
 
 def array_spec(kind: str, split: Split, modality: str, index: Tensor) -> InputSpec:

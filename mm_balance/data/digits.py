@@ -107,7 +107,7 @@ def load_digits(
     }
     if (corruption.kind, corruption.modality) != (DEFAULT_CORRUPTION.kind, DEFAULT_CORRUPTION.modality):
         settings["corrupted"] = [corruption.kind, corruption.modality]
-    return MultimodalData(
+    data = MultimodalData(
         name="digits",
         classes=CLASSES,
         specs=specs,
@@ -125,6 +125,7 @@ def load_digits(
         source="Embedded digits: MNIST handwriting paired by class with speech synthesized by eSpeak NG (not "
         "recorded together, not recordings).",
     )
+    return data.with_table()
 
 
 def _checked_files(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:

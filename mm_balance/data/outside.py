@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -44,7 +45,7 @@ def load_outside(build: Callable[[], Any], modalities: Sequence[str], what: str)
             f"{what} has the modalities {has}, not {','.join(missing)}; give modalities={has}, or let the function have it as a "
             f'default: build.settings = {{"modalities": "{has}"}}'
         )
-    chosen = with_modalities(data, modalities)
+    chosen = with_modalities(data, modalities).with_table()
     return replace(chosen, digest=content_digest(chosen))
 
 
@@ -94,6 +95,25 @@ def check_data(data: MultimodalData, what: str) -> None:
         raise UserError(f"{what}: no training samples of class {', '.join(map(repr, absent[:5]))}")
     if len(strata(train).unique()) == 1:
         raise UserError(f"{what}: all training samples have the same classes; there is nothing to learn")
+    if data.table:
+        _check_table(data.table, seen, what)
+
+
+def _check_table(table: Mapping[str, Sequence[Any]], samples: Collection[str], what: str) -> None:
+    """Check the metadata of samples: a row for each of them, maybe of others, too, with values that a table can have."""
+    rows = list(table.get("sample", ()))
+    known = set(rows)
+    if lacking := [sample for sample in samples if sample not in known]:
+        raise UserError(
+            f"{what}: its table has no row of sample {lacking[0]!r}; its column `sample` has to name all samples"
+        )
+    if len(known) < len(rows) or any(len(values) != len(rows) for values in table.values()):
+        raise UserError(f"{what}: its table needs one value for each sample in each column, and each sample once")
+    for name, values in table.items():
+        try:
+            pa.array(values)
+        except (pa.ArrowException, OverflowError) as error:
+            raise UserError(f"{what}: column {name} of its table: {str(error).splitlines()[0]}") from None
 
 
 def _check_split(data: MultimodalData, split: Split, where: str) -> None:

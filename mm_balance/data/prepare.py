@@ -345,6 +345,8 @@ def _assemble(
         **{column: values for column, values in facts.items() if not column.endswith(("_mean", "_square"))},
         **{column: [row.extra.get(column, "") for row in rows] for column in rows[0].extra},
     }
+    if has_several_classes(labels):
+        table["true_classes"] = [sorted(row.classes) for row in rows]
     contents = {modality: facts[f"{modality}_sha256"] for modality in columns.kinds}
     duplicates, count = duplicates_across_splits(table["sample"], table["split"], contents, SPLITS)
     contradictions = contradicting_labels(table["sample"], table["label"], contents)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from mm_balance.config import (
     apply_preset,
     format_value,
     read_preset,
+    stage_options,
     study_options,
     validate,
 )
@@ -56,6 +58,7 @@ from mm_balance.tracking import presence
 from mm_balance.tracking.lookup import adopted_run_id, open_run
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.card import log_data
+from mm_balance.workflow.duration import warn_if_long
 from mm_balance.workflow.next_steps import announce
 from mm_balance.workflow.plans import method_options
 from mm_balance.workflow.provenance import (
@@ -184,6 +187,7 @@ def _join(launch: _Launch) -> StudyHandle | None:
 
 def _begin(launch: _Launch) -> StudyHandle:
     """Begin the run of a new study, and create it."""
+    _warn_if_long(launch)
     name, config, data = launch.name, launch.config, launch.data
     parent = open_run(f"study {name}")
     method = find_method(config.method.method)(method_options(config), tuple(data.specs), 0)
@@ -196,6 +200,31 @@ def _begin(launch: _Launch) -> StudyHandle:
         if handle.parent.run_id != parent.run_id:  # on another machine, by a storage that has no locks
             raise UserError(f"study {name} was just created by another command; run this command again to join it")
     return handle
+
+
+def _warn_if_long(launch: _Launch) -> None:
+    """Print one line if a study on a CPU takes long, see ``duration.warn_if_long``: all trials, the warm-up, the confirmation."""
+    settings, study = launch.settings, launch.study_config
+    at_once = min(len(launch.slots), len(own_cores()))
+    shared, seeds = warmup_is_shared(settings.values), study.confirm_seeds
+    warmups = (settings.values["warmup_run"] is None) + ceil(seeds / at_once) if shared else 0
+    rounds = ceil(study.trials / at_once) + ceil(2 * seeds / at_once)
+    epochs = rounds * settings.epochs + warmups * settings.values["warmup_epochs"]
+    what = [f"{study.trials} trials of {settings.epochs} epochs, {at_once} at a time"]
+    if warmups:
+        what.append(f"warm-up of {settings.values['warmup_epochs']}")
+    if seeds:
+        what.append(f"{seeds} seeds to confirm the best")
+    lengths = {"adaptive_epochs" if settings.adaptive else "epochs", *(["warmup_epochs"] if warmups else [])}
+    unused = {"epochs", "adaptive_epochs", "warmup_epochs"} - lengths | set(settings.dimensions)
+    warn_if_long(
+        settings.config({}, device=launch.slots[0].device),
+        launch.data,
+        epochs,
+        stage_options("study").keys() - unused,
+        study=", ".join(what),
+        may_end_early=settings.pruner != "none",
+    )
 
 
 @contextmanager
@@ -223,7 +252,7 @@ def _end(parent: TrackedRun, status: str) -> None:
 def _create(parent: TrackedRun, launch: _Launch) -> StudyHandle:
     """Create the study, after its warm-up: as soon as it exists, workers can start."""
     settings, device = launch.settings, launch.slots[0].device
-    log_data(parent, launch.data, "training")
+    log_data(parent, launch.data, "training", launch.config.data.dataset)
     _ensure_warmups([settings.config({}, device=device)], parent, launch)
     record = recorded_parameters(settings.config({}), "study")
     if warmup_is_shared(settings.values):  # report mistakes in it before any trial

@@ -18,6 +18,7 @@ from mm_balance.study.handle import StudyHandle
 from mm_balance.study.settings import SEARCHED_GROUPS, Settings, configured_values, rounded, warmup_is_shared
 from mm_balance.study.trials import EPOCHS, ORIGIN, all_trials, count_trials, counted_trials, describe
 from mm_balance.tracking.lookup import page_link
+from mm_balance.workflow.next_steps import command_line
 
 
 def best_trial(handle: StudyHandle) -> FrozenTrial | None:
@@ -120,12 +121,8 @@ def run_line(config: Config, handle: StudyHandle) -> str:
     if (warmup := handle.parent.read().data.tags.get("mm.warmup_run")) is not None:
         config = config.replace(warmup_run=warmup)
     accepted = stage_options(command)
-    arguments = [
-        f"-P {name}={format_value(value)}"
-        for name, value in changed_values(config, settings).items()
-        if name in accepted
-    ]
-    return " ".join([f"mlflow run . --env-manager local -e {command}", *(_quoted(item) for item in arguments)])
+    changed = changed_values(config, settings)
+    return command_line(command, {name: format_value(value) for name, value in changed.items() if name in accepted})
 
 
 def changed_values(config: Config, settings: Settings) -> dict[str, Any]:
@@ -155,12 +152,12 @@ def preset_text(config: Config, handle: StudyHandle, best: FrozenTrial) -> str:
     values = ", ".join(
         f"{name} {value:.4f}" for name, value in zip(handle.settings.objectives, best.values, strict=True)
     )
-    data = "" if config.data.dataset == "digits" else f" -P dataset={config.data.dataset}"
+    data = {} if config.data.dataset == "digits" else {"dataset": config.data.dataset}
     head = [
         f"# Best of {count_trials(all_trials(handle.study)).finished} trials of study {handle.name}: trial {best.number}, {values} "
         f"(seed {config.run.seed}).",
         f"# Command: {run_line(config, handle)}",
-        f"# or:      mlflow run . --env-manager local -P preset=best.yaml{data}",
+        f"# or:      {command_line('main', {'preset': 'best.yaml', **data})}",
     ]
     return (
         "\n".join(head)
@@ -216,8 +213,3 @@ def _searched(settings: Settings, best: FrozenTrial | None) -> list[str]:
         for name, item in settings.dimensions.items()
     ]
     return ["| parameter | searched | starting configuration | best trial |", "|---|---|---|---|", *rows]
-
-
-def _quoted(argument: str) -> str:
-    """Quote ``name=value`` of ``-P name=value`` if it contains special characters of the shell."""
-    return f"-P '{argument[3:]}'" if set(argument[3:]) & set("|,;&()* ") else argument

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -41,6 +42,8 @@ OBJECTIVES = {
 DEFAULT_OBJECTIVE = "val/accuracy"
 SHARED = "it belongs to the warm-up, and all trials of a study share one warm-up run per seed"
 DIGITS = 4
+LONGEST_DATASET = 40
+"""Characters of a data set in the name of a study."""
 SEARCHED_GROUPS = ("model", "optimization", "stage", "adaptive", "gap_mixture")
 """Groups of parameters that a study may search if they apply to its trials; stage lengths are excluded."""
 
@@ -273,4 +276,7 @@ def configured_values(values: Mapping[str, Any]) -> dict[str, Any]:
 def automatic_name(study: StudyConfig, settings: Settings) -> str:
     """Return a name such as ``digits-gap_mixture-weights-1a2b3c``, the same for the same settings."""
     method = find_method(settings.values["method"]).name
-    return "-".join([Path(settings.values["dataset"]).stem, method, study.search, settings.digest()])
+    dataset = settings.values["dataset"]
+    stem = Path(dataset).stem if dataset.endswith(".csv") else dataset
+    allowed = re.sub(r"^\.|[^\w.+-]", "-", stem)[:LONGEST_DATASET]
+    return "-".join([allowed, method, study.search, settings.digest()])

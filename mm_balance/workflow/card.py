@@ -1,6 +1,6 @@
-"""Logging of a run's data, and the card of a prepared data set: statistics, a contact sheet, the table of samples.
+"""Logging of a run's data, and the card of a data set: statistics, a contact sheet, the table of samples.
 
-The card is written once, next to the store, when a run first logs the data set.
+The card is made when a run logs the data: of a prepared set once, next to its store; of other data for each run.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,16 +16,21 @@ import torch
 
 from mm_balance import names
 from mm_balance.config import stage_options
+from mm_balance.config.datasets import builder_settings, is_at_hand, is_own
 from mm_balance.data import READERS, MultimodalData, Split
-from mm_balance.data.card import CardSample, data_card
-from mm_balance.data.suggestions import as_words, suggested_settings
+from mm_balance.data.card import CardSample, card_samples, data_card
+from mm_balance.data.suggestions import suggested_settings
 from mm_balance.errors import UserError
 from mm_balance.figures import Figure, SheetSample, contact_sheet, save_png
 from mm_balance.functional.labels import label_names, samples_by_class
-from mm_balance.input_kinds import IMAGE, SEQUENCE, VECTOR, VIDEO
+from mm_balance.input_kinds import IMAGE, INPUT_KINDS, SEQUENCE, VECTOR, VIDEO
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.types import InputSpec
+from mm_balance.workflow.next_steps import command_line
 
+CARD_FILES = (names.CARD_FILE, names.SHEET_FILE, names.SAMPLES_FILE)
+SOME_MANIFEST = "PATH/manifest.csv"
+"""In place of the manifest of a prepared set, whose card is kept for whoever uses the store."""
 SHEET_SAMPLES = 12
 TAG_LENGTH = 60
 """Characters of a tag: the page of a run hides the name of a tag that is much longer."""
@@ -33,15 +38,16 @@ CORRUPTED = "(corrupted: ...): this modality, or the label, was broken on purpos
 """Note on a contact sheet that shows such a sample."""
 
 
-def log_data(run: TrackedRun, data: MultimodalData, context: str) -> None:
-    """Log the data of a run: the data set as an input of the run, ``data.json``, and the card of a prepared data set.
+def log_data(run: TrackedRun, data: MultimodalData, context: str, dataset: str | None = None) -> None:
+    """Log the data of a run: the data set as an input of the run, ``data.json``, and the card.
 
-    Data in memory, which have no card, get a contact sheet, except on nested runs: their parent has it.
+    Nested runs have no card of data without a store: their parent has it.
 
     Args:
         run: the run to log to.
         data: the data set, or the part of it that the run uses.
         context: purpose shown in MLflow's table of runs; ``evaluation`` logs no card, because the evaluated run has it.
+        dataset: value of the parameter ``dataset``, by which the card of data without a store suggests settings; None = it does not.
 
     Raises:
         UserError: the card is missing and cannot be written.
@@ -50,39 +56,34 @@ def log_data(run: TrackedRun, data: MultimodalData, context: str) -> None:
     if data.warnings:
         first = data.warnings[0][:TAG_LENGTH]
         run.set_tags({"mm.data_warnings": f"{len(data.warnings)}: {first}..."})
-    if context == "evaluation":
+    if context == "evaluation" or (data.card is None and run.is_nested()):
         return
-    if data.card is None:
-        if not run.is_nested():
-            run.log_bytes(save_png(_sheet(data)), f"{names.DATA_FOLDER}/{names.SHEET_FILE}")
-        return
-    ensure_card(data)
-    for file in (names.CARD_FILE, names.SHEET_FILE, names.SAMPLES_FILE):
-        run.log_file(data.card / file, names.DATA_FOLDER)
+    with TemporaryDirectory() as temporary:
+        folder = data.card or Path(temporary)
+        if not (folder / names.CARD_FILE).is_file():
+            _write_card(data.whole or data, folder, dataset)
+        for file in CARD_FILES:
+            run.log_file(folder / file, names.DATA_FOLDER)
 
 
-def ensure_card(data: MultimodalData) -> None:
-    """Write ``data.card``, of the whole data set, if it is missing; do nothing for data without a store.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    if data.card is None or (data.card / names.CARD_FILE).is_file():
-        return
+def _write_card(data: MultimodalData, folder: Path, dataset: str | None) -> None:
+    """Write the files of the card, of the whole data set. Raises UserError if they cannot be written."""
+    intact = "" if data.card is None else "; the store itself is intact"
     try:
-        _write_card(data.whole or data, data.card)
+        folder.mkdir(exist_ok=True)
+        described = data if data.table else data.with_table()
+        pq.write_table(pa.table(described.table), folder / names.SAMPLES_FILE)
+        save_png(_sheet(described), folder / names.SHEET_FILE)
+        partial = folder / f".{names.CARD_FILE}"  # last and atomically: its presence marks the card as complete
+        partial.write_text(_card_text(described, dataset), "utf-8")
+        os.replace(partial, folder / names.CARD_FILE)
     except OSError as error:
-        raise UserError(
-            f"{data.card}: cannot be written ({error.strerror or error}); the store itself is intact"
-        ) from error
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}){intact}") from error
 
 
-def _write_card(data: MultimodalData, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    pq.write_table(pa.table(data.table), folder / names.SAMPLES_FILE)
-    save_png(_sheet(data), folder / names.SHEET_FILE)
+def _card_text(data: MultimodalData, dataset: str | None) -> str:
     samples = card_samples(data)
-    text = data_card(
+    return data_card(
         data.name,
         samples,
         recipe=data.recipe,
@@ -93,11 +94,42 @@ def _write_card(data: MultimodalData, folder: Path) -> None:
         warnings=data.warnings,
         excluded=data.excluded,
         skipped=data.skipped,
-        suggested="" if data.name in READERS else suggested_line(data, samples),
+        inputs={name: _input_text(spec) for name, spec in data.specs.items()},
+        suggested=_suggested(data, samples, dataset),
     )
-    partial = folder / f".{names.CARD_FILE}"  # last and atomically: its presence marks the card as complete
-    partial.write_text(text, "utf-8")
-    os.replace(partial, folder / names.CARD_FILE)
+
+
+def _input_text(spec: InputSpec) -> str:
+    """Return kind and shape of an input in words, ``image, 3 x 224 x 224 (channels, height, width)``."""
+    kind = VIDEO if spec.kind == IMAGE and len(spec.shape) == 4 else spec.kind
+    return f"{kind}, {' x '.join(map(str, spec.shape))} {INPUT_KINDS[kind].shape_text()}"
+
+
+def _suggested(data: MultimodalData, samples: Sequence[CardSample], dataset: str | None) -> str:
+    """Return the suggested command; empty = the data set has settings of its own."""
+    if data.card is not None:
+        return "" if data.name in READERS else suggested_line(data, samples, SOME_MANIFEST)
+    if dataset is None or not is_own(dataset) or builder_settings(dataset):
+        return ""
+    return suggested_line(data, samples, dataset)
+
+
+def suggested_line(data: MultimodalData, samples: Sequence[CardSample], dataset: str = SOME_MANIFEST) -> str:
+    """Return the line with settings that fit a data set of the user's own on a machine without a GPU.
+
+    Args:
+        data: the data set.
+        samples: what is known of its samples.
+        dataset: value of the parameter ``dataset``.
+    """
+    settings = {"dataset": dataset}
+    if tuple(data.specs) != ("audio", "visual"):
+        settings["modalities"] = ",".join(data.specs)
+    if data.several_classes and dataset.endswith(".csv"):
+        settings["label_separator"] = "SEPARATOR"
+    suggested = suggested_settings(samples, [spec.kind for spec in data.specs.values()])
+    settings |= {name: value for name, value in suggested.items() if name in stage_options("main")}
+    return command_line("main", settings, at_hand=is_at_hand(dataset))
 
 
 def _sheet(data: MultimodalData) -> Figure:
@@ -106,58 +138,6 @@ def _sheet(data: MultimodalData) -> Figure:
     broken = {sample for sample, corrupted in zip(train.samples, train.corrupted, strict=True) if corrupted}
     note = CORRUPTED if data.truth_known and any(sample.name in broken for sample in samples) else ""
     return contact_sheet(samples, title=f"{data.name}: training samples", note=note)
-
-
-def suggested_line(data: MultimodalData, samples: Sequence[CardSample]) -> str:
-    """Return the command line with settings that fit a data set of a manifest on a machine without a GPU."""
-    settings = {"dataset": "PATH/manifest.csv"}
-    if tuple(data.specs) != ("audio", "visual"):
-        settings["modalities"] = ",".join(data.specs)
-    if data.several_classes:
-        settings["label_separator"] = "SEPARATOR"
-    suggested = suggested_settings(samples, [spec.kind for spec in data.specs.values()])
-    settings |= {name: value for name, value in suggested.items() if name in stage_options("main")}
-    return f"mlflow run . --env-manager local {as_words(settings)}"
-
-
-def card_samples(data: MultimodalData) -> list[CardSample]:
-    """Return what the card counts, from the table of samples."""
-    table = data.table
-    classes = _several_classes(data.whole or data) if data.several_classes else {}
-    sound_modalities = [name for name in data.specs if f"{name}_channels" in table]
-    image_modalities = [name for name in data.specs if f"{name}_frames" in table]
-    array_modalities = [name for name in data.specs if f"{name}_features" in table]
-    sequences = [name for name in array_modalities if f"{name}_steps" in table]
-
-    def values_of(modalities: list[str], column: str, index: int) -> dict[str, Any]:
-        values = {name: table[f"{name}_{column}"][index] for name in modalities}
-        return {name: value for name, value in values.items() if value is not None}
-
-    return [
-        CardSample(
-            split=table["split"][index],
-            classes=classes.get(table["sample"][index], (table["label"][index],)),
-            seconds=values_of([*sound_modalities, *image_modalities], "seconds", index),
-            rate=values_of(sound_modalities, "rate", index),
-            size={name: (table[f"{name}_width"][index], table[f"{name}_height"][index]) for name in image_modalities},
-            frames=values_of(image_modalities, "frames", index),
-            array={
-                name: f"{table[f'{name}_features'][index]:,} features of {table[f'{name}_dtype'][index]}"
-                for name in array_modalities
-            },
-            steps=values_of(sequences, "steps", index),
-        )
-        for index in range(len(table["sample"]))
-    ]
-
-
-def _several_classes(data: MultimodalData) -> dict[str, tuple[str, ...]]:
-    """Return the true classes of each sample, by its id."""
-    return {
-        sample: tuple(data.classes[number] for number in row.nonzero().flatten().tolist())
-        for split in data.splits.values()
-        for sample, row in zip(split.samples, split.labels, strict=True)
-    }
 
 
 def sheet_samples(data: MultimodalData) -> list[SheetSample]:

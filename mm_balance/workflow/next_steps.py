@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from mm_balance.config import AUTO, GROUPS, NONE, Config, MethodOptions, options, stage_options
 from mm_balance.config.datasets import is_at_hand
 from mm_balance.escaping import markdown_code
-from mm_balance.tracking.runs import TrackedRun
 from mm_balance.workflow.titles import overrides
+
+if TYPE_CHECKING:
+    from mm_balance.tracking.runs import TrackedRun
 
 CONTROL = "concat_unimodal"
 """Joint training with unimodal losses: what a method against imbalance must beat."""
@@ -44,7 +47,7 @@ def next_steps(
         lines.append(
             f"- Test accuracy, when nothing is left to choose: {markdown_code(command_line('evaluate', {'run_id': run_id}))}"
         )
-    same = _to_repeat(command, config)
+    same = to_repeat(command, config)
     start = {} if from_scratch or warmup_run is None else {"warmup_run": warmup_run}
     for what, settings in remedies:
         lines.append(
@@ -91,7 +94,7 @@ def _python_line(command: str, values: Mapping[str, str]) -> str:
     return f"mm_balance.run({', '.join(['data', *given])})"
 
 
-def _to_repeat(command: str, config: Config) -> dict[str, str]:
+def to_repeat(command: str, config: Config) -> dict[str, str]:
     """Return the parameters that start the same training again, without those at their usual values."""
     values = config.values()
     own = {name: value for name, value in overrides(command, config).items() if name in values}

@@ -148,7 +148,7 @@ def log_run_header(
     run.set_tags(provenance.tags(stage.data, name, stage.method))
     run.log_config(provenance.config)
     run.log_params(provenance.parameters() | provenance.warmup_differences())
-    log_data(run, stage.data, "training")
+    log_data(run, stage.data, "training", provenance.config["dataset"])
     if resumed_at is None:
         run.log_json(environment(), names.ENVIRONMENT_FILE)
     else:

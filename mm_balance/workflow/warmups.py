@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from mm_balance.config import AUTO, Config, format_value, options, resolve, stage_options, warmup_parameters
+from mm_balance.config.datasets import is_at_hand
 from mm_balance.data import MultimodalData
 from mm_balance.errors import UserError
 from mm_balance.methods import find_method
 from mm_balance.tracking.lookup import existing_run, find_warmup
 from mm_balance.tracking.runs import TrackedRun
+from mm_balance.workflow.next_steps import command_line
 from mm_balance.workflow.plans import check_takes_warmup
 from mm_balance.workflow.provenance import circumstances, fingerprint
 
@@ -47,7 +49,7 @@ def choose_warmup(config: Config, data: MultimodalData) -> TrackedRun:
     if info.info.status != "FINISHED":
         raise UserError(
             f"warmup_run={run.run_id} has not finished (status {info.info.status}); resume it with: "
-            f"mlflow run . --env-manager local -e warmup -P resume_run={run.run_id}"
+            f"{command_line('warmup', {'resume_run': run.run_id})}"
         )
     if info.data.tags.get("mm.data_digest") != data.digest:
         raise UserError(
@@ -63,12 +65,13 @@ def choose_warmup(config: Config, data: MultimodalData) -> TrackedRun:
 
 
 def warmup_line(config: Config) -> str:
-    """Return the command that trains the warm-up run of this configuration."""
+    """Return the command that trains the warm-up run of this configuration; of data at hand, which has one, both stages."""
     values = config.values()
     defaults = resolve({"dataset": config.data.dataset, "preset": config.run.preset}).values()
-    changed = [
-        f"-P {name}={format_value(values[name])}"
+    changed = {
+        name: format_value(values[name])
         for name in stage_options("warmup")
         if values[name] != defaults[name] or (name in ("dataset", "preset") and values[name] not in (AUTO, "digits"))
-    ]
-    return " ".join(["mlflow run . --env-manager local -e warmup", *changed])
+    }
+    at_hand = is_at_hand(config.data.dataset)
+    return command_line("main" if at_hand else "warmup", changed, at_hand=at_hand)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mm_balance.data import Corruption
+from mm_balance.data.card import card_samples
 from mm_balance.data.corruption import plant
 from mm_balance.data.prepare import _digest
 from mm_balance.data.recipe import Recipe
@@ -15,7 +16,7 @@ from mm_balance.errors import UserError
 from mm_balance.serving import modality_recipes
 from mm_balance.serving.example import example_of
 from mm_balance.serving.reading import CellError, finish, read_cell
-from mm_balance.workflow.card import card_samples, sheet_samples
+from mm_balance.workflow.card import sheet_samples
 from tests.data.test_manifest import message
 from tests.helpers.arrays import ArrayFolder
 from tests.helpers.manifests import OPTIONS, seen

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from mm_balance.data import Corruption, DecodeSettings, load_data
+from mm_balance.data.card import card_samples
 from mm_balance.errors import UserError
-from mm_balance.workflow.card import card_samples, sheet_samples
+from mm_balance.workflow.card import sheet_samples
 from tests.helpers.manifests import HEADER, OPTIONS, Folder, levels, load, seen
 
 

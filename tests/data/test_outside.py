@@ -141,6 +141,31 @@ def test_what_the_function_says_of_the_digest_is_not_believed():
     assert load_outside(tiny_data, ("visual", "audio"), "x").digest != first.digest
 
 
+def test_the_table_of_samples_is_complete_whatever_the_function_gives():
+    data = load_outside(lambda: tiny_data(kind="sequence"), ("audio", "visual"), "x")
+    parts = data.splits.items()
+    assert data.table["sample"] == [sample for _, split in parts for sample in split.samples]
+    assert data.table["split"] == [name for name, split in parts for _ in split.samples]
+    assert data.table["label"] == [str(label) for _, split in parts for label in split.labels.tolist()]
+    assert data.table["audio_steps"] == [5] * len(data.table["sample"])
+    assert "true_classes" not in data.table
+    assert data.with_train_fraction(0.5, seed=0).table == data.table, "it is that of the whole data set"
+
+    def given():
+        cut = tiny_data(kind="sequence", several_classes=True)
+        cut.splits["val"].inputs["visual"][3, 2:] = 0.0
+        samples = ["gone", *reversed([sample for split in cut.splits.values() for sample in split.samples])]
+        return replace(cut, table={"sample": samples, "label": ["?"] * len(samples), "site": list(range(len(samples)))})
+
+    several = load_outside(given, ("audio", "visual"), "x")
+    assert several.table["sample"][:2] == ["test-11", "test-10"]
+    assert several.table["site"][:2] == [1, 2]
+    assert (several.table["split"][0], several.table["split"][-1]) == ("test", "train")
+    assert several.table["true_classes"][-2:] == [["1"], ["0", "1"]]
+    assert several.table["label"][-2:] == ["1", "0, 1"]
+    assert several.table["visual_steps"][several.table["sample"].index("val-3")] == 2
+
+
 def not_finite(data):
     data.splits["val"].inputs["audio"][2, 0, 0, 0] = torch.nan
 
@@ -188,11 +213,23 @@ def no_class(data):
     data.splits["train"].labels[:] = 0
 
 
+def with_table(change):
+    def spoil(data):
+        data.table = {"sample": [sample for split in data.splits.values() for sample in split.samples]}
+        change(data.table)
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
         (not_finite, "split val, modality audio, sample 'val-2': NaN or infinite values"),
         (no_test, "no samples in split test"),
+        (with_table(lambda table: table["sample"].pop()), "its table has no row of sample 'test-11'"),
+        (with_table(lambda table: table.update(site=["a"])), "needs one value for each sample in each column"),
+        (with_table(lambda table: table["sample"].append("val-0")), "and each sample once"),
+        (with_table(lambda table: table.update(site=["a", *range(63)])), "column site of its table"),
         (double_id, "the sample id 'train-0' is in train and in val"),
         (wide_label, "split val: labels from 0 to 3, but classes are 0 to 2"),
         (short, "split train, modality audio: 5 samples, 40 labels"),

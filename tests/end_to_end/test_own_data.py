@@ -54,6 +54,7 @@ def test_every_command_takes_it(store, module, capsys):
     assert adaptive.data.params["config/dataset"] == "own_words:build"
     assert adaptive.data.params["config/encoder"] == "word:mlp,motion:transformer"
     assert {"explorer.html", "samples.parquet"} <= artifacts(adaptive)
+    assert artifacts(adaptive, "data") == {"data/card.md", "data/contact_sheet.png", "data/samples.parquet"}
     assert do("evaluate", f"run_id={adaptive.info.run_id} device=cpu") == 0
     assert 0 <= newest(stage="evaluate").data.metrics["test/accuracy"] <= 1
     assert do("explore", f"run_id={adaptive.info.run_id} worst=3 device=cpu") == 0

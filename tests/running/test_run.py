@@ -10,8 +10,10 @@ import torch
 import mm_balance as mm
 from mm_balance.engine import loop
 from mm_balance.errors import UserError
+from mm_balance.stopping import LAUNCHER_VARIABLE
 from mm_balance.testing import tiny_data
-from tests.helpers.commands import by_stage, do, newest, runs
+from mm_balance.workflow import duration
+from tests.helpers.commands import artifacts, by_stage, do, newest, runs
 
 pytestmark = pytest.mark.slow
 SHORT = {"batch_size": 8, "warmup_epochs": 2, "adaptive_epochs": 4, "refit_every": 2, "learning_rate": 0.05}
@@ -57,6 +59,9 @@ def test_the_same_bits_in_mlflow(store, untracked, tmp_path):
     assert tracked.run_id == main.info.run_id
     assert main.info.status == "FINISHED"
     assert main.data.metrics["test/accuracy"] == tracked.metrics["test/accuracy"]
+    card = {"data/card.md", "data/contact_sheet.png", "data/samples.parquet"}
+    assert artifacts(main, "data") == card
+    assert not artifacts(by_stage()["adaptive"], "data"), "their parent has it"
     # Nothing names a command that could not read these data.
     text = main.data.tags["mlflow.note.content"]
     assert "mlflow run . --env-manager local -P" not in text
@@ -66,6 +71,41 @@ def test_the_same_bits_in_mlflow(store, untracked, tmp_path):
     )
     tracked.explore(tmp_path / "explorer.html", worst=2)
     assert (tmp_path / "explorer.html").stat().st_size > 100_000
+
+
+class Begun(Exception):
+    """The training begins."""
+
+
+@pytest.fixture
+def announced(store, monkeypatch, capsys):
+    """The lines about hours that stand before a long training."""
+
+    def begin(*given, **more):
+        raise Begun
+
+    monkeypatch.setattr(duration, "seconds_per_sample", lambda config, data: 100.0)
+    monkeypatch.setattr("mm_balance.running._trained", begin)
+    monkeypatch.setattr("mm_balance.commands.training.open_run", begin)
+
+    def lines(**words):
+        with pytest.raises(Begun):
+            mm.run(tiny_data(kind="vector"), device="cpu", **words)
+        return [line for line in capsys.readouterr().err.splitlines() if "hours on this CPU" in line]
+
+    return lines
+
+
+def test_a_part_of_a_study_is_not_announced_again(announced, monkeypatch):
+    monkeypatch.setenv(LAUNCHER_VARIABLE, "1")
+    assert announced() == []
+
+
+@pytest.mark.parametrize("words", [{"track": False}, {"track": False, "warmup": False, "method": "concat"}, {}])
+def test_a_long_training_is_announced_in_python(announced, words):
+    (line,) = announced(**words)
+    assert "settings that fit: mm_balance.run(data, " in line
+    assert ("warmup=False" in line) is ("warmup" in words)
 
 
 def test_a_command_cannot_read_data_that_a_program_gave(store, capsys):

@@ -16,6 +16,7 @@ from mm_balance.study.settings import (
     parse_objectives,
     rounded,
 )
+from mm_balance.study.storage import study_folder
 from tests.helpers.studies import settings_of
 
 
@@ -111,6 +112,24 @@ def test_names_are_equal_for_equal_settings_whatever_the_machine():
     assert automatic_name(study, one) == automatic_name(study, other)
     assert automatic_name(study, one) != automatic_name(study, settings_of(space="gap_weight=0.1:1"))
     assert automatic_name(study, one).startswith("digits-gap_mixture-weights-")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ("my.package:build", "my.package-build"),
+        ("my clips (new).csv", "my-clips--new-"),
+        (".csv", "-csv"),
+        (f"{'long' * 40}.csv", "long" * 10),
+    ],
+)
+def test_the_automatic_name_of_a_study_of_any_data_is_one_that_a_study_can_have(dataset, name):
+    settings = settings_of()
+    named = automatic_name(
+        StudyConfig(search="weights"), replace(settings, values=settings.values | {"dataset": dataset})
+    )
+    assert named.startswith(f"{name}-gap_mixture-weights-")
+    assert study_folder(named).name == named
 
 
 def test_each_seed_has_its_own_pinned_warm_up():

@@ -1,18 +1,23 @@
 """Reading data draws nothing; the card is made by the first run that logs the data."""
 
+from dataclasses import replace
+
 import pyarrow.parquet as pq
 import pytest
 from mlflow.tracking import MlflowClient
 
 from mm_balance import names
 from mm_balance.config import resolve
+from mm_balance.data import load_outside
 from mm_balance.errors import UserError
+from mm_balance.testing import tiny_data
 from mm_balance.tracking.lookup import open_run
 from mm_balance.workflow import card
 from mm_balance.workflow.card import log_data
 from mm_balance.workflow.setup import read_data
 from tests.helpers.commands import do, newest
 from tests.helpers.manifests import Folder
+from tests.helpers.outside import write_module
 
 pytestmark = pytest.mark.usefixtures("signals", "store")
 CARD = {f"data/{name}" for name in (names.CARD_FILE, names.SHEET_FILE, names.SAMPLES_FILE)}
@@ -59,11 +64,90 @@ def test_the_card_is_of_the_whole_set_whatever_part_of_it_is_trained_on(manifest
     assert len(shown) == 1  # once
 
 
-def test_digits_have_a_contact_sheet_on_the_outermost_run_only():
+def text_of(run, tmp_path):
+    return run.fetch(f"{names.DATA_FOLDER}/{names.CARD_FILE}", tmp_path).read_text("utf-8")
+
+
+def made(**given):
+    return load_outside(lambda: tiny_data(**given), ("audio", "visual"), "the data")
+
+
+def test_data_without_a_store_have_the_same_card_on_each_run(tmp_path):
+    data = replace(made(kind="vector"), warnings=["two labels look alike"])
+    run = open_run("training")
+    log_data(run, data.with_train_fraction(0.5, seed=0).with_held_out(0.2, seed=0), "training", "python:tiny")
+    assert set(run.artifact_names(names.DATA_FOLDER)) == CARD
+    text = text_of(run, tmp_path)
+    assert "| 0 | 14 | 4 | 4 | 22 |" in text
+    assert "| **all** | **40** | **12** | **12** | **64** |" in text, (
+        "of the whole data set, whatever part is trained on"
+    )
+    assert "- audio: vector, 8 (features)\n- visual: vector, 8 (features)\n" in text
+    for told in (f"digest: `{data.digest}`", "made by a test.", "## Warnings (1)\n\n- two labels look alike"):
+        assert told in text
+    assert "## Files" not in text
+    table = pq.read_table(run.fetch(f"{names.DATA_FOLDER}/{names.SAMPLES_FILE}", tmp_path))
+    assert table["sample"].to_pylist() == data.table["sample"]
+    sheet = run.fetch(f"{names.DATA_FOLDER}/{names.SHEET_FILE}", tmp_path)
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_sample_of_several_classes_counts_in_each_of_them_also_where_it_is_left_out(tmp_path):
+    data = made(several_classes=True).with_train_fraction(0.5, seed=0)
+    run = open_run("training")
+    log_data(run, data, "training")
+    # Every other sample has the class after its own, too.
+    for row in (
+        "| 0 | 21 | 6 | 6 | 33 |",
+        "| 1 | 20 | 6 | 6 | 32 |",
+        "| 2 | 19 | 6 | 6 | 31 |",
+        "| **all** | **40** |",
+    ):
+        assert row in text_of(run, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("image", ["- visual: image, 1 x 8 x 8 (channels, height, width)"]),
+        ("sequence", ["- audio: sequence, 5 x 8 (steps, features)", "| audio | train | 40 | 5 | 5 | 5.00 | 5 |"]),
+    ],
+)
+def test_shapes_and_lengths_are_on_the_card(kind, told, tmp_path):
+    run = open_run("training")
+    log_data(run, made(kind=kind), "training")
+    for line in told:
+        assert line in text_of(run, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "told"),
+    [
+        (
+            "own_data:bare",
+            "```\nmlflow run . --env-manager local -P dataset=own_data:bare -P encoder=resnet_narrow -P batch_size=32 ",
+        ),
+        ("python:tiny", "```\nmm_balance.run(data, encoder='resnet_narrow', batch_size=32, learning_rate=0.02, "),
+        ("own_data:build", None),
+        ("digits", None),
+        (None, None),
+    ],
+)
+def test_the_card_suggests_settings_as_one_gives_them(import_folder, tmp_path, dataset, told):
+    source = "def bare(): pass\ndef build(): pass\nbuild.settings = {'epochs': 3}\n"
+    write_module(import_folder, "own_data", source)
+    run = open_run("training")
+    log_data(run, made(), "training", dataset)
+    text = text_of(run, tmp_path)
+    assert ("Suggested settings" in text) is (told is not None)
+    assert (told or "digest") in text
+
+
+def test_digits_have_a_card_on_the_outermost_run_only():
     data = read_data(resolve({"preset": "quick"}))
     parent = open_run("main")
     log_data(parent, data, "training")
-    assert parent.artifact_names(names.DATA_FOLDER) == [f"{names.DATA_FOLDER}/{names.SHEET_FILE}"]
+    assert set(parent.artifact_names(names.DATA_FOLDER)) == CARD
     for run, context in ((open_run("warm-up", parent=parent), "training"), (open_run("test"), "evaluation")):
         log_data(run, data, context)
         assert run.artifact_names(names.DATA_FOLDER) == []

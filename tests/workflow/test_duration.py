@@ -1,6 +1,7 @@
 """The line that stands before a long training on a CPU, and settings that fit the data."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,6 +70,57 @@ def test_one_line_says_the_hours_and_what_fits(config, monkeypatch, capsys):
     assert "-P warmup_epochs=6" in line
     assert "-P epochs" not in line, "main has none"
     assert "-P encoder" not in line, "it has that already"
+
+
+def test_nothing_is_suggested_that_is_set_already(config, monkeypatch, capsys):
+    monkeypatch.setattr(duration, "seconds_per_sample", lambda config, data: 0.9)
+    duration.warn_if_long(config, tiny_data(), 100, ["encoder"])
+    assert capsys.readouterr().err.endswith("(40 samples, 100 epochs, 0.90 s a sample)\n")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "told"),
+    [
+        ("resnet18", "-P encoder=resnet_narrow"),
+        ("touch:mlp,visual:resnet18", "-P encoder=visual:resnet_narrow,touch:mlp"),
+        ("visual:resnet_narrow,touch:mlp", None),
+    ],
+)
+def test_the_small_encoder_is_for_what_is_seen_or_heard(tmp_path, monkeypatch, capsys, encoder, told):
+    monkeypatch.setattr(duration, "seconds_per_sample", lambda config, data: 0.9)
+    data = tiny_data(("visual", "touch"))
+    data.specs["touch"] = replace(data.specs["touch"], kind="vector")
+    given = {"dataset": str(tmp_path / "m.csv"), "device": "cpu", "modalities": "visual,touch", "encoder": encoder}
+    duration.warn_if_long(resolve(given), data, 100, ["encoder"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"settings that fit: {told}" if told else "0.90 s a sample)")
+
+
+def test_data_at_hand_are_told_of_in_python(monkeypatch, capsys):
+    monkeypatch.setattr(duration, "seconds_per_sample", lambda config, data: 0.9)
+    given = {"dataset": "python:mine", "device": "cpu", "method": "ogm_ge", "batch_size": 32, "epochs": 100, "seed": 3}
+    duration.warn_if_long(resolve(given), tiny_data(), 100, stage_options("train"), command="train")
+    (line,) = capsys.readouterr().err.splitlines()
+    _, call = line.split("settings that fit: ")
+    assert " -P " not in line
+    calls = []
+    exec(call, {"mm_balance": SimpleNamespace(run=lambda *data, **words: calls.append(words)), "data": None})
+    (words,) = calls
+    fits = {"encoder": "resnet_narrow", "learning_rate": 0.02, "epochs": 18, "refit_every": 3}
+    assert words.items() >= {"method": "ogm_ge", "seed": 3, "batch_size": 32, "warmup": False, **fits}.items()
+
+
+def test_a_study_is_told_of_as_a_whole(config, monkeypatch, capsys):
+    monkeypatch.setattr(duration, "seconds_per_sample", lambda config, data: 0.9)
+    words = {"study": "40 trials of 12 epochs, 2 at a time"}
+    duration.warn_if_long(config, tiny_data(), 240, ["encoder"], **words)
+    duration.warn_if_long(config, tiny_data(), 240, ["batch_size"], **words, may_end_early=True)
+    full, pruned = capsys.readouterr().err.splitlines()
+    end = "3.2 hours on this CPU (40 samples, 40 trials of 12 epochs, 2 at a time, 0.90 s a sample)"
+    assert full == f"mm-balance: warning: about {end}; fewer trials: -P trials=NUMBER"
+    assert pruned == (
+        f"mm-balance: warning: at most about {end}; settings that fit: -P batch_size=32; fewer trials: -P trials=NUMBER"
+    )
 
 
 def test_built_in_data_and_gpus_are_not_measured(config, monkeypatch, capsys):

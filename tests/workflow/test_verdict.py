@@ -22,6 +22,7 @@ from mm_balance.workflow.verdict import (
     margin,
     who_is_ahead,
 )
+from mm_balance.workflow.warmups import warmup_line
 
 
 def test_the_examples():
@@ -142,6 +143,16 @@ def test_the_lines_repeat_the_run_with_another_seed_or_the_control(command, give
     }
     assert (control[1].method.method, control[1].run.seed) == ("concat_unimodal", config.run.seed)
     assert control[1].optimization == config.optimization
+
+
+def test_the_line_of_a_warmup_is_for_a_shell_or_for_python(tmp_path):
+    manifest = tmp_path / "my clips" / "manifest.csv"
+    command, found = parsed(warmup_line(resolve({"dataset": str(manifest), "learning_rate": 0.2})))
+    assert (command, found.data.dataset, found.optimization.learning_rate) == ("warmup", str(manifest), 0.2)
+    assert (
+        warmup_line(resolve({"dataset": "python:mine", "learning_rate": 0.2}))
+        == "mm_balance.run(data, learning_rate=0.2)"
+    )
 
 
 def test_what_follows_a_stage_alone():
