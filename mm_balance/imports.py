@@ -72,7 +72,8 @@ def _look_up(path: str, what: str, kind: str) -> tuple[ModuleType, str, Any]:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise UserError(
-            f"{what}: there is no module {error.name}; start in the folder that has it, or install its package"
+            f"{what}: there is no module {error.name}; set PYTHONPATH to the folder that has it (the current folder is {Path.cwd()}), "
+            "or install its package"
         ) from None
     found: Any = module
     for part in name.split("."):

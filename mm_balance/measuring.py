@@ -21,6 +21,7 @@ from torch import Tensor
 from mm_balance.errors import NEEDS_CLASSES
 from mm_balance.functional.gap import multi_hot_fault
 from mm_balance.functional.gap_fits import exact_probabilities, fit_gaps_from_probabilities, gap_fit_metrics
+from mm_balance.functional.mixture import KINDS
 from mm_balance.types import GapFit
 from mm_balance.workflow.gap_report import mixture_warnings, signed, who_is_ahead
 
@@ -39,7 +40,7 @@ PROBABILITY_TOLERANCE = 1e-3
 """Rows of probabilities sum to 1 within this much, also in half precision."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Measured(GapFit):
     """Gaps of a set of samples with their mixture, see ``measure``; the attributes are those of ``GapFit``, and:
 
@@ -48,6 +49,9 @@ class Measured(GapFit):
     """
 
     samples: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        return f"<{self.sentence()}>"
 
     @property
     def is_multi_label(self) -> bool:
@@ -197,6 +201,8 @@ mixture was fitted: the gaps are too few or all the same.'
         raise ValueError(f"logits must map two or more modalities to their logits, got {found}")
     if "fused" in logits:
         raise ValueError("fused is no modality: give its logits as fused=...")
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind} is not known; give one of {', '.join(KINDS)}")
     truth = _labels(labels)
     ids = [str(place) for place in range(len(truth))] if samples is None else _ids(samples)
     _check_ids(ids, len(truth))
@@ -341,7 +347,13 @@ def _tensor(values: Any, what: str) -> Tensor:
     if isinstance(values, Tensor):
         return values.detach().cpu()
     try:
-        return torch.from_numpy(np.array(values))  # a copy: arrays of others may be read-only
+        array = np.array(values)  # a copy: arrays of others may be read-only
+        if array.dtype.kind in "UST" or (array.dtype == object and array.size and isinstance(array.flat[0], str)):
+            numbers = (
+                "; give class numbers from 0: numpy.unique(labels, return_inverse=True)[1]" if what == "labels" else ""
+            )
+            raise ValueError(f"they are texts{numbers}")
+        return torch.from_numpy(array)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what} are no array of numbers: {str(error).splitlines()[0]}") from error
 

@@ -102,7 +102,9 @@ class Result:
         return self.measured("train").figure(validation=self.measured("val"), title=title)
 
     def predict(self, split: str = "test") -> SplitPredictions:
-        """Predict every sample of a split with the final network."""
+        """Predict every sample of a split with the final network. Raises ValueError if there is no such split."""
+        if split not in self.data.splits:
+            raise ValueError(f"split={split!r} is not known; give {', '.join(self.data.splits)}")
         device = resolve_device(self.config.run.device)
         method = build_method("concat", {}, self.model.modalities, 0)
         return predict_split(self.model.to(device), method, self.data.splits[split], device, coalitions=True)
@@ -151,9 +153,9 @@ def run(
         warmup: whether stage 1 comes first, as in `main`; otherwise the method trains a single stage from scratch, as in `train`.
         track: whether everything is logged to MLflow, as the commands do (store: ``MLFLOW_TRACKING_URI``, by default `mlflow.db` in
             the current folder). Otherwise nothing is written, MLflow is not even imported, and training cannot be resumed.
-        parameters: parameters of the command line with their values, ``batch_size=32``, ``encoder="mlp"``; ``auto`` or nothing = the
-            preset's. Data given as an object have the preset of a manifest. ``resume_run="ID"`` goes on with an unfinished run, with
-            its method and seed.
+        parameters: parameters of the command line with their values, ``batch_size=32``, ``encoder="mlp"``,
+            ``method_options={"alpha": 0.5}``; ``auto`` or nothing = the preset's. Data given as an object have the preset of a
+            manifest. ``resume_run="ID"`` goes on with an unfinished run, with its method and seed.
 
     Raises:
         UserError: an unknown parameter, a value that is not allowed, or data that the method cannot use.
@@ -167,11 +169,15 @@ def run(
     resumed = "resume_run" in parameters
     given = _given(command, parameters if resumed else {"method": method, "seed": seed, **parameters})
     if isinstance(data, MultimodalData):
+        if chosen := [name for name in ("dataset", "modalities", "label_separator") if name in given]:
+            raise UserError(
+                f"{chosen[0]} is for data that are read by name; these are given: choose when they are made, in from_dataset"
+            )
         given |= {"dataset": f"{AT_HAND}:{re.sub('[^0-9a-zA-Z_]', '_', data.name)}", "modalities": ",".join(data.specs)}
     elif not isinstance(data, str):
         raise UserError(
             f"data is a {type(data).__name__}; give a name, a path, or a MultimodalData: mm_balance.from_dataset makes one of "
-            "a data set of torch or Hugging Face"
+            "lists of dictionaries and of data sets of torch or Hugging Face"
         )
     elif not resumed:
         given["dataset"] = parse_value(options()["dataset"], data)
@@ -195,12 +201,26 @@ def _given(command: Command, values: Mapping[str, Any]) -> dict[str, Any]:
     given = {}
     for name, value in values.items():
         if name not in known:
-            raise UserError(f"{name} is not a parameter of a run{did_you_mean(name, list(known))}")
+            raise UserError(
+                f"{name} is not a parameter of a run{_hint(name, command) or did_you_mean(name, list(known))}"
+            )
+        if name == "method_options" and isinstance(value, Mapping):
+            value = ",".join(f"{option}={format_value(item)}" for option, item in value.items())
+        if isinstance(value, type) or callable(value):
+            raise UserError(f"{name} is given as an object; give its import path, package.module:{value.__name__}")
         text = value if isinstance(value, str) else format_value(value)
         parsed = parse_value(known[name], text)
         if parsed != "auto":
             given[name] = parsed
     return given
+
+
+def _hint(name: str, command: Command) -> str:
+    """Return what to give instead of a name that is plausible, but another one; empty = no idea."""
+    if name == "epochs" and command is MAIN:
+        return ": it has two stages, warmup_epochs and adaptive_epochs; warmup=False trains a single one"
+    instead = {"lr": "learning_rate", "kind": "mixture", "options": "method_options", "wd": "weight_decay"}.get(name)
+    return "" if instead is None else f" (did you mean {instead}?)"
 
 
 def _tracked(command: Command, request: Request, data: MultimodalData | None) -> Result:

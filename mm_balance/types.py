@@ -125,7 +125,7 @@ class Clock:
         return self.stage_epoch / max(self.stage_epochs, 1)
 
 
-@dataclass
+@dataclass(repr=False)
 class SplitPredictions:
     """Predictions for every sample of a split, in eval mode and without gradient (all on the CPU).
 
@@ -144,6 +144,10 @@ class SplitPredictions:
     samples_digest: str = ""
     features: dict[str, Tensor] = field(default_factory=dict)
     alone: dict[frozenset[str], Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        samples, classes = self.fused.shape
+        return f"<predictions of {samples:,} samples, {classes} classes: .fused, .unimodal of {', '.join(self.unimodal)}, .labels>"
 
 
 @dataclass

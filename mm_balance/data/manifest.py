@@ -11,7 +11,7 @@ import csv
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path, PureWindowsPath
@@ -34,6 +34,12 @@ SOUND_NAMES = ("audio", "sound", "speech", "voice")
 """A column of videos is a sound modality if its name starts with one of these, otherwise an image modality."""
 ARRAY = "array"
 """Vector or sequence: which of them is in the file, not in its name."""
+SEPARATORS = ("|", ";", ",", "+", "/", "&")
+"""What may stand between several classes of a sample."""
+ONE_CLASS_EACH = (
+    "every sample has exactly one true class; if the classes exclude each other, give them as names or numbers, not as lists or "
+    "vectors, and without label_separator"
+)
 VAL_SHARE = 0.1
 OR_ALLOW = "or allow this with allow_outside=true"
 SHOWN = 5
@@ -195,7 +201,7 @@ def drop_unknown_labels(rows: list[Row], rejected: RowErrors) -> list[Row]:
 
 
 def check_labels(path: Path, rows: list[Row]) -> list[str]:
-    """Return a warning for labels that differ by case only.
+    """Return warnings for labels that differ by case only, or that look like several in one.
 
     Raises:
         UserError: two labels look the same, but are not.
@@ -213,7 +219,22 @@ def check_labels(path: Path, rows: list[Row]) -> list[str]:
                 "write one as the other"
             )
         warnings.append(f"the labels {where} differ by case only and are two classes")
-    return warnings
+    return [*warnings, *_several_in_one(rows, first)]
+
+
+def _several_in_one(rows: list[Row], labels: Mapping[str, Row]) -> list[str]:
+    """Return a warning if labels look like several classes in one text, or if each sample has one class where it may have several."""
+    if rows and all(row.several is not None for row in rows):
+        return [ONE_CLASS_EACH] if all(len(row.classes) == 1 for row in rows) else []
+    for label, row in labels.items():
+        for separator in SEPARATORS:
+            parts = [part.strip() for part in label.split(separator)]
+            if len(parts) > 1 and all(part in labels for part in parts):
+                return [
+                    f"the label {label!r} (line {row.line}) is a class of its own, beside {' and '.join(map(repr, parts))}; if "
+                    f"samples may have several classes, give label_separator={separator}, or lists of classes in Python"
+                ]
+    return []
 
 
 def refuse_fractions(path: Path, rows: Iterable[Row], remedy: str = "") -> None:

@@ -75,7 +75,10 @@ def check_data(data: MultimodalData, what: str) -> None:
         UserError: what does not fit, of which split, modality and sample.
     """
     if missing := [name for name in SPLITS if not len(data.splits.get(name, ()))]:
-        raise UserError(f"{what} has no samples in split {', '.join(missing)}; every split needs some")
+        raise UserError(
+            f"{what} has no samples in split {', '.join(missing)}; train, val and test need some each (from_dataset takes those of "
+            "val from train if there are none)"
+        )
     if len(data.classes) < 2 or len(set(data.classes)) < len(data.classes):
         raise UserError(f"{what} has the classes {list(data.classes)[:5]}; give two or more different ones")
     if len(data.specs) < 2:

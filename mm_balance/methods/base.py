@@ -193,6 +193,11 @@ class Method(nn.Module):
         step.zero_grad()
         with step.autocast():
             loss_output = self.loss(model, batch, clock)
+        if not isinstance(loss_output, LossOutput):
+            raise UserError(
+                f"method={self.name}: loss returned a {type(loss_output).__name__}; return loss_output(output, fusion=...) of "
+                "mm_balance.methods.base"
+            )
         step.backward(loss_output.total)
         if step.finite():
             self.modulate(model, loss_output, batch, clock)

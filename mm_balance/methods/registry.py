@@ -118,8 +118,11 @@ def check_takes_labels(method: type[Method], *, several_classes: bool) -> None:
     """Raise UserError if samples have several true classes, to which the method's equations do not carry over."""
     if several_classes and not method.several_classes:
         fitting = ", ".join(known for known in METHODS if METHODS[known].several_classes)
+        own = (
+            "" if method.name in BUILT_IN else "; if its equations carry over, set several_classes = True on the class"
+        )
         raise UserError(
-            f"method={method.name} is for one class per sample, these data have several; use one of {fitting}"
+            f"method={method.name} is for one class per sample, these data have several; use one of {fitting}{own}"
         )
 
 

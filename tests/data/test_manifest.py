@@ -124,6 +124,25 @@ def test_several_classes_per_sample(folder):
     assert folder.load(label_separator="|").digest != data.digest
 
 
+def test_a_forgotten_separator_is_suspected(folder):
+    several(folder)
+    for label in ("dog|bird", "cat", "bird"):
+        folder.add("train", label)
+    (warning,) = folder.load().warnings
+    assert "the label 'cat|dog' (line 2) is a class of its own, beside 'cat' and 'dog'" in warning
+    assert warning.endswith("give label_separator=|, or lists of classes in Python")
+    assert folder.load(label_separator="|").warnings == []
+
+
+def test_labels_with_the_same_signs_that_are_no_other_classes_are_not_suspected(folder):
+    assert folder.fill(("rock, hard", "jazz", "drum & bass")).load().warnings == []
+
+
+def test_several_classes_of_which_each_sample_has_one_are_pointed_out(folder):
+    (warning,) = folder.fill().load(label_separator="|").warnings
+    assert warning.startswith("every sample has exactly one true class; if the classes exclude each other")
+
+
 def test_one_class_each_is_another_form_with_a_separator(folder):
     folder.fill()
     plain, formed = folder.load(), folder.load(label_separator="|")

@@ -272,12 +272,15 @@ BAD = {
                       "labels of sample 299: no true class, so it has no gap; leave such samples out, or give them a class"),
     "multi-hot and probabilities": ({"labels": torch.eye(4)[LABELS], "logits": {name: torch.rand(300, 4) for name in LOGITS}},
                                     r"logits of audio are probabilities \(all are between .* and 1\): .* torch\.logit"),
-    "text labels": ({"labels": ["cat"] * 300}, "labels are no array of numbers"),
+    "text labels": (
+        {"labels": ["cat"] * 300},
+        r"labels are no array of numbers: they are texts; give class numbers from 0: numpy\.unique\(labels, return_inv",
+    ),
     "fewer labels": ({"labels": LABELS[:299]}, "there are 299 labels"),
     "no labels": ({"labels": torch.zeros(0, dtype=torch.long)}, "0 labels: need two or more samples"),
     "an id twice": ({"samples": ["a", "b", "a", *(str(place) for place in range(297))]}, "the sample id a is given more than once"),
     "fewer ids": ({"samples": ["a", "b"]}, "2 sample ids for 300 labels"),
-    "another mixture": ({"kind": "four"}, "mixture=four is not known"),
+    "another mixture": ({"kind": "four"}, "kind=four is not known"),
 }  # fmt: skip
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from mm_balance import methods
 from mm_balance.errors import UserError
-from mm_balance.methods import METHODS, Method, build_method, find_method, method_names, plugins
+from mm_balance.methods import METHODS, Method, build_method, check_takes_labels, find_method, method_names, plugins
 from mm_balance.methods.registry import BUILT_IN, MethodRegistry
+from mm_balance.testing import planned, tiny_stage, update
 from tests.helpers.outside import METHOD, write_module, write_plugin
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +74,7 @@ def test_a_method_is_found_by_its_import_path(import_folder):
 @pytest.mark.parametrize(
     ("path", "told"),
     [
-        ("no_such_module:Halved", "there is no module no_such_module; start in the folder that has it, or install"),
+        ("no_such_module:Halved", "there is no module no_such_module; set PYTHONPATH to the folder that has it"),
         ("wrong_methods.py:Halved", r"there is no module wrong_methods\.py"),
         ("wrong_methods:", "not an import path; write it as package.module:Class"),
         (":Halved", "not an import path; write it as package.module:Class"),
@@ -128,3 +129,33 @@ def test_a_name_that_two_methods_have_is_refused(import_folder):
     with pytest.raises(UserError, match=r"method=halved is ambiguous: (first|second):.* and (first|second):"):
         find_method("halved")
     assert find_method("ogm_ge") is METHODS["ogm_ge"]
+
+
+class Careless(Method):
+    """Returns the loss itself."""
+
+    name = "careless"
+    title = "careless"
+
+    def loss(self, model, batch, clock):
+        return model(batch.inputs).fused.sum()
+
+
+def test_what_a_loss_has_to_return_is_told():
+    stage = tiny_stage(Careless)
+    _, batches = planned(stage)
+    with pytest.raises(
+        UserError, match=r"method=careless: loss returned a Tensor; return loss_output\(output, fusion=\.\.\.\)"
+    ):
+        update(stage, batches[0])
+
+
+def test_a_method_of_the_users_is_told_how_to_take_several_classes():
+    with pytest.raises(UserError, match="method=careless is for one class.*set several_classes = True on the class"):
+        check_takes_labels(Careless, several_classes=True)
+    with pytest.raises(
+        UserError, match="method=mla is for one class per sample, these data have several; use one of concat"
+    ) as caught:
+        check_takes_labels(METHODS["mla"], several_classes=True)
+    assert "several_classes = True" not in str(caught.value)
+    check_takes_labels(Careless, several_classes=False)

@@ -113,7 +113,7 @@ def test_an_encoder_of_the_users_is_any_module_that_gives_a_vector_per_sample(ow
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("absent:build", "encoder=absent:build: there is no module absent; start in the folder that has it"),
+        ("absent:build", "encoder=absent:build: there is no module absent; set PYTHONPATH to the folder that has it"),
         ("own_encoders:bild", "own_encoders has no bild; it has: Tiny, Lying, build, several, none"),
         ("own_encoders:number", "number is not a function, but a int"),
         ("own_encoders:none", "it returned a str, not a torch.nn.Module"),

@@ -108,6 +108,49 @@ def test_a_long_training_is_announced_in_python(announced, words):
     assert ("warmup=False" in line) is ("warmup" in words)
 
 
+MISTAKES = [
+    ({"epochs": 3}, "epochs is not a parameter of a run: it has two stages, warmup_epochs and adaptive_epochs; warmup=False trains"),
+    ({"lr": 0.1}, "lr is not a parameter of a run (did you mean learning_rate?)"),
+    ({"kind": "three"}, "kind is not a parameter of a run (did you mean mixture?)"),
+    ({"batchsize": 3}, "batchsize is not a parameter of a run (did you mean batch_size?)"),
+    ({"encoder": int}, "encoder is given as an object; give its import path, package.module:int"),
+    ({"method": dict}, "method is given as an object; give its import path, package.module:dict"),
+    ({"label_separator": "|"}, "label_separator is for data that are read by name; these are given: choose when they are made"),
+    ({"modalities": "audio"}, "modalities is for data that are read by name"),
+    ({"encoder": "audio:resnet18,visual:mlp"}, "encoder=resnet18 takes a sound or an image or a video, not a vector"),
+    ({"method_options": {"alfa": 1.0}, "method": "ogm"}, "alfa"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("parameters", "told"), MISTAKES)
+def test_plausible_mistakes_are_told_in_one_line(parameters, told):
+    with pytest.raises(UserError) as caught:
+        mm.run(tiny_data(kind="vector"), track=False, **{**SHORT, **parameters})
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_of_a_method_are_a_dictionary_or_a_text(untracked):
+    plain, given = (
+        mm.run(
+            tiny_data(kind="vector"), "concat_unimodal", track=False, warmup=False, epochs=1, batch_size=8, method_options=options
+        )
+        for options in ("unimodal_weight=0.25", {"unimodal_weight": 0.25})
+    )  # fmt: skip
+    assert plain.metrics == given.metrics
+    assert given.config.method.method_options == "unimodal_weight=0.25"
+
+
+def test_long_things_are_short_in_a_notebook(untracked):
+    assert (
+        repr(untracked.predict("test"))
+        == "<predictions of 12 samples, 3 classes: .fused, .unimodal of audio, visual, .labels>"
+    )
+    assert repr(untracked.measured("val")) == f"<{untracked.measured('val').sentence()}>"
+    with pytest.raises(ValueError, match="split='trian' is not known; give train, val, test"):
+        untracked.predict("trian")
+
+
 def test_a_command_cannot_read_data_that_a_program_gave(store, capsys):
     tracked = mm.run(
         tiny_data(), "ogm", warmup=False, encoder="resnet_narrow", epochs=2, refit_every=2, batch_size=8, worst=0

@@ -48,9 +48,11 @@ class EncoderSpec:
             UserError: it cannot be imported, does not take inputs of this kind, or does not give one vector per sample.
         """
         what = f"encoder={self.name}"
-        module = import_function(self.builder, f"{what} (of the package {self.package})" if self.package else what)(
-            spec, **self.arguments
-        )
+        builder = import_function(self.builder, f"{what} (of the package {self.package})" if self.package else what)
+        kinds = getattr(builder, "kinds", None)  # of a class; a function is tried
+        if isinstance(kinds, tuple) and spec.kind not in kinds:
+            raise UserError(f"{what} takes {_listed(kinds)}, not {_listed([spec.kind])}")
+        module = builder(spec, **self.arguments)
         if not isinstance(module, nn.Module):
             raise UserError(f"{what}: it returned a {type(module).__name__}, not a torch.nn.Module")
         if isinstance(module, Encoder) and spec.kind not in module.kinds:
