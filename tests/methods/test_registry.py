@@ -151,7 +151,7 @@ def test_what_a_loss_has_to_return_is_told():
 
 
 def test_a_method_of_the_users_is_told_how_to_take_several_classes():
-    with pytest.raises(UserError, match="method=careless is for one class.*set several_classes = True on the class"):
+    with pytest.raises(UserError, match=r"method=careless is for one class.*set several_classes = True on the class"):
         check_takes_labels(Careless, several_classes=True)
     with pytest.raises(
         UserError, match="method=mla is for one class per sample, these data have several; use one of concat"
