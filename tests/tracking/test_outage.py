@@ -6,6 +6,7 @@ import random
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import mlflow
 import pytest
@@ -24,6 +25,7 @@ from mm_balance.tracking import store as store_module
 from mm_balance.tracking.lookup import children, current_experiment, find_run, find_warmup, open_run
 from mm_balance.tracking.outage import client as client_module
 from mm_balance.tracking.outage.connection import Away, Closed, Requests, means_away
+from mm_balance.tracking.outage.operations import Operation, perform
 from mm_balance.tracking.runs import TrackedRun
 from mm_balance.tracking.store import close_servers, new_client, sync
 from tests.helpers.commands import QUICK, do
@@ -550,3 +552,52 @@ def test_a_certificate_that_is_not_trusted_is_named_as_the_reason():
 
     with pytest.raises(Away, match="certificate is not trusted; MLFLOW_TRACKING_SERVER_CERT_PATH"):
         Requests().make(ask, attempts=1)
+
+
+class Dying:
+    """A client that dies at its n-th write: before it is done, or after it and before it is known."""
+
+    WRITES = ("create_logged_model", "log_outputs", "log_batch", "log_model_artifacts", "finalize_logged_model")
+
+    def __init__(self, client, number, *, done):
+        self._client, self._number, self._done = client, number, done
+
+    def __getattr__(self, name):
+        function = getattr(self._client, name)
+        if name not in self.WRITES:
+            return function
+
+        def write(*given, **more):
+            self._number -= 1
+            if self._number:
+                return function(*given, **more)
+            if self._done:
+                function(*given, **more)
+            raise KeyboardInterrupt
+
+        return write
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not done", "done"])
+def test_a_model_whose_delivery_dies_twice_anywhere_is_delivered_once(store, database, tmp_path, done):
+    (tmp_path / "files" / "model").mkdir(parents=True)
+    (tmp_path / "files" / "model" / "MLmodel").write_text("model_id: m-here\n")
+    for number in range(1, len(Dying.WRITES) + 1):
+        run = database.create_run("0").info.run_id
+        database.log_batch(run, metrics=[Metric("val/accuracy", 0.5, 1, 3), Metric("val/accuracy", 0.6, 2, 4)])
+        own = f"m-here{number}"
+        values = {"created_as": own, "run": run, "name": "model", "step": 4, "tags": {"a": "b"}}
+        operation = Operation("log_model", values, "model")
+        for _ in range(2):
+            # Where something is there already, the second attempt has fewer writes, and may survive.
+            with suppress(KeyboardInterrupt):
+                perform(Dying(database, number, done=done), operation, {}, tmp_path / "files")
+        ids = {}
+        perform(database, operation, ids, tmp_path / "files")
+        (output,) = database.get_run(run).outputs.model_outputs
+        model = database.get_logged_model(output.model_id)
+        assert (ids[own], output.step, str(model.status)) == (model.model_id, 4, "READY")
+        assert [(item.key, item.step, item.value) for item in model.metrics] == [("val/accuracy", 4, 0.6)]
+        assert model.tags["a"] == "b"
+        assert [item.path for item in database.list_logged_model_artifacts(model.model_id)] == ["MLmodel"]
+    assert len(database.search_logged_models(["0"])) == len(Dying.WRITES)

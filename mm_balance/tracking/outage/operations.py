@@ -14,6 +14,7 @@ from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
+    LoggedModel,
     LoggedModelOutput,
     LoggedModelStatus,
     Metric,
@@ -111,27 +112,23 @@ def _end_run(client: MlflowClient, values: dict[str, Any], ids: Ids) -> None:
 
 
 def _log_model(client: MlflowClient, values: dict[str, Any], ids: Ids) -> None:
-    """Log a model's folder as ``Model.log`` does; one that was begun for it before is removed."""
+    """Log a model's folder as ``Model.log`` does, or go on with the one that was begun for it before."""
     run, created_as = client.get_run(values["run"]), values["created_as"]
-    outputs = run.outputs.model_outputs if run.outputs is not None else []
-    for output in outputs:
-        known = client.get_logged_model(output.model_id)
-        if known.tags.get(CREATED_AS) != created_as:
-            continue
-        if known.status == LoggedModelStatus.READY:
-            ids[created_as] = known.model_id
-            return
-        client.delete_logged_model(known.model_id)
-    model = client.create_logged_model(
-        run.info.experiment_id,
-        name=values["name"],
-        source_run_id=values["run"],
-        tags=values["tags"] | {CREATED_AS: created_as},
-        params=run.data.params,
-    )
-    client.log_outputs(values["run"], [LoggedModelOutput(model.model_id, step=values["step"])])
-    client.log_batch(values["run"], metrics=_metrics_of_model(client, run, model.model_id, values["step"]))
+    model = _begun_model(client, run, created_as)
+    if model is None:
+        model = client.create_logged_model(
+            run.info.experiment_id,
+            name=values["name"],
+            source_run_id=values["run"],
+            tags=values["tags"] | {CREATED_AS: created_as},
+            params=run.data.params,
+        )
     ids[created_as] = model.model_id
+    if model.status == LoggedModelStatus.READY:
+        return
+    if model.model_id not in _outputs(run):
+        client.log_outputs(values["run"], [LoggedModelOutput(model.model_id, step=values["step"])])
+    client.log_batch(values["run"], metrics=_metrics_of_model(client, run, model.model_id, values["step"]))
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "model"
         shutil.copytree(values["file"], copy)
@@ -140,6 +137,17 @@ def _log_model(client: MlflowClient, values: dict[str, Any], ids: Ids) -> None:
                 _replace_ids(path, ids)
         client.log_model_artifacts(model.model_id, str(copy))
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def _begun_model(client: MlflowClient, run: Run, created_as: str) -> LoggedModel | None:
+    """Return the model that was made for ``created_as``, finished or not; a run does not name one that was made a moment ago."""
+    wanted = f"tags.`{CREATED_AS}` = '{created_as}'"
+    found = client.search_logged_models([run.info.experiment_id], filter_string=wanted, max_results=1)
+    return found[0] if found else None
+
+
+def _outputs(run: Run) -> list[str]:
+    return [] if run.outputs is None else [output.model_id for output in run.outputs.model_outputs]
 
 
 def _metrics_of_model(client: MlflowClient, run: Run, model_id: str, step: int) -> list[Metric]:
