@@ -61,7 +61,7 @@ def test_a_network_takes_any_head_and_is_rebuilt_with_it():
 @pytest.mark.parametrize(
     ("path", "told"),
     [
-        ("no_such_module:Head", "the model's head no_such_module:Head: there is no module no_such_module; start in"),
+        ("no_such_module:Head", "the model's head no_such_module:Head: there is no module no_such_module; set PYTHONPATH"),
         ("mm_balance.models.heads:Lost", "mm_balance.models.heads has no Lost; its Fusion classes: OwnHeads, LateFusion"),
         ("torch.nn:Linear", "Linear is not a Fusion; derive the class from mm_balance.models.fusion:Fusion"),
         ("os:system", "system is not a Fusion"),
