@@ -35,6 +35,7 @@ def fields(import_folder):
     return import_folder
 
 
+@pytest.mark.verify
 def test_the_whole_recipe_with_an_encoder_of_ones_own(store, fields, monkeypatch):
     encoder = "audio:fields_encoder:build,visual:resnet_narrow"
     assert do("main", f"{QUICK} encoder={encoder} worst=0") == 0
