@@ -25,7 +25,7 @@ ON_NAN_METRICS = {
 
 SPLIT_METRICS = {
     "loss": "cross-entropy of the fused prediction",
-    "accuracy": "fraction of samples with a correct fused prediction, 0 to 1",
+    "accuracy": "fraction of samples whose fused prediction is the true class, or one of several true ones, 0 to 1",
     "accuracy_<modality>": "the same for one modality alone (its unimodal logits); if the branches of a method exchange information "
     "(tag `mm.unimodal`), this and the following metrics are per branch",
     "shapley_<modality>": "Shapley value of a modality for the accuracy; features of modalities outside a coalition are zero",
@@ -282,11 +282,12 @@ ARTIFACTS = {
     EVOLUTION_FIGURE: "all fits of the run, if there are several (the paper's Fig. 3)",
     ACCURACY_FIGURE: "validation accuracy per modality over epochs (the paper's Fig. 4)",
     "figures/<figure>.pdf": "the three figures as vector graphics",
-    CONFUSION_FIGURE: "of an evaluation: samples by true and predicted class, fused and per modality (also `.pdf`)",
+    CONFUSION_FIGURE: "of an evaluation: samples by true and predicted class, fused and per modality (also `.pdf`); not with "
+    "several classes",
     RELIABILITY_FIGURE: "accuracy against confidence in 15 bins, and the expected calibration error (also `.pdf`)",
     CLASS_GAP_FIGURE: "mean modality gap of each class (also `.pdf`)",
-    f"{CLASS_TABLE}.csv": "one row per class: samples, accuracy fused and per modality, mean gap, most frequent confusion (`.json`: "
-    "the UI's table)",
+    f"{CLASS_TABLE}.csv": "one row per class: samples, accuracy fused and per modality (with several classes average "
+    "precision), mean gap, most frequent confusion (`.json`: the UI's table)",
     f"{CHECKPOINT_FOLDER}/{CHECKPOINT_LAST}": "state after the last epoch: tensors and primitives, `weights_only=True`",
     f"{CHECKPOINT_FOLDER}/{CHECKPOINT_BEST}": "weights of the best validation epoch",
     f"{STUDY_TABLE}.csv": "one row per trial: state, values, parameters, epochs, seconds, device, run (`.json`: the UI's table)",

@@ -336,11 +336,11 @@ def _labels(
             if strange := [name for name in row.classes if name not in in_train]:
                 raise UserError(f"sample {row.sample!r}: label {strange[0]!r} does not occur in train")
     known = tuple(map(str, named))
-    numbers = {str(number): text for number, text in enumerate(known)}
+    names = {str(number): text for number, text in enumerate(known)} | {text: text for text in known}
     for row in rows:
         found = []
         for text in row.classes:
-            name = text if text in known else numbers.get(text)
+            name = names.get(text)
             if name is None:
                 raise UserError(
                     f"sample {row.sample!r}: label {text!r} is none of the {len(known)} classes, and no number of one"

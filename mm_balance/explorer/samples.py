@@ -38,7 +38,7 @@ FLOOR = 1e-6
 ALL = "label or all"
 """Doubted if all modalities are in trouble."""
 NONE = "none"
-CLASSES = "classes"
+CLASSES = "true_classes"
 """Column of the lists of true classes, where samples may have several."""
 WRONG_LABEL = "label"
 """In the column ``corrupted``, in place of a modality."""
@@ -77,11 +77,11 @@ def sample_table(splits: Sequence[ExplorerSplit], classes: Sequence[str], mixtur
         mixture: the mixture of the training gaps at the last refit; None = the run has none, and no posterior.
 
     Returns:
-        Columns: split, sample, the facts, class (several true ones separated by commas, and then also classes, a list), predicted,
-        ``predicted_<modality>``, right (which modalities alone name the class, or one of the true ones: ``all``, ``none``, or their
-        names), p_fused, ``p_<modality>``, loss (of the fused prediction, nats), gap, posterior_imbalanced (of the training mixture),
-        those of ``suspicion``, movement (sum of the changes of the gap from refit to refit), gap_by_refit and posterior_by_refit
-        (texts, separated by spaces).
+        Columns: split, sample, the facts, class (several true ones separated by commas, and then also true_classes, a list),
+        predicted, ``predicted_<modality>``, right (which modalities alone name the class, or one of the true ones: ``all``, ``none``,
+        or their names), p_fused, ``p_<modality>``, loss (of the fused prediction, nats), gap, posterior_imbalanced (of the training
+        mixture), those of ``suspicion``, movement (sum of the changes of the gap from refit to refit), gap_by_refit and
+        posterior_by_refit (texts, separated by spaces).
     """
     table = pd.concat([_split_table(split, classes, mixture) for split in splits], ignore_index=True)
     return table.sort_values("suspicion", ascending=False, kind="stable", ignore_index=True)

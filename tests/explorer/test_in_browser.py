@@ -92,7 +92,7 @@ def page():
         {
             "split": np.where(number % 10 == 0, "test", "train"), "sample": [f"sample-{place:05d}" for place in number],
             "class": np.where(number % 5 == 0, "dog, wolf", EVIL),
-            "classes": [["dog", "wolf"] if place % 5 == 0 else [EVIL] for place in number],
+            "true_classes": [["dog", "wolf"] if place % 5 == 0 else [EVIL] for place in number],
             "predicted": EVIL, "predicted_audio": "dog", "predicted_visual": "dog",
             "right": np.where(number % 2 == 0, "audio", "none"), "p_fused": 0.5, "p_audio": 0.5, "p_visual": 0.5, "loss": 0.7,
             "gap": gap, "loss_audio": 0.1, "loss_visual": 0.2, "suspicion": 10.0 - number / 1000, "suspect": "audio",

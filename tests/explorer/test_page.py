@@ -126,14 +126,14 @@ def test_every_planted_kind_is_said_in_words():
 
 
 def several_classes():
-    return table(**{"class": ["cat, <b>dog", "cat", "bird"], "classes": [["cat", "<b>dog"], ["cat"], ["bird"]]})
+    return table(**{"class": ["cat, <b>dog", "cat", "bird"], "true_classes": [["cat", "<b>dog"], ["cat"], ["bird"]]})
 
 
 def test_with_several_classes_one_chooses_and_counts_each():
     page = explorer_html(several_classes(), {}, text())
     data = data_of(page)
     assert data["several"] == [["cat", "<b>dog"], ["cat"], ["bird"]]
-    assert "classes" not in data["columns"]
+    assert "true_classes" not in data["columns"]
     choices = re.search(r'<select data-filter="class">(.*?)</select>', page, re.S)[1]
     assert re.findall(r'value="=(.*?)"', choices) == ["&lt;b&gt;dog", "bird", "cat"]
     counts = re.findall(r"<tr><th>(.*?)</th>((?:<td>\d+</td>)+)</tr>", page)
@@ -145,10 +145,14 @@ def test_with_several_classes_one_chooses_and_counts_each():
 
 def test_lists_of_classes_are_lists_for_other_tools(tmp_path):
     write_samples(several_classes(), {}, tmp_path / "samples.parquet", ("audio", "visual"))
-    assert pq.read_table(tmp_path / "samples.parquet")["classes"].to_pylist() == [["cat", "<b>dog"], ["cat"], ["bird"]]
+    assert pq.read_table(tmp_path / "samples.parquet")["true_classes"].to_pylist() == [
+        ["cat", "<b>dog"],
+        ["cat"],
+        ["bird"],
+    ]
     datasets = pytest.importorskip("datasets")
     loaded = datasets.Dataset.from_parquet(str(tmp_path / "samples.parquet"), cache_dir=str(tmp_path / "cache"))
-    assert loaded[0]["classes"] == ["cat", "<b>dog"]
+    assert loaded[0]["true_classes"] == ["cat", "<b>dog"]
 
 
 def test_the_table_has_media_in_the_form_that_other_tools_read(tmp_path):
